@@ -1,0 +1,139 @@
+"""A stage's output: a directory named by the hash of what made it, written atomically, with a manifest.
+
+A half-written artifact is never visible under its final name: everything is written beside it in a hidden folder and
+renamed at the end. ``os.replace`` of a directory is atomic on one file system, so SIGKILL at any moment leaves either
+nothing or the whole thing.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tinylm.errors import InputError
+
+MANIFEST = "manifest.json"
+
+
+def hash_of(value: Any) -> str:
+    """16 hex digits of the SHA-256 of ``value`` as canonical JSON (paths and other objects by ``str``)."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes, 16 hex digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def require_space(path: Path, needed_bytes: int) -> None:
+    """Raise InputError when the file system that will hold ``path`` has less than ``needed_bytes`` free."""
+    folder = path.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes:
+        raise InputError(
+            f"not enough disk for {path}: {needed_bytes / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free; "
+            "free some space or choose another --out"
+        )
+
+
+@contextmanager
+def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yield a scratch folder that becomes ``path`` when the block ends well, and disappears when it does not.
+
+    Raises InputError when ``path`` exists already (unless ``replace``) or its parent cannot be written.
+    """
+    path = Path(path)
+    if path.exists() and not replace and any(path.iterdir() if path.is_dir() else [path]):
+        raise InputError(f"{path} exists already: choose another --out or remove it first")
+    scratch = _scratch_beside(path)
+    try:
+        yield scratch
+        if path.exists():
+            old = scratch.with_name(scratch.name + ".old")
+            os.replace(path, old)
+            os.replace(scratch, path)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.replace(scratch, path)
+    except OSError as error:
+        raise _as_input_error(error, path) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a scratch file name that becomes ``path`` (replacing it) when the block ends well."""
+    path = Path(path)
+    scratch = _scratch_beside(path)
+    try:
+        target = scratch / path.name
+        yield target
+        os.replace(target, path)
+    except OSError as error:
+        raise _as_input_error(error, path) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as indented JSON, atomically."""
+    with atomic_file(path) as scratch:
+        scratch.write_text(json.dumps(value, indent=2, ensure_ascii=False, default=_json_default) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON; a missing or broken file is an InputError that names it."""
+    try:
+        return json.loads(Path(path).read_text())
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid JSON ({error}): remove it or make it again") from error
+
+
+def stage(root: Path, name: str, inputs: Mapping[str, Any], build: Callable[[Path], Any]) -> Path:
+    """The artifact ``root/name-HASH`` for ``inputs``: returned at once if it exists, else made by ``build(folder)``.
+
+    ``inputs`` is everything the result depends on (config values and the hashes or names of input artifacts).
+    What ``build`` returns is stored in the manifest under ``result``.
+    """
+    path = Path(root) / f"{name}-{hash_of({'stage': name, **inputs})}"
+    if (path / MANIFEST).exists():
+        return path
+    with atomic_directory(path, replace=True) as folder:
+        result = build(folder)
+        write_json(folder / MANIFEST, {"stage": name, "inputs": dict(inputs), "result": result})
+    return path
+
+
+def manifest(path: Path) -> dict[str, Any]:
+    """The manifest of an artifact made by :func:`stage`."""
+    return read_json(Path(path) / MANIFEST)
+
+
+def _scratch_beside(path: Path) -> Path:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    except OSError as error:
+        raise _as_input_error(error, path) from error
+
+
+def _as_input_error(error: OSError, path: Path) -> InputError:
+    return InputError(f"cannot write {path}: {error.strerror or error}; nothing was left behind")
+
+
+def _json_default(value: Any) -> Any:
+    if hasattr(value, "tolist"):  # numpy scalars and arrays
+        return value.tolist()
+    return str(value)

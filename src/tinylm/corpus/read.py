@@ -1,0 +1,130 @@
+"""Documents from txt, jsonl (plain, .gz, .zst), parquet, or a hub dataset, one at a time in constant memory.
+
+A document is one text: a whole .txt file, one line of a jsonl file, one row of a parquet file.
+"""
+
+import gzip
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tinylm.errors import InputError
+
+SUFFIXES = (".txt", ".md", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
+
+
+@dataclass(frozen=True)
+class Document:
+    text: str
+    source: str  # file name (or dataset id) it came from: reports group by it
+
+
+def expand(paths: Sequence[str | Path]) -> list[Path]:
+    """The corpus files named by ``paths``: files as they are, folders searched for known suffixes, sorted."""
+    files: list[Path] = []
+    for name in paths:
+        path = Path(name)
+        if path.is_dir():
+            found = sorted(p for p in path.rglob("*") if p.is_file() and p.name.endswith(SUFFIXES))
+            if not found:
+                raise InputError(f"corpus folder {path} holds no {', '.join(SUFFIXES)} file")
+            files += found
+        elif path.is_file():
+            if not path.name.endswith(SUFFIXES):
+                raise InputError(f"corpus file {path} has an unknown ending: use one of {', '.join(SUFFIXES)}")
+            files.append(path)
+        else:
+            raise InputError(f"corpus {path} does not exist: give a file or folder of {', '.join(SUFFIXES)}")
+    if not files:
+        raise InputError("no corpus given")
+    return files
+
+
+def documents(paths: Sequence[str | Path], text_key: str = "text") -> Iterator[Document]:
+    """All non-empty documents of ``paths`` in a fixed order. ``hub:NAME[:SPLIT]`` streams a hub dataset."""
+    local = [p for p in paths if not str(p).startswith("hub:")]
+    if local or not paths:
+        for file in expand(local):
+            yield from _read_file(file, text_key)
+    for name in paths:
+        if str(name).startswith("hub:"):
+            yield from _read_hub(str(name), text_key)
+
+
+def _read_file(path: Path, text_key: str) -> Iterator[Document]:
+    try:
+        if path.name.endswith((".txt", ".md")):
+            texts: Iterator[str] = iter([path.read_text(encoding="utf-8")])
+        elif path.name.endswith(".parquet"):
+            texts = _parquet_texts(path, text_key)
+        else:
+            texts = _jsonl_texts(path, text_key)
+        for text in texts:
+            if text.strip():
+                yield Document(text, path.name)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text at byte {error.start}: convert it first") from error
+    except (OSError, EOFError) as error:
+        raise InputError(f"cannot read {path}: {error}") from error
+
+
+def _jsonl_texts(path: Path, text_key: str) -> Iterator[str]:
+    for number, line in enumerate(_open_lines(path), start=1):
+        if not line.strip():
+            continue
+        try:
+            text = json.loads(line)[text_key]
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path} line {number} is not JSON ({error.msg})") from error
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{path} line {number} has no key {text_key!r}: name the right one") from error
+        if not isinstance(text, str):
+            raise InputError(f"{path} line {number}: {text_key!r} is {type(text).__name__}, text is needed")
+        yield text
+
+
+def _open_lines(path: Path) -> Iterator[str]:
+    if path.name.endswith(".gz"):
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            yield from file
+    elif path.name.endswith(".zst"):
+        import zstandard
+
+        with open(path, "rb") as raw:
+            try:
+                with zstandard.ZstdDecompressor().stream_reader(raw) as stream:
+                    yield from io.TextIOWrapper(stream, encoding="utf-8")
+            except zstandard.ZstdError as error:
+                raise InputError(f"{path} is not a whole zstd file ({error})") from error
+    else:
+        with open(path, encoding="utf-8") as file:
+            yield from file
+
+
+def _parquet_texts(path: Path, text_key: str) -> Iterator[str]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+        if text_key not in file.schema_arrow.names:
+            raise InputError(f"{path} has no column {text_key!r}; it has {', '.join(file.schema_arrow.names)}")
+        for batch in file.iter_batches(batch_size=256, columns=[text_key]):
+            yield from (text for text in batch.column(0).to_pylist() if isinstance(text, str))
+    except pyarrow.ArrowException as error:
+        raise InputError(f"{path} is not a readable parquet file ({error})") from error
+
+
+def _read_hub(name: str, text_key: str) -> Iterator[Document]:
+    from datasets import load_dataset
+
+    _, dataset, *split = name.split(":")
+    try:
+        rows = load_dataset(dataset, split=split[0] if split else "train", streaming=True)
+        for row in rows:
+            if isinstance(row.get(text_key), str) and row[text_key].strip():
+                yield Document(row[text_key], dataset)
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot stream hub dataset {dataset!r}: {error}") from error

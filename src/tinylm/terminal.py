@@ -1,0 +1,63 @@
+"""What a person sees: one console on stderr, progress bars with speed and time left, tables.
+
+Progress goes to stderr so that a command's own output can be piped.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+console = Console(stderr=True, soft_wrap=True)
+
+
+@contextmanager
+def progress_bar(label: str, total: float | None, unit: str = "") -> Iterator["Bar"]:
+    """A progress bar as a context: ``bar.advance(n, "12.3k tokens/s")``. Silent when stderr is not a terminal."""
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[unit]} {task.fields[note]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as progress:
+        task = progress.add_task(label, total=total, unit=unit, note="")
+        yield Bar(progress, task)
+
+
+class Bar:
+    def __init__(self, progress: Progress, task) -> None:
+        self._progress, self._task = progress, task
+
+    def advance(self, amount: float = 1, note: str | None = None) -> None:
+        if note is None:
+            self._progress.update(self._task, advance=amount)
+        else:
+            self._progress.update(self._task, advance=amount, note=note)
+
+
+def track(items: Iterable, label: str, total: int | None = None) -> Iterator:
+    """Iterate with a progress bar."""
+    if total is None and isinstance(items, Sequence):
+        total = len(items)
+    with progress_bar(label, total) as bar:
+        for item in items:
+            yield item
+            bar.advance()
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence], *, to_stdout: bool = True) -> None:
+    """A small table; numbers right-aligned by being given as already formatted strings."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*[str(cell) for cell in row])
+    (Console(soft_wrap=False) if to_stdout else console).print(table)
