@@ -124,7 +124,9 @@ def manifest(path: Path) -> dict[str, Any]:
 def _scratch_beside(path: Path) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+        scratch.chmod(path.parent.stat().st_mode & 0o777)  # mkdtemp makes it private; results are for sharing
+        return scratch
     except OSError as error:
         raise _as_input_error(error, path) from error
 

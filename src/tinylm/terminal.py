@@ -32,6 +32,14 @@ def progress_bar(label: str, total: float | None, unit: str = "") -> Iterator["B
         yield Bar(progress, task)
 
 
+def quiet_transformers() -> None:
+    """No bars and no warnings from `transformers`: ours say what a user needs to know."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
 class Bar:
     def __init__(self, progress: Progress, task) -> None:
         self._progress, self._task = progress, task

@@ -1,0 +1,116 @@
+"""A GGUF file as an ordinary `transformers` directory: dequantised once to safetensors.
+
+`transformers` can read GGUF by itself, but dequantises again at every load (70-160 s for 135M parameters here) and then
+refuses ``save_pretrained``. Names and per-family weight layouts are its tables; the reading loop is ours: 8 s, once.
+"""
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tinylm.artifact import require_space, write_json
+from tinylm.errors import InputError
+from tinylm.terminal import track
+
+PRE_TOKENIZER_KEY = "tokenizer.ggml.pre"
+
+
+def convert(gguf_path: Path, folder: Path) -> None:
+    """Write config, tokenizer and float32 safetensors of ``gguf_path`` into the existing ``folder``.
+
+    Also writes ``tinylm.json`` with llama.cpp's name of the pre-tokenizer, which an export needs again.
+    Raises InputError when the file is no GGUF, is cut short, or its family is unknown.
+    """
+    from gguf import GGUFReader
+    from safetensors.torch import save_file
+    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
+    try:
+        reader = GGUFReader(gguf_path)
+        parsed = load_gguf_checkpoint(str(gguf_path), return_tensors=False)
+    except (ValueError, KeyError, IndexError, struct.error, NotImplementedError) as error:
+        raise InputError(f"{gguf_path} is not a GGUF file this can read ({error}): download it again") from error
+    require_space(folder, sum(int(np.prod(tensor.shape)) * 4 for tensor in reader.tensors))
+
+    settings = parsed["config"]
+    settings.pop("_model_name_or_path", None)
+    config = AutoConfig.for_model(**settings)
+    with torch.device("meta"):
+        empty = AutoModelForCausalLM.from_config(config)
+    weights = _dequantise(reader, empty, settings)
+    tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
+    missing = sorted(set(empty.state_dict()) - set(weights) - tied)
+    if missing:
+        raise InputError(f"{gguf_path} lacks {missing[0]} ({len(missing)} tensors in all): the file is incomplete")
+    config.architectures = [type(empty).__name__]
+    config.dtype = torch.float32
+    config.save_pretrained(folder)
+    GenerationConfig.from_model_config(config).save_pretrained(folder)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    _save_tokenizer(gguf_path, folder, parsed["tokenizer"].get("pre_tokenizer_type"))
+    write_json(folder / "tinylm.json", _facts(reader, gguf_path))
+
+
+def _dequantise(reader, empty, settings: dict) -> dict[str, torch.Tensor]:
+    from gguf import dequantize
+    from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor
+
+    architecture = _field(reader, "general.architecture")
+    processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config=settings)
+    hf_names = _hf_names(architecture, empty)
+    shapes = {name: tuple(tensor.shape) for name, tensor in empty.state_dict().items()}
+    weights: dict[str, torch.Tensor] = {}
+    for tensor in track(reader.tensors, f"dequantising {architecture}"):
+        result = processor.process(weights=dequantize(tensor.data, tensor.tensor_type), name=tensor.name)
+        name = hf_names.get(result.name)
+        if name is None:  # e.g. rope frequencies, which the config holds
+            continue
+        value = torch.from_numpy(np.array(result.weights, dtype=np.float32))
+        if tuple(value.shape) != shapes[name]:
+            raise InputError(f"GGUF tensor {tensor.name} has shape {tuple(value.shape)}, {shapes[name]} is needed")
+        if not torch.isfinite(value.sum()):  # a sum is one pass; NaN and infinity survive it
+            raise InputError(f"GGUF tensor {tensor.name} holds NaN or infinity: the file is damaged")
+        weights[name] = value
+    return weights
+
+
+def _hf_names(architecture: str, empty) -> dict[str, str]:
+    """GGUF tensor name -> parameter name, from gguf's own tables."""
+    from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
+
+    number = next(number for number, name in MODEL_ARCH_NAMES.items() if name == architecture)
+    table = get_tensor_name_map(number, empty.config.num_hidden_layers)
+    names = {}
+    for hf_name in empty.state_dict():
+        stem, _, suffix = hf_name.rpartition(".")
+        gguf_stem = table.get_name(stem)
+        if gguf_stem is not None:
+            names[f"{gguf_stem}.{suffix}"] = hf_name
+    return names
+
+
+def _save_tokenizer(gguf_path: Path, folder: Path, pre_tokenizer: str | None) -> None:
+    from tokenizers import pre_tokenizers
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(gguf_path.parent, gguf_file=gguf_path.name)
+    if pre_tokenizer == "smollm":
+        # transformers gives every GGUF of this kind GPT-2's splitting; SmolLM isolates each digit first.
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        )
+    tokenizer.save_pretrained(folder)
+
+
+def _facts(reader, gguf_path: Path) -> dict:
+    fields = ("general.name", "general.license", "general.organization", "general.architecture")
+    facts = {field.split(".")[1]: _field(reader, field) for field in fields}
+    return {"source": gguf_path.name, "pre_tokenizer": _field(reader, PRE_TOKENIZER_KEY), **facts}
+
+
+def _field(reader, name: str):
+    field = reader.fields.get(name)
+    return None if field is None else field.contents()

