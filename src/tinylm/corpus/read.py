@@ -1,4 +1,4 @@
-"""Documents from txt, jsonl (plain, .gz, .zst), parquet, or a hub dataset, one at a time in constant memory.
+"""Documents from txt, jsonl (plain, .gz, .zst), parquet, a hub dataset or the embedded corpus, one at a time in constant memory.
 
 A document is one text: a whole .txt file, one line of a jsonl file, one row of a parquet file.
 """
@@ -7,18 +7,16 @@ import gzip
 import io
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from tinylm.corpus.document import Document
+from tinylm.corpus.embedded import NAME as EMBEDDED
+from tinylm.corpus.embedded import embedded_documents
 from tinylm.errors import InputError
 
+__all__ = ["Document", "documents", "expand"]
+
 SUFFIXES = (".txt", ".md", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
-
-
-@dataclass(frozen=True)
-class Document:
-    text: str
-    source: str  # file name (or dataset id) it came from: reports group by it
 
 
 def expand(paths: Sequence[str | Path]) -> list[Path]:
@@ -37,20 +35,25 @@ def expand(paths: Sequence[str | Path]) -> list[Path]:
             files.append(path)
         else:
             raise InputError(f"corpus {path} does not exist: give a file or folder of {', '.join(SUFFIXES)}")
-    if not files:
-        raise InputError("no corpus given")
     return files
 
 
 def documents(paths: Sequence[str | Path], text_key: str = "text") -> Iterator[Document]:
-    """All non-empty documents of ``paths`` in a fixed order. ``hub:NAME[:SPLIT]`` streams a hub dataset."""
-    local = [p for p in paths if not str(p).startswith("hub:")]
-    if local or not paths:
-        for file in expand(local):
-            yield from _read_file(file, text_key)
+    """All non-empty documents of ``paths`` in the order given.
+
+    Besides files and folders: ``hub:NAME[:SPLIT]`` streams a hub dataset, ``embedded`` is the demo's corpus.
+    Raises InputError for a path that is missing, of an unknown kind, or damaged.
+    """
+    if not paths:
+        raise InputError("no corpus given")
     for name in paths:
-        if str(name).startswith("hub:"):
+        if str(name) == EMBEDDED:
+            yield from embedded_documents()
+        elif str(name).startswith("hub:"):
             yield from _read_hub(str(name), text_key)
+        else:
+            for file in expand([name]):
+                yield from _read_file(file, text_key)
 
 
 def _read_file(path: Path, text_key: str) -> Iterator[Document]:

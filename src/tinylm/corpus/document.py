@@ -1,0 +1,9 @@
+"""One document."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Document:
+    text: str
+    source: str  # file name (or dataset id) it came from: reports group by it
