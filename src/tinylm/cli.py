@@ -7,14 +7,44 @@ docstrings are the help text (tyro reads them). Exit codes: 0 done, 1 the work f
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
 
 import tyro
 
 from tinylm import __version__
 from tinylm.errors import InputError, WorkError
 
+
+def plan(
+    budget: float,
+    vocab_size: int,
+    teacher: str | None = None,
+    depths: str | None = None,
+    out: Path | None = None,
+    limit: int = 10,
+) -> None:
+    """Which shapes fit a parameter budget, best first, and why.
+
+    Args:
+        budget: all parameters of the model, e.g. 1e9 or 40e6; candidates lie within 1 % of it.
+        vocab_size: rows of the embedding, e.g. 48000.
+        teacher: directory, .gguf file, hub id or smollm2-135m: only shapes that can be cut from it.
+        depths: numbers of layers to compare, e.g. 15,20,25,30: the best shape of each.
+        out: folder for plan.json (all numbers) and SHAPE.toml (the best shape, for `inherit` and `train`).
+        limit: at most so many candidates.
+    """
+    from tinylm.architecture import plan as planning
+
+    layers = planning.parse_depths(depths)
+    candidates = planning.plan(budget, vocab_size, teacher, layers, limit=limit)
+    planning.print_plan(candidates)
+    if out is not None:
+        request = {"budget": budget, "vocab_size": vocab_size, "teacher": teacher, "depths": layers}
+        planning.write_plan(candidates, out, request)
+        print(out / "plan.json")
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
+    "plan": plan,
 }
 
 
