@@ -1,0 +1,185 @@
+"""Recipe: everything a run depends on, as frozen dataclasses read from TOML.
+
+Every wrong value is one clear line that names the key, the value and what is allowed.
+"""
+
+import dataclasses
+import tomllib
+import types
+import typing
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from tinylm.errors import InputError
+from tinylm.train.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class CorpusConfig:
+    paths: tuple[str, ...] = ("embedded",)  # files, folders, hub:NAME[:SPLIT], or the embedded corpus
+    text_key: str = "text"
+    valid_fraction: float = 0.03  # of documents, chosen by the hash of their text
+    eval_bytes: int = 300_000  # held-out text scored for bits per byte
+
+    def validate(self) -> None:
+        _require(len(self.paths) > 0, "corpus.paths", self.paths, "at least one file or folder")
+        _require(0 < self.valid_fraction < 1, "corpus.valid_fraction", self.valid_fraction, "between 0 and 1")
+        _require(self.eval_bytes >= 1000, "corpus.eval_bytes", self.eval_bytes, "1000 or more")
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    vocab_size: int = 0  # tokens kept, specials included; 0: choose by coverage; -1: keep the teacher's tokenizer
+    coverage: float = 0.9786  # share of the corpus' tokens kept (the paper's 48k vocabulary: 97.86 %)
+
+    def validate(self) -> None:
+        _require(self.vocab_size >= -1, "tokenizer.vocab_size", self.vocab_size, "a size, 0 (by coverage) or -1 (keep)")
+        _require(0 < self.coverage <= 1, "tokenizer.coverage", self.coverage, "above 0, at most 1")
+
+
+@dataclass(frozen=True)
+class ArchitectureConfig:
+    budget: float = 0.0  # parameters of the student, within 1 %; 0: the [architecture.shape] table says all
+    depths: tuple[int, ...] = ()  # only these numbers of layers; empty: the plan's rule decides
+    shape: dict[str, Any] = field(default_factory=dict)  # an exact shape, keys as in SHAPE.toml without vocab_size
+
+    def validate(self) -> None:
+        has_budget = self.budget >= 1000
+        _require(
+            has_budget or bool(self.shape), "architecture.budget", self.budget, "1000 parameters or more, or a shape"
+        )
+
+
+@dataclass(frozen=True)
+class InheritConfig:
+    init: Literal["inherit", "random"] = "inherit"  # random: a fresh model of the planned shape
+    criterion: Literal["random", "l1", "l2", "taylor", "activation", "learned"] = "taylor"
+    layers: Literal["first-last", "skip-loss", "similarity", "learned"] = "skip-loss"
+    repair: bool = True  # rescale norm gains and refit output projections after the cut
+    calibration_chunks: int = 64
+    calibration_length: int = 512  # tokens a chunk
+
+    def validate(self) -> None:
+        _require(self.calibration_chunks >= 1, "inherit.calibration_chunks", self.calibration_chunks, "1 or more")
+        _require(self.calibration_length >= 16, "inherit.calibration_length", self.calibration_length, "16 or more")
+
+
+@dataclass(frozen=True)
+class ControlConfig:
+    enabled: bool = True  # train the same shape from random weights on the same batches
+    fraction: float = 1.0  # of the student's first-round steps; below 1 both are compared at that step
+
+    def validate(self) -> None:
+        _require(0 < self.fraction <= 1, "control.fraction", self.fraction, "above 0, at most 1")
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    tasks: tuple[str, ...] = ()  # of `tinylm evaluate`; they need task_data
+    task_data: str = ""
+    limit: int = 100  # items a task
+    prompts: tuple[str, ...] = ("The history of",)  # continued in the report
+
+    def validate(self) -> None:
+        _require(self.limit >= 1, "evaluate.limit", self.limit, "1 or more")
+        _require(
+            not self.tasks or bool(self.task_data), "evaluate.task_data", self.task_data, "the folder of task files"
+        )
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole run. ``name`` names the output folder; ``seed`` seeds every random choice."""
+
+    name: str = "demo"
+    seed: int = 0
+    teacher: str = "smollm2-135m"
+    corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    architecture: ArchitectureConfig = field(default_factory=ArchitectureConfig)
+    inherit: InheritConfig = field(default_factory=InheritConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    control: ControlConfig = field(default_factory=ControlConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+    def validate(self) -> None:
+        plain = self.name.replace("-", "").replace("_", "").replace(".", "").isalnum() and self.name[0] != "."
+        _require(plain, "name", self.name, "letters, digits, '-', '_' and '.'")
+        _require(0 <= self.seed < 2**31, "seed", self.seed, "between 0 and 2**31 - 1")
+        for section in dataclasses.fields(self):
+            value = getattr(self, section.name)
+            if hasattr(value, "validate"):
+                value.validate()
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def read_recipe(path: str | Path | None) -> Recipe:
+    """The recipe in a TOML file; None is the packaged demo; a bare packaged name (``demo``) works too."""
+    if path is None:
+        path = packaged_recipes()["demo"]
+    elif not Path(path).exists() and str(path) in packaged_recipes():
+        path = packaged_recipes()[str(path)]
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        table = tomllib.loads(text)
+    except FileNotFoundError as error:
+        known = ", ".join(packaged_recipes())
+        raise InputError(f"recipe {path} does not exist: give a .toml file or one of {known}") from error
+    except IsADirectoryError as error:
+        raise InputError(f"recipe {path} is a folder: give a .toml file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"recipe {path} is not valid TOML: {error}") from error
+    recipe = from_table(Recipe, table, str(path))
+    recipe.validate()
+    return recipe
+
+
+def packaged_recipes() -> dict[str, Path]:
+    """Name -> file of every recipe that comes with tinylm."""
+    folder = Path(str(resources.files("tinylm") / "recipes"))
+    return {file.stem: file for file in sorted(folder.glob("*.toml"))}
+
+
+def from_table(kind: type, table: dict[str, Any], where: str, prefix: str = "") -> Any:
+    """Build dataclass ``kind`` from a TOML table; unknown keys and wrong types are InputErrors naming the key."""
+    hints = typing.get_type_hints(kind)
+    values = {}
+    for key, value in table.items():
+        if key not in hints:
+            raise InputError(f"{where}: unknown key {prefix + key!r}; known here: {', '.join(hints)}")
+        values[key] = _checked(hints[key], value, where, prefix + key)
+    return kind(**values)
+
+
+def _checked(hint: Any, value: Any, where: str, key: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise InputError(f"{where}: {key} = {value!r} must be a table: write [{key}]")
+        return from_table(typing.cast(type, hint), value, where, f"{key}.")
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        options = [option for option in arguments if option is not type(None)]
+        return _checked(options[0], value, where, key)
+    if origin is Literal:
+        if value not in arguments:
+            raise InputError(f"{where}: {key} = {value!r} is not one of {', '.join(map(str, arguments))}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise InputError(f"{where}: {key} = {value!r} must be a list")
+        return tuple(_checked(arguments[0], item, where, key) for item in value)
+    expected = origin or hint
+    if expected is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
+        raise InputError(f"{where}: {key} = {value!r} must be of type {expected.__name__}")
+    return value
+
+
+def _require(ok: bool, key: str, value: Any, allowed: str) -> None:
+    if not ok:
+        raise InputError(f"recipe: {key} = {value!r} is not allowed: {allowed}")
