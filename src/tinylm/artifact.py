@@ -5,11 +5,13 @@ renamed at the end. ``os.replace`` of a directory is atomic on one file system, 
 nothing or the whole thing.
 """
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,16 +58,15 @@ def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
         raise InputError(f"{path} exists already: choose another --out or remove it first")
     scratch = _scratch_beside(path)
     try:
-        yield scratch
-        if path.exists():
-            old = scratch.with_name(scratch.name + ".old")
-            os.replace(path, old)
-            os.replace(scratch, path)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.replace(scratch, path)
-    except OSError as error:
-        raise _as_input_error(error, path) from error
+        with _clear_disk_errors(path):
+            yield scratch
+            if path.exists():
+                old = scratch.with_name(scratch.name + ".old")
+                os.replace(path, old)
+                os.replace(scratch, path)
+                shutil.rmtree(old, ignore_errors=True)
+            else:
+                os.replace(scratch, path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -76,11 +77,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
     path = Path(path)
     scratch = _scratch_beside(path)
     try:
-        target = scratch / path.name
-        yield target
-        os.replace(target, path)
-    except OSError as error:
-        raise _as_input_error(error, path) from error
+        with _clear_disk_errors(path):
+            yield scratch / path.name
+            os.replace(scratch / path.name, path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -101,19 +100,43 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path} is not valid JSON ({error}): remove it or make it again") from error
 
 
-def stage(root: Path, name: str, inputs: Mapping[str, Any], build: Callable[[Path], Any]) -> Path:
+def stage(
+    root: Path, name: str, inputs: Mapping[str, Any], build: Callable[[Path], Any], *, resumable: bool = False
+) -> Path:
     """The artifact ``root/name-HASH`` for ``inputs``: returned at once if it exists, else made by ``build(folder)``.
 
-    ``inputs`` is everything the result depends on (config values and the hashes or names of input artifacts).
-    What ``build`` returns is stored in the manifest under ``result``.
+    ``inputs`` is everything the result depends on (config values and the names of input artifacts). What ``build``
+    returns is kept in the manifest under ``result``, its time under ``seconds``. With ``resumable`` the folder being
+    worked in (``name-HASH.partial``) survives a kill, and ``build`` is called again on what it finds there.
     """
     path = Path(root) / f"{name}-{hash_of({'stage': name, **inputs})}"
     if (path / MANIFEST).exists():
         return path
-    with atomic_directory(path, replace=True) as folder:
-        result = build(folder)
-        write_json(folder / MANIFEST, {"stage": name, "inputs": dict(inputs), "result": result})
+    before = 0.0
+    with _partial_directory(path) if resumable else atomic_directory(path, replace=True) as folder:
+        clock = folder / ".seconds"
+        if clock.exists():
+            before = float(clock.read_text() or 0)
+        start = time.monotonic()
+        try:
+            result = build(folder)
+        except BaseException:
+            if resumable:
+                clock.write_text(str(before + time.monotonic() - start))
+            raise
+        clock.unlink(missing_ok=True)
+        seconds = round(before + time.monotonic() - start, 2)
+        write_json(folder / MANIFEST, {"stage": name, "inputs": dict(inputs), "seconds": seconds, "result": result})
     return path
+
+
+@contextmanager
+def _partial_directory(path: Path) -> Iterator[Path]:
+    partial = path.with_name(path.name + ".partial")
+    with _clear_disk_errors(path):
+        partial.mkdir(parents=True, exist_ok=True)
+        yield partial
+        os.replace(partial, path)
 
 
 def manifest(path: Path) -> dict[str, Any]:
@@ -122,17 +145,25 @@ def manifest(path: Path) -> dict[str, Any]:
 
 
 def _scratch_beside(path: Path) -> Path:
-    try:
+    with _clear_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
         scratch.chmod(path.parent.stat().st_mode & 0o777)  # mkdtemp makes it private; results are for sharing
-        return scratch
-    except OSError as error:
-        raise _as_input_error(error, path) from error
+    return scratch
 
 
-def _as_input_error(error: OSError, path: Path) -> InputError:
-    return InputError(f"cannot write {path}: {error.strerror or error}; nothing was left behind")
+@contextmanager
+def _clear_disk_errors(path: Path) -> Iterator[None]:
+    """One clear line where the disk is full or the place cannot be written; any other error passes as it is."""
+    reasons = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in reasons:
+            raise InputError(f"cannot write {path}: {error.strerror}; nothing was left behind") from error
+        if "No space left on device" in str(error):  # safetensors and torch wrap the system's error in their own
+            raise InputError(f"cannot write {path}: the disk is full; nothing was left behind") from error
+        raise
 
 
 def _json_default(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Documents from txt, jsonl (plain, .gz, .zst), parquet, a hub dataset or the embedded corpus, one at a time in constant memory.
+"""Documents from txt, jsonl (plain, .gz, .zst), parquet, a hub dataset or the embedded corpus, in constant memory.
 
 A document is one text: a whole .txt file, one line of a jsonl file, one row of a parquet file.
 """

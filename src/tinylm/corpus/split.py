@@ -1,17 +1,97 @@
 """Train / valid split by the hash of a document's own text.
 
 The same text always falls on the same side, whatever file it is in or however often it is there, so a duplicate can
-never stand on both sides, and adding documents moves none of the old ones.
+never stand on both sides, and adding documents moves none of the old ones. Exact duplicates are kept once.
 """
 
 import hashlib
+import io
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import zstandard
+
+from tinylm.corpus.document import Document
+from tinylm.errors import InputError
+
+PARTS = ("train", "valid")
 
 
 def is_valid(text: str, valid_fraction: float, seed: int = 0) -> bool:
     """True when the document belongs to the held-out part. White space at the ends does not count."""
-    digest = hashlib.blake2b(text.strip().encode("utf-8", "surrogatepass"), digest_size=8, salt=_salt(seed)).digest()
-    return int.from_bytes(digest, "little") < valid_fraction * 2**64
+    return int.from_bytes(_digest(text, seed), "little") < valid_fraction * 2**64
 
 
-def _salt(seed: int) -> bytes:
-    return f"tinylm{seed}".encode()[:16]
+def write_split(documents: Iterable[Document], folder: Path, valid_fraction: float, seed: int = 0) -> dict:
+    """Write train.jsonl.zst and valid.jsonl.zst ({"text", "source"} a line) into ``folder``.
+
+    Returns:
+        {"documents", "duplicates", "train": {"documents", "bytes"}, "valid": {...}, "sources": {source: bytes}}.
+
+    Raises:
+        InputError: no document at all, or none on one of the sides.
+    """
+    seen: set[bytes] = set()
+    facts: dict = {"documents": 0, "duplicates": 0, "sources": {}, **{p: {"documents": 0, "bytes": 0} for p in PARTS}}
+    writers = {part: _writer(folder / f"{part}.jsonl.zst") for part in PARTS}
+    try:
+        for document in documents:
+            facts["documents"] += 1
+            digest = _digest(document.text, seed)
+            if digest in seen:
+                facts["duplicates"] += 1
+                continue
+            seen.add(digest)
+            part = "valid" if is_valid(document.text, valid_fraction, seed) else "train"
+            line = json.dumps({"text": document.text, "source": document.source}, ensure_ascii=False)
+            writers[part].write(line.encode("utf-8", "surrogatepass") + b"\n")
+            size = len(document.text.encode("utf-8", "surrogatepass"))
+            facts[part]["documents"] += 1
+            facts[part]["bytes"] += size
+            facts["sources"][document.source] = facts["sources"].get(document.source, 0) + size
+    finally:
+        for writer in writers.values():
+            writer.close()
+    if facts["documents"] == 0:
+        raise InputError("the corpus is empty: not one document with text in it")
+    for part in PARTS:
+        if facts[part]["documents"] == 0:
+            raise InputError(
+                f"the corpus has {len(seen)} different document(s), none of which falls into the {part} part at "
+                f"valid_fraction {valid_fraction}: give more documents (one a line in a .jsonl file)"
+            )
+    return facts
+
+
+def read_part(folder: Path, part: str) -> Iterator[Document]:
+    """The documents of one part, in the order they were read."""
+    with open(folder / f"{part}.jsonl.zst", "rb") as raw, zstandard.ZstdDecompressor().stream_reader(raw) as stream:
+        for line in io.TextIOWrapper(stream, encoding="utf-8", errors="surrogatepass"):
+            values = json.loads(line)
+            yield Document(values["text"], values["source"])
+
+
+def spread(documents: Iterable[Document], total_bytes: int) -> list[Document]:
+    """At most about ``total_bytes`` of documents, an equal share for each source, in order: a cheap held-out set."""
+    by_source: dict[str, list[Document]] = {}
+    for document in documents:
+        by_source.setdefault(document.source, []).append(document)
+    chosen = []
+    for group in by_source.values():
+        left = total_bytes / len(by_source)
+        for document in group:
+            if left <= 0:
+                break
+            chosen.append(document)
+            left -= len(document.text.encode("utf-8", "surrogatepass"))
+    return chosen
+
+
+def _digest(text: str, seed: int) -> bytes:
+    data = text.strip().encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(data, digest_size=8, salt=f"tinylm{seed}".encode()[:16]).digest()
+
+
+def _writer(path: Path):
+    return zstandard.ZstdCompressor(level=3).stream_writer(open(path, "wb"), closefd=True)
