@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tinylm.errors import InputError
+from tinylm.terminal import console
 
 MANIFEST = "manifest.json"
 
@@ -142,6 +143,34 @@ def _partial_directory(path: Path) -> Iterator[Path]:
 def manifest(path: Path) -> dict[str, Any]:
     """The manifest of an artifact made by :func:`stage`."""
     return read_json(Path(path) / MANIFEST)
+
+
+class Stages:
+    """Runs stages under ``work`` and remembers their folders and times."""
+
+    def __init__(self, work: Path) -> None:
+        self.work = work
+        self.folders: dict[str, Path] = {}
+
+    def __call__(
+        self,
+        name: str,
+        inputs: Mapping[str, Any],
+        build: Callable[[Path], Any],
+        *,
+        kind: str = "",
+        resumable: bool = False,
+    ) -> Path:
+        """The artifact ``kind-HASH``; ``name`` is what people call it. ``build`` as in :func:`stage`."""
+        console.print(f"[bold]{name}[/bold]")
+        self.folders[name] = stage(self.work, kind or name, inputs, build, resumable=resumable)
+        return self.folders[name]
+
+    def result(self, name: str) -> Any:
+        return manifest(self.folders[name])["result"]
+
+    def seconds(self) -> dict[str, float]:
+        return {name: manifest(folder)["seconds"] for name, folder in self.folders.items()}
 
 
 def _scratch_beside(path: Path) -> Path:

@@ -56,8 +56,8 @@ class ArchitectureConfig:
 class InheritConfig:
     init: Literal["inherit", "random"] = "inherit"  # random: a fresh model of the planned shape
     criterion: Literal["random", "l1", "l2", "taylor", "activation", "learned"] = "taylor"
-    layers: Literal["first-last", "skip-loss", "similarity", "learned"] = "skip-loss"
-    repair: bool = True  # rescale norm gains and refit output projections after the cut
+    layers: Literal["first-last", "skip-loss", "greedy", "similarity", "learned"] = "skip-loss"
+    repair: tuple[Literal["norms", "refit"], ...] = ("norms", "refit")  # after the cut; empty: none
     calibration_chunks: int = 64
     calibration_length: int = 512  # tokens a chunk
 
@@ -69,10 +69,6 @@ class InheritConfig:
 @dataclass(frozen=True)
 class ControlConfig:
     enabled: bool = True  # train the same shape from random weights on the same batches
-    fraction: float = 1.0  # of the student's first-round steps; below 1 both are compared at that step
-
-    def validate(self) -> None:
-        _require(0 < self.fraction <= 1, "control.fraction", self.fraction, "above 0, at most 1")
 
 
 @dataclass(frozen=True)
@@ -117,11 +113,9 @@ class Recipe:
         return dataclasses.asdict(self)
 
 
-def read_recipe(path: str | Path | None) -> Recipe:
-    """The recipe in a TOML file; None is the packaged demo; a bare packaged name (``demo``) works too."""
-    if path is None:
-        path = packaged_recipes()["demo"]
-    elif not Path(path).exists() and str(path) in packaged_recipes():
+def read_recipe(path: str | Path) -> Recipe:
+    """The recipe in a TOML file, or a packaged one by its bare name (``demo``)."""
+    if not Path(path).exists() and str(path) in packaged_recipes():
         path = packaged_recipes()[str(path)]
     try:
         text = Path(path).read_text(encoding="utf-8")

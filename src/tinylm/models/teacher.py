@@ -97,13 +97,23 @@ def facts(spec: str | Path) -> dict:
 
 
 def fingerprint(folder: Path) -> str:
-    """Hash of a model directory from its file names, sizes and times: cheap, and enough to name an artifact."""
-    entries = [
-        (str(file.relative_to(folder)), file.stat().st_size, file.stat().st_mtime_ns)
-        for file in sorted(folder.rglob("*"))
-        if file.is_file()
-    ]
-    return hashlib.sha256(repr(entries).encode()).hexdigest()[:16]
+    """Hash of a model directory's content: small files whole, large ones by size and 64 blocks spread over them.
+
+    The same model has the same fingerprint on any machine, at the price of some MB read.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*")):
+        if file.is_file() and not file.name.startswith("."):
+            size = file.stat().st_size
+            digest.update(f"{file.relative_to(folder)}:{size}\n".encode())
+            with open(file, "rb") as stream:
+                if size <= 2**24:
+                    digest.update(stream.read())
+                    continue
+                for block in range(64):
+                    stream.seek(block * (size - 2**16) // 63)
+                    digest.update(stream.read(2**16))
+    return digest.hexdigest()[:16]
 
 
 def _require_plain_config(folder: Path, trust_remote_code: bool) -> None:

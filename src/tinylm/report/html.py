@@ -22,8 +22,8 @@ th,td { padding:.34rem .8rem .34rem 0; text-align:right; border-bottom:1px solid
 th:first-child,td:first-child { text-align:left; } th { color:var(--soft); font-weight:600; }
 figure { margin:1rem 0; } figure svg { width:100%; max-width:44rem; height:auto; }
 figcaption { color:var(--soft); font-size:.88rem; max-width:44rem; }
-pre { background:var(--wash); border-radius:.5rem; padding:.8rem 1rem; overflow-x:auto; font-size:.83rem; line-height:1.45;
-  white-space:pre-wrap; overflow-wrap:anywhere; }
+pre { background:var(--wash); border-radius:.5rem; padding:.8rem 1rem; overflow-x:auto; font-size:.83rem;
+  line-height:1.45; white-space:pre-wrap; overflow-wrap:anywhere; }
 blockquote { margin:.5rem 0; padding:.1rem 0 .1rem 1rem; border-left:3px solid var(--accent); overflow-wrap:anywhere; }
 details { margin:.6rem 0; } summary { cursor:pointer; color:var(--accent); }
 @media print { body { font-size:11pt; } h2 { break-after:avoid; } figure,table,.tile { break-inside:avoid; } }

@@ -1,0 +1,92 @@
+"""results.json of a run: everything its report shows, as plain data."""
+
+import json
+import platform
+import resource
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tinylm import __version__
+from tinylm.architecture.shape import parameters_by_part
+from tinylm.artifact import Stages
+from tinylm.models import teacher as teachers
+from tinylm.models.shape import Shape
+
+
+def collect(recipe, stages: Stages, models, scores, tasks, samples, recipe_path: str) -> dict[str, Any]:
+    """Everything the report shows, as plain data."""
+    configs = {name: teachers.load_config(models[name]) for name in ("teacher", "student")}
+    shapes = {name: Shape.from_config(config) for name, config in configs.items()}
+    parts = {name: parameters_by_part(shapes[name], configs[name]) for name in configs}
+    certificate = stages.result("compact tokenizer")
+    logs = {name: _log(stages.folders[name]) for name in ("train", "control") if name in stages.folders}
+    bpb = {name: score["bits_per_byte"] for name, score in scores.items()}
+    tokens = {name: stages.result(name)["tokens"] for name in logs}
+    return {
+        "name": recipe.name,
+        "recipe": recipe.to_dict(),
+        "recipe_path": recipe_path,
+        "bits_per_byte": bpb,
+        "bits_per_byte_stderr": {name: score["stderr"] for name, score in scores.items()},
+        "scores": scores,
+        "gain_over_control": _gain(bpb, tokens),
+        "parameters": {name: sum(part.values()) for name, part in parts.items()},
+        "parts": parts,
+        "shapes": {name: shape.to_dict() for name, shape in shapes.items()},
+        "seconds": stages.seconds(),
+        "tokens_trained": tokens["train"],
+        "tokens_at": {"inherited": 0, "student": tokens["train"], "control": tokens.get("control")},
+        "teacher": {"spec": recipe.teacher, **stages.result("teacher")},
+        "corpus": stages.result("corpus"),
+        "tokenizer": certificate,
+        "inherit": stages.result("inherit") if "inherit" in stages.folders else {},
+        "train": {name: stages.result(name) for name in logs},
+        "losses": {("student" if name == "train" else name): log["losses"] for name, log in logs.items()},
+        "round_starts": logs["train"]["round_starts"],
+        "tasks": tasks,
+        "samples": samples,
+        "versions": _versions(),
+        "machine": _machine(),
+        "artifacts": {name: folder.name for name, folder in stages.folders.items()},
+    }
+
+
+def _gain(bpb: dict[str, float], tokens: dict[str, int]) -> dict[str, float] | None:
+    if "control" not in bpb:
+        return None
+    percent = 100 * (1 - bpb["student"] / bpb["control"])
+    return {"tokens": tokens["control"], "student": bpb["student"], "control": bpb["control"], "percent": percent}
+
+
+def _log(folder: Path) -> dict[str, Any]:
+    """Losses over tokens, and where rounds begin, from metrics.jsonl."""
+    losses, starts, last_round = [], [], -1
+    for line in (folder / "metrics.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        if "loss" not in row:
+            continue
+        losses.append([row["tokens"], row["loss"]])
+        if row["round"] != last_round:
+            starts.append(row["tokens"])
+            last_round = row["round"]
+    return {"losses": losses, "round_starts": starts}
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    packages = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
+    return {"tinylm": __version__, "python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def _machine() -> dict[str, Any]:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU cores"
+    return {"short": device, "system": platform.platform(), "cpu": _cpu_name(), "peak_memory_gib": round(peak, 2)}
+
+
+def _cpu_name() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

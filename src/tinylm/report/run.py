@@ -1,0 +1,285 @@
+"""The report of one run, drawn from results.json alone: report.html, report.md and figures/*.svg."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tinylm.artifact import atomic_file
+from tinylm.report import html
+from tinylm.report.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, figure, to_svg
+
+PARTS = ("embedding", "head", "attention", "ffn", "norms")
+RUNG_NAMES = {
+    "teacher": "teacher",
+    "compact": "teacher, compact tokenizer",
+    "inherited": "after the cut, before training",
+    "student": "student, trained",
+    "control": "control: same shape from random weights",
+}
+
+
+def write_report(results: dict[str, Any], out: Path) -> None:
+    """Write report.html (self-contained), report.md and the figures it names."""
+    figures = {name: draw(results) for name, draw in FIGURES.items() if name in _available(results)}
+    (out / "figures").mkdir(parents=True, exist_ok=True)
+    for name, svg in figures.items():
+        (out / "figures" / f"{name}.svg").write_text(svg)
+    with atomic_file(out / "report.html") as path:
+        path.write_text(_html(results, figures), encoding="utf-8")
+    with atomic_file(out / "report.md") as path:
+        path.write_text(_markdown(results, figures), encoding="utf-8")
+
+
+def headline(results: dict[str, Any]) -> str:
+    """One sentence: what came out and how good it is."""
+    bpb, size = results["bits_per_byte"], results["parameters"]
+    text = (
+        f"{size['student'] / 1e6:.1f}M parameters from a {size['teacher'] / 1e6:.1f}M teacher: "
+        f"{bpb['student']:.3f} bits per byte on held-out text (teacher {bpb['teacher']:.3f})"
+    )
+    gain = results.get("gain_over_control")
+    if gain is not None:
+        text += (
+            f"; at {gain['tokens'] / 1e6:.2f}M tokens {gain['student']:.3f} against {gain['control']:.3f} for the same "
+            f"shape from random weights, {abs(gain['percent']):.1f} % {'lower' if gain['percent'] > 0 else 'HIGHER'}"
+        )
+    return text + "."
+
+
+def _available(results: dict[str, Any]) -> set[str]:
+    names = {"ladder", "parts", "loss"}
+    if results["tokenizer"].get("curve"):
+        names.add("coverage")
+    if results["inherit"].get("layer_scores"):
+        names.add("layers")
+    return names
+
+
+def _ladder_rows(results: dict[str, Any]) -> list[list[str]]:
+    rows = []
+    for key, value in results["bits_per_byte"].items():
+        error = results["bits_per_byte_stderr"].get(key)
+        size = results["parameters"].get(key, results["parameters"]["student"])
+        tokens = results["tokens_at"].get(key)
+        rows.append(
+            [
+                RUNG_NAMES.get(key, key),
+                f"{size / 1e6:.1f}M",
+                "-" if tokens is None else f"{tokens / 1e6:.2f}M",
+                f"{value:.4f}",
+                "-" if error is None else f"{error:.4f}",
+            ]
+        )
+    return rows
+
+
+LADDER_COLUMNS = ["model", "parameters", "tokens trained", "bits per byte", "standard error"]
+
+
+def _draw_ladder(results: dict[str, Any]) -> str:
+    names = list(results["bits_per_byte"])
+    colours = {"teacher": GREY, "compact": SKY, "inherited": ORANGE, "student": BLUE, "control": RED}
+    with figure(6.4, 0.6 + 0.42 * len(names)) as (fig, ax):
+        values = [results["bits_per_byte"][name] for name in names]
+        bars = ax.barh(range(len(names)), values, color=[colours.get(name, GREEN) for name in names], height=0.62)
+        ax.bar_label(bars, [f"{value:.3f}" for value in values], padding=4)
+        ax.set_yticks(range(len(names)), [RUNG_NAMES.get(name, name) for name in names])
+        ax.invert_yaxis()
+        ax.grid(axis="y", visible=False)
+        ax.set_xlim(0, max(values) * 1.13)
+        ax.set_xlabel("bits per byte on held-out text (lower is better)")
+        return to_svg(fig)
+
+
+def _draw_loss(results: dict[str, Any]) -> str:
+    with figure() as (fig, ax):
+        for name, colour in (("control", RED), ("student", BLUE)):
+            points = results["losses"].get(name)
+            if points:
+                tokens, losses = [point[0] / 1e6 for point in points], [point[1] for point in points]
+                ax.plot(tokens, losses, color=colour, alpha=0.25, linewidth=0.8)
+                ax.plot(tokens, _smooth(losses), color=colour, label=name)
+        for boundary in results["round_starts"][1:]:
+            ax.axvline(boundary / 1e6, color=GREY, linestyle=":", linewidth=1.2)
+            ax.annotate("next round", (boundary / 1e6, ax.get_ylim()[1]), fontsize=8, va="top", rotation=90, ha="right")
+        ax.set_xlabel("tokens trained, millions")
+        ax.set_ylabel("training loss, nats per token")
+        ax.legend()
+        return to_svg(fig)
+
+
+def _draw_coverage(results: dict[str, Any]) -> str:
+    curve, kept = results["tokenizer"]["curve"], results["tokenizer"]["vocab_size"]
+    sizes = [point["vocab_size"] for point in curve]
+    with figure() as (fig, ax):
+        ax.plot(sizes, [100 * point["coverage"] for point in curve], color=BLUE, label="tokens covered")
+        ax.plot(sizes, [100 * (point["growth"] - 1) for point in curve], color=RED, label="text grows by (predicted)")
+        ax.axhline(97.86, color=GREY, linestyle=":", linewidth=1.2)
+        ax.annotate("97.86 %: the paper's 48k", (sizes[-1], 97.86), ha="right", va="bottom", fontsize=8)
+        ax.axvline(kept, color=GREEN, linewidth=1.2)
+        ax.annotate(f" kept: {kept}", (kept, 50), fontsize=9, color=GREEN)
+        ax.set_xscale("log", base=2)
+        ticks = [
+            size for size in (1024, 2048, 4096, 8192, 16384, 32768, 49152, 65536, 131072, 262144) if size <= sizes[-1]
+        ]
+        ax.set_xticks(ticks, [f"{tick // 1024}k" for tick in ticks])
+        ax.set_ylim(0, 104)
+        ax.set_xlabel("vocabulary size")
+        ax.set_ylabel("percent")
+        ax.legend(loc="center right")
+        return to_svg(fig)
+
+
+def _draw_parts(results: dict[str, Any]) -> str:
+    with figure(6.4, 2.3) as (fig, ax):
+        for row, who in enumerate(("teacher", "student")):
+            left = 0.0
+            for part, colour in zip(PARTS, (SKY, PURPLE, ORANGE, BLUE, GREY), strict=True):
+                size = results["parts"][who][part] / 1e6
+                if size:
+                    ax.barh(row, size, left=left, color=colour, height=0.6, label=part if row == 0 else None)
+                left += size
+            share = (results["parts"][who]["embedding"] + results["parts"][who]["head"]) / 1e6 / left
+            ax.annotate(f" {left:.1f}M, {100 * share:.0f} % embedding + head", (left, row), va="center", fontsize=8.5)
+        ax.set_yticks([0, 1], ["teacher", "student"])
+        ax.invert_yaxis()
+        ax.grid(axis="y", visible=False)
+        ax.set_xlim(0, sum(results["parts"]["teacher"].values()) / 1e6 * 1.38)
+        ax.set_xlabel("parameters, millions")
+        fig.legend(loc="outside upper center", ncols=5, fontsize=8.5)
+        return to_svg(fig)
+
+
+def _draw_layers(results: dict[str, Any]) -> str:
+    scores, kept = results["inherit"]["layer_scores"], set(results["inherit"]["kept_layers"])
+    with figure(6.4, 3.0) as (fig, ax):
+        colours = [BLUE if layer in kept else "#c9ced6" for layer in range(len(scores))]
+        ax.bar(range(len(scores)), scores, color=colours)
+        ax.bar(0, 0, color=BLUE, label="kept")
+        ax.bar(0, 0, color="#c9ced6", label="left out")
+        if min(scores) > 0 and max(scores) > 30 * sorted(scores)[len(scores) // 2]:
+            ax.set_yscale("log")
+        ax.set_xlabel("layer of the teacher")
+        ax.set_ylabel("importance")
+        ax.legend()
+        return to_svg(fig)
+
+
+FIGURES = {
+    "ladder": _draw_ladder,
+    "loss": _draw_loss,
+    "coverage": _draw_coverage,
+    "parts": _draw_parts,
+    "layers": _draw_layers,
+}
+CAPTIONS = {
+    "ladder": "Bits per byte of each model on the same held-out documents; comparable across tokenizers.",
+    "loss": "Training loss in the order of training (faint: each logged step; bold: running mean). A later round sees "
+    "the part of the batches that the model found hardest, so its loss starts higher.",
+    "coverage": "Share of the corpus' tokens that the best K cover, and how much longer text becomes when the rest is "
+    "spelt with smaller pieces.",
+    "parts": "Parameters by part, before and after. A tied head costs nothing beside the embedding.",
+    "layers": "Importance of each of the teacher's layers and which of them the student inherits.",
+}
+
+
+def _smooth(values: list[float], width: int = 15) -> list[float]:
+    return [sum(values[max(0, i - width + 1) : i + 1]) / min(width, i + 1) for i in range(len(values))]
+
+
+def _settings_rows(results: dict[str, Any]) -> list[list[str]]:
+    shapes = results["shapes"]
+    rows = [[key, str(shapes["teacher"][key]), str(value)] for key, value in shapes["student"].items()]
+    return [["parameters", f"{results['parameters']['teacher']:,}", f"{results['parameters']['student']:,}"], *rows]
+
+
+def _facts_text(results: dict[str, Any]) -> str:
+    tokenizer = results["tokenizer"]
+    return (
+        f"Vocabulary {tokenizer['parent_vocab_size']:,} -> {tokenizer['vocab_size']:,}; held-out text becomes "
+        f"{100 * (tokenizer['growth_held_out'] - 1):.2f} % longer in tokens; {tokenizer['unreachable']} tokens became "
+        "unreachable."
+    )
+
+
+def _html(results: dict[str, Any], figures: dict[str, str]) -> str:
+    bpb, size = results["bits_per_byte"], results["parameters"]
+    numbers = [
+        (
+            f"{size['student'] / 1e6:.1f}M",
+            f"parameters ({100 * size['student'] / size['teacher']:.0f} % of the teacher)",
+        ),
+        (f"{bpb['student']:.3f}", "bits per byte, student"),
+        (f"{bpb['teacher']:.3f}", "bits per byte, teacher"),
+        (f"{results['tokens_trained'] / 1e6:.2f}M", "tokens trained"),
+        (f"{sum(results['seconds'].values()) / 60:.1f} min", results["machine"]["short"]),
+    ]
+    if results.get("gain_over_control"):
+        numbers.insert(
+            2, (f"{results['gain_over_control']['percent']:.1f} %", "lower than the same shape from random weights")
+        )
+    picture = {name: html.figure(svg, CAPTIONS[name]) for name, svg in figures.items()}
+    sections = [
+        ("", html.tiles(numbers)),
+        ("The ladder", html.table(LADDER_COLUMNS, _ladder_rows(results)) + picture["ladder"]),
+        ("Training", picture["loss"]),
+        ("Compact tokenizer", html.paragraph(_facts_text(results)) + picture.get("coverage", "")),
+        ("Architecture", html.table(["", "teacher", "student"], _settings_rows(results)) + picture["parts"]),
+        ("Inheritance", picture.get("layers", html.paragraph("Weights were not inherited in this run."))),
+    ]
+    if results.get("tasks"):
+        sections.append(("Zero-shot tasks", html.table(*_task_table(results))))
+    if results.get("samples"):
+        samples = "".join(html.paragraph(f"{s['model']}:") + html.quote(s["text"]) for s in results["samples"])
+        sections.append(("What it writes (greedy)", samples))
+    sections += [
+        ("Time", html.table(["stage", "seconds"], _time_rows(results))),
+        ("How to repeat", html.code(_repeat_text(results)) + html.code(results["recipe_toml"], "exact recipe")
+         + html.code(json.dumps(results["versions"] | results["machine"], indent=2), "versions and machine")
+         + html.code(json.dumps(results["artifacts"], indent=2), "artifacts, named by the hash of what made them")),
+    ]  # fmt: skip
+    return html.page(f"tinylm run: {results['name']}", headline(results), sections)
+
+
+def _markdown(results: dict[str, Any], figures: dict[str, str]) -> str:
+    picture = {name: f"![{CAPTIONS[name]}](figures/{name}.svg)\n" for name in figures}
+    parts = [
+        f"# tinylm run: {results['name']}\n\n{headline(results)}\n",
+        "## The ladder\n\n" + html.markdown_table(LADDER_COLUMNS, _ladder_rows(results)) + "\n" + picture["ladder"],
+        "## Training\n\n" + picture["loss"],
+        "## Compact tokenizer\n\n" + _facts_text(results) + "\n\n" + picture.get("coverage", ""),
+        "## Architecture\n\n"
+        + html.markdown_table(["", "teacher", "student"], _settings_rows(results))
+        + "\n"
+        + picture["parts"],
+        "## Inheritance\n\n" + picture.get("layers", "Weights were not inherited in this run.\n"),
+    ]
+    if results.get("tasks"):
+        parts.append("## Zero-shot tasks\n\n" + html.markdown_table(*_task_table(results)))
+    if results.get("samples"):
+        parts.append(
+            "## What it writes (greedy)\n\n"
+            + "\n".join(f"{s['model']}:\n\n> " + s["text"].replace("\n", "\n> ") + "\n" for s in results["samples"])
+        )
+    parts.append("## Time\n\n" + html.markdown_table(["stage", "seconds"], _time_rows(results)))
+    parts.append(f"## How to repeat\n\n```\n{_repeat_text(results)}\n```\n\n```toml\n{results['recipe_toml']}```\n")
+    return "\n".join(parts)
+
+
+def _task_table(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    models = list(next(iter(results["tasks"].values()))["scores"])
+    rows = [
+        [name, str(task["n"]), f"{100 * task['chance']:.1f}" if task["chance"] is not None else "-"]
+        + [f"{100 * task['scores'][m]['score']:.1f} ± {100 * task['scores'][m]['stderr']:.1f}" for m in models]
+        for name, task in results["tasks"].items()
+    ]
+    return ["task", "items", "chance", *models], rows
+
+
+def _time_rows(results: dict[str, Any]) -> list[list[str]]:
+    rows = [[name, f"{seconds:.1f}"] for name, seconds in results["seconds"].items()]
+    return [*rows, ["all", f"{sum(results['seconds'].values()):.1f}"]]
+
+
+def _repeat_text(results: dict[str, Any]) -> str:
+    return f"tinylm run {results['recipe_path'] or ''}".strip() + f"   # tinylm {results['versions']['tinylm']}"
