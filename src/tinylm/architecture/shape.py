@@ -23,6 +23,7 @@ class Family:
     always_qkv_bias: bool = False  # Qwen2: biases on q, k, v whatever the config says
     attention_bias: bool = False  # honours config.attention_bias (q, k, v and o)
     mlp_bias: bool = False  # honours config.mlp_bias (gate, up and down)
+    pangu: bool = False  # series activation and augmented shortcut (models/pangu)
     divisible_width: bool = False  # its config refuses to load unless H is a multiple of the head count
 
 
@@ -38,6 +39,7 @@ FAMILIES: dict[str, Family] = {
     "phi3": Family(),
     "granite": Family(attention_bias=True, mlp_bias=True),
     "olmo2": Family(query_key_norm="width", attention_bias=True),
+    "pangu_pi": Family(attention_bias=True, mlp_bias=True, pangu=True, divisible_width=True),
 }
 
 
@@ -54,6 +56,7 @@ def family_of(config: Any = None) -> Family:
 def parameters_by_part(shape: Shape, config: Any = None) -> dict[str, int]:
     """Parameter counts {"embedding", "head", "attention", "ffn", "norms"}; a tied head counts 0.
 
+    For the PanGu-pi block also {"shortcut", "series"}, with the series and bottleneck sizes of ``config``.
     The sum equals ``sum(p.numel() for p in model.parameters())`` of the `transformers` model to the last parameter.
     """
     family = family_of(config)
@@ -64,13 +67,17 @@ def parameters_by_part(shape: Shape, config: Any = None) -> dict[str, int]:
         norms += 2 * shape.head_dim
     elif family.query_key_norm == "width":
         norms += width + kv_width
-    return {
+    parts = {
         "embedding": embedding,
         "head": 0 if shape.tie_word_embeddings else embedding,
         "attention": layers * (_attention_matrix(shape) + _attention_biases(shape, family, config)),
         "ffn": layers * (3 * hidden * shape.intermediate_size + _ffn_biases(shape, family, config)),
         "norms": layers * norms + hidden,
     }
+    if family.pangu:
+        parts["shortcut"] = layers * 2 * hidden * config.shortcut_size
+        parts["series"] = layers * 2 * config.series_terms * shape.intermediate_size
+    return parts
 
 
 def parameters(shape: Shape, config: Any = None) -> int:

@@ -1,0 +1,121 @@
+"""What a shape costs: FLOPs, bytes on disk, cache and training memory, and the bill of a whole training run.
+
+All from arithmetic; nothing is built or run. Symbols as in :mod:`tinylm.architecture.shape`. A multiply-add counts 2.
+"""
+
+from typing import Any
+
+from tinylm.architecture.shape import parameters, parameters_by_part
+from tinylm.models.shape import Shape
+
+BLOCK = 32  # weights that share one scale in GGUF's Q8_0 and Q4_0
+BYTES_PER_WEIGHT = {"fp32": 4.0, "bf16": 2.0, "Q8_0": 34 / BLOCK, "Q4_0": 18 / BLOCK}
+ADAMW_BYTES_PER_PARAMETER = 16  # fp32 weight, gradient and two moments
+
+
+def forward_flops(shape: Shape, context: int, config: Any = None) -> int:
+    """FLOPs of a forward pass per token, every token attending to ``context`` others.
+
+    Matrices cost 2 per weight (the head also when it is tied; the embedding is a look-up and costs nothing), attention
+    4 x A per pair of tokens and layer. As in `torch.utils.flop_counter` the whole context x context square counts;
+    a causal kernel may skip half of it. Decoding one token at a cache of ``context`` costs the same by this formula.
+    """
+    matrices = matrix_parameters(shape, config) - (
+        0 if shape.tie_word_embeddings else shape.vocab_size * shape.hidden_size
+    )
+    pairs = 4 * shape.num_attention_heads * shape.head_dim * context * shape.num_layers
+    return 2 * matrices + pairs
+
+
+def training_flops(shape: Shape, context: int, config: Any = None) -> int:
+    """FLOPs of forward and backward per token at sequence length ``context``: three forward passes.
+
+    Each matrix takes part in two products on the way back; recomputation (checkpointing, flash attention) is extra.
+    """
+    return 3 * forward_flops(shape, context, config)
+
+
+def matrix_parameters(shape: Shape, config: Any = None) -> int:
+    """Parameters in two-dimensional weights: the embedding, the head when untied, attention and FFN matrices."""
+    no_bias = parameters_by_part(shape, None)
+    shortcut = parameters_by_part(shape, config).get("shortcut", 0)
+    return sum(no_bias[part] for part in ("embedding", "head", "attention", "ffn")) + shortcut
+
+
+def weight_bytes(shape: Shape, config: Any = None) -> dict[str, int]:
+    """Bytes of the weights {"fp32", "bf16", "Q8_0", "Q4_0"}.
+
+    In the quantised formats every matrix is quantised and vectors (norms, biases) stay fp32, as GGUF stores them.
+    llama.cpp's own mixes may keep the embedding at higher precision; file headers and the tokenizer come on top.
+    """
+    matrices = matrix_parameters(shape, config)
+    vectors = parameters(shape, config) - matrices
+    sizes = {}
+    for name, per_weight in BYTES_PER_WEIGHT.items():
+        vector_bytes = 4 if name[0] == "Q" else per_weight
+        sizes[name] = round(matrices * per_weight + vectors * vector_bytes)
+    return sizes
+
+
+def kv_cache_bytes_per_token(shape: Shape, bytes_per_value: float = 2) -> int:
+    """Bytes that every token of context adds to the key-value cache (keys and values, all layers).
+
+    Layers with a sliding window stop growing at the window's length; this is the growth before it.
+    """
+    return round(2 * shape.num_layers * shape.num_key_value_heads * shape.head_dim * bytes_per_value)
+
+
+def activation_bytes_per_token(shape: Shape, bytes_per_value: int = 2, *, checkpointing: bool = False) -> int:
+    """Bytes per token kept from the forward to the backward pass, in a compute dtype of ``bytes_per_value``.
+
+    Exact for the Llama block of `transformers` with scaled_dot_product_attention (its norms and its loss keep fp32
+    copies); families with more norms keep 10-30 % more. With ``checkpointing`` only each layer's input is kept.
+    The softmax over the vocabulary passes through a further ``(bytes_per_value + 8) x V`` while the loss is computed.
+    """
+    size, hidden, heads = bytes_per_value, shape.hidden_size, shape.num_attention_heads
+    outside = (2 * size + 4) * hidden + 4 * shape.vocab_size + size * shape.head_dim + 20
+    if checkpointing:
+        return shape.num_layers * size * hidden + (2 * size + 4) * hidden + 4 * shape.vocab_size + 20
+    block = (4 * size + 8) * hidden + 4 * size * shape.intermediate_size
+    block += 2 * size * shape.head_dim * (heads + shape.num_key_value_heads) + 4 * heads + 8
+    return shape.num_layers * block + outside
+
+
+def training_bytes(shape: Shape, tokens_in_flight: int, config: Any = None, *, checkpointing: bool = False) -> int:
+    """Memory for training with AdamW and bf16 activations: 16 bytes a parameter plus the tokens of one micro-batch."""
+    state = ADAMW_BYTES_PER_PARAMETER * parameters(shape, config)
+    return state + tokens_in_flight * activation_bytes_per_token(shape, 2, checkpointing=checkpointing)
+
+
+def training_bill(
+    shape: Shape, tokens: float, context: int, peak_flops: float, mfu: float, config: Any = None
+) -> dict[str, float]:
+    """The cost of a run before it starts: {"tokens", "flops", "device_hours", ...}.
+
+    Args:
+        tokens: tokens trained on, all rounds together.
+        context: sequence length.
+        peak_flops: what one device can do in its training dtype, per second (e.g. 989e12: H100, bf16, dense).
+        mfu: the part of it (0 to 1) that training is assumed to reach; state it beside the result.
+    """
+    flops = tokens * training_flops(shape, context, config)
+    return {
+        "tokens": tokens,
+        "tokens_per_parameter": tokens / parameters(shape, config),
+        "flops": flops,
+        "peak_flops": peak_flops,
+        "mfu": mfu,
+        "device_hours": flops / (peak_flops * mfu) / 3600,
+    }
+
+
+def costs(shape: Shape, context: int = 2048, config: Any = None) -> dict[str, Any]:
+    """Everything above as one dictionary, for plan.json."""
+    return {
+        "context": context,
+        "forward_flops_per_token": forward_flops(shape, context, config),
+        "training_flops_per_token": training_flops(shape, context, config),
+        "weight_bytes": weight_bytes(shape, config),
+        "kv_cache_bytes_per_token": kv_cache_bytes_per_token(shape),
+        "activation_bytes_per_token": activation_bytes_per_token(shape),
+    }
