@@ -4,7 +4,6 @@ A document is one text: a whole .txt file, one line of a jsonl file, one row of 
 """
 
 import gzip
-import io
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -93,17 +92,34 @@ def _open_lines(path: Path) -> Iterator[str]:
         with gzip.open(path, "rt", encoding="utf-8") as file:
             yield from file
     elif path.name.endswith(".zst"):
-        import zstandard
-
-        with open(path, "rb") as raw:
-            try:
-                with zstandard.ZstdDecompressor().stream_reader(raw) as stream:
-                    yield from io.TextIOWrapper(stream, encoding="utf-8")
-            except zstandard.ZstdError as error:
-                raise InputError(f"{path} is not a whole zstd file ({error})") from error
+        yield from _zst_lines(path)
     else:
         with open(path, encoding="utf-8") as file:
             yield from file
+
+
+def _zst_lines(path: Path) -> Iterator[str]:
+    """Lines of a .zst file of one or more frames. (The library's stream reader is silent about a truncated frame.)"""
+    import zstandard
+
+    rest = b""
+    with open(path, "rb") as file:
+        frame = zstandard.ZstdDecompressor().decompressobj()
+        block, started = b"", False
+        try:
+            while block := block or file.read(2**20):
+                *whole, rest = (rest + frame.decompress(block)).split(b"\n")
+                yield from (line.decode("utf-8") for line in whole)
+                block = b""
+                started = not frame.eof
+                if frame.eof:
+                    block = frame.unused_data
+                    frame = zstandard.ZstdDecompressor().decompressobj()
+        except zstandard.ZstdError as error:
+            raise InputError(f"{path} is not a zstd file or is damaged ({error})") from error
+    if started:
+        raise InputError(f"{path} is cut short: its last zstd frame does not end; copy it again")
+    yield rest.decode("utf-8")
 
 
 def _parquet_texts(path: Path, text_key: str) -> Iterator[str]:

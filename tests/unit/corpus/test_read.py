@@ -1,0 +1,97 @@
+import gzip
+import json
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+import zstandard
+
+from tinylm.corpus.read import documents, expand
+from tinylm.errors import InputError
+
+TEXTS = ["one two", "drei\nvier", "五 six 🙂"]
+
+
+def lines(texts):
+    return "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts).encode()
+
+
+def write_all(folder):
+    (folder / "a.txt").write_text(TEXTS[0])
+    (folder / "b.jsonl").write_bytes(lines(TEXTS))
+    (folder / "c.jsonl.gz").write_bytes(gzip.compress(lines(TEXTS)))
+    (folder / "d.jsonl.zst").write_bytes(zstandard.compress(lines(TEXTS)))
+    pyarrow.parquet.write_table(pyarrow.table({"text": TEXTS, "n": [1, 2, 3]}), folder / "e.parquet")
+    (folder / "ignored.bin").write_bytes(b"\0")
+
+
+def test_every_format_gives_the_same_texts(tmp_path):
+    write_all(tmp_path)
+    for name in ("b.jsonl", "c.jsonl.gz", "d.jsonl.zst", "e.parquet"):
+        found = list(documents([tmp_path / name]))
+        assert [d.text for d in found] == TEXTS and {d.source for d in found} == {name}
+    assert [d.text for d in documents([tmp_path / "a.txt"])] == TEXTS[:1]
+    assert len(list(documents([tmp_path]))) == 1 + 4 * 3
+    assert [p.name[0] for p in expand([tmp_path])] == list("abcde")
+
+
+def test_empty_documents_are_left_out_and_another_key_is_read(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"body": "a"}\n\n{"body": "  "}\n{"body": "b"}\n')
+    assert [d.text for d in documents([path], text_key="body")] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("x.jsonl", b'{"text": "a"}\n{"text": ', "line 2"),
+        ("x.jsonl", b'{"other": "a"}\n', "no key 'text'"),
+        ("x.jsonl", b'{"text": 3}\n', "int"),
+        ("x.jsonl", b"[1]\n", "no key"),
+        ("x.txt", b"\xff\xfe", "not UTF-8"),
+        ("x.jsonl", b'{"text": "\xff"}\n', "not UTF-8"),
+        ("x.jsonl.gz", b"not gzip", "cannot read"),
+        ("x.jsonl.gz", gzip.compress(lines(TEXTS))[:-9], "cannot read"),
+        ("x.jsonl.zst", b"not zstd at all", "zstd"),
+        ("x.jsonl.zst", zstandard.compress(lines(TEXTS))[:-1], "cut short"),
+        ("x.parquet", b"PAR1", "parquet"),
+        ("x.docx", b"", "unknown ending"),
+    ],
+)
+def test_a_damaged_file_is_one_line_that_names_it(tmp_path, name, content, words):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=words) as caught:
+        list(documents([path]))
+    assert name in str(caught.value)
+
+
+def test_missing_files_and_columns(tmp_path):
+    with pytest.raises(InputError, match="does not exist"):
+        list(documents([tmp_path / "no.txt"]))
+    with pytest.raises(InputError, match="holds no"):
+        list(documents([tmp_path]))
+    with pytest.raises(InputError, match="no corpus"):
+        list(documents([]))
+    write_all(tmp_path)
+    with pytest.raises(InputError, match="no column 'body'"):
+        list(documents([tmp_path / "e.parquet"], text_key="body"))
+
+
+def test_a_truncated_zst_is_noticed(tmp_path):
+    path = tmp_path / "x.jsonl.zst"
+    path.write_bytes(zstandard.compress(lines(TEXTS * 1000))[:-20])
+    with pytest.raises(InputError, match=r"x\.jsonl\.zst is cut short"):
+        list(documents([path]))
+
+
+def test_a_zst_of_several_frames_is_read_whole(tmp_path):
+    path = tmp_path / "x.jsonl.zst"
+    path.write_bytes(zstandard.compress(lines(TEXTS)[:20]) + zstandard.compress(lines(TEXTS)[20:]))
+    assert [d.text for d in documents([path])] == TEXTS
+
+
+def test_embedded_corpus_has_three_sources_and_no_repeats():
+    found = list(documents(["embedded"]))
+    assert {d.source for d in found} == {"encyclopedia", "law", "plots"}
+    assert len({d.text for d in found}) == len(found) > 8000

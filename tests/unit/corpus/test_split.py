@@ -1,0 +1,59 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tinylm.corpus.document import Document
+from tinylm.corpus.split import is_valid, read_part, spread, write_split
+from tinylm.errors import InputError
+
+
+def docs(count, source="s"):
+    return [Document(f"text number {i}", source) for i in range(count)]
+
+
+@given(st.text(min_size=1), st.floats(0.01, 0.5), st.floats(0.5, 0.99))
+def test_a_larger_part_contains_the_smaller(text, small, large):
+    assert is_valid(text, large) or not is_valid(text, small)
+    assert is_valid(text, small) == is_valid(f"  {text}\n", small)
+
+
+def test_share_is_about_as_asked():
+    share = sum(is_valid(f"{i}", 0.1) for i in range(20_000)) / 20_000
+    assert 0.09 < share < 0.11
+    assert any(is_valid(f"{i}", 0.1) != is_valid(f"{i}", 0.1, seed=1) for i in range(100))
+
+
+def test_parts_are_disjoint_whole_and_without_duplicates(tmp_path):
+    facts = write_split([*docs(300), *docs(300, "again")], tmp_path, 0.2)
+    train, valid = ([d.text for d in read_part(tmp_path, part)] for part in ("train", "valid"))
+    assert not set(train) & set(valid)
+    assert sorted(train + valid) == sorted(d.text for d in docs(300))
+    assert facts["documents"] == 600 and facts["duplicates"] == 300
+    assert facts["train"]["documents"] == len(train)
+
+
+def test_moving_documents_between_files_moves_none_between_parts(tmp_path):
+    for name, order in (("a", docs(50)), ("b", docs(80)[::-1])):
+        (tmp_path / name).mkdir()
+        write_split(order, tmp_path / name, 0.3)
+    first, second = ({d.text for d in read_part(tmp_path / name, "valid")} for name in "ab")
+    assert first <= second
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_too_small_a_corpus_is_an_input_error(tmp_path, count):
+    with pytest.raises(InputError, match=r"empty|1 different document"):
+        write_split(docs(count), tmp_path, 0.1)
+
+
+def test_lone_surrogates_survive(tmp_path):
+    texts = [f"{i} \ud800" for i in range(40)]
+    write_split([Document(text, "s") for text in texts], tmp_path, 0.5)
+    found = [d.text for part in ("train", "valid") for d in read_part(tmp_path, part)]
+    assert sorted(found) == sorted(texts)
+
+
+def test_spread_takes_an_equal_share_of_each_source():
+    chosen = spread([*docs(1000, "a"), *docs(10, "b")], 400)
+    sizes = {s: sum(len(d.text) for d in chosen if d.source == s) for s in "ab"}
+    assert 200 <= sizes["a"] < 220 and 130 <= sizes["b"] < 220

@@ -1,0 +1,79 @@
+import errno
+import json
+import os
+
+import pytest
+
+from tinylm.artifact import Stages, atomic_directory, atomic_file, hash_of, manifest, require_space, stage, write_json
+from tinylm.errors import InputError
+
+
+def test_nothing_is_left_when_the_block_fails(tmp_path):
+    with pytest.raises(RuntimeError), atomic_directory(tmp_path / "out") as folder:
+        (folder / "half").write_text("x")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_directory_appears_whole_and_never_replaces_unasked(tmp_path):
+    with atomic_directory(tmp_path / "out") as folder:
+        (folder / "a").write_text("1")
+        assert not (tmp_path / "out").exists()
+    assert (tmp_path / "out" / "a").read_text() == "1"
+    with pytest.raises(InputError, match="exists already"), atomic_directory(tmp_path / "out"):
+        pass
+    with atomic_directory(tmp_path / "out", replace=True) as folder:
+        (folder / "b").write_text("2")
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["b"]
+    assert [file.name for file in tmp_path.iterdir()] == ["out"]
+
+
+def test_full_disk_is_an_input_error_and_other_errors_pass(tmp_path):
+    with pytest.raises(InputError, match="No space"), atomic_file(tmp_path / "x"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(FileNotFoundError), atomic_file(tmp_path / "x"):
+        raise FileNotFoundError(errno.ENOENT, "a bug")
+
+
+def test_require_space(tmp_path):
+    require_space(tmp_path / "not" / "yet", 1)
+    with pytest.raises(InputError, match="not enough disk"):
+        require_space(tmp_path, 10**18)
+
+
+def test_hash_depends_on_values_not_on_order():
+    assert hash_of({"a": 1, "b": (1, 2)}) == hash_of({"b": [1, 2], "a": 1})
+    assert hash_of({"a": 1}) != hash_of({"a": 2})
+
+
+def test_a_stage_runs_once_for_the_same_inputs(tmp_path):
+    runs = []
+
+    def build(folder):
+        runs.append(1)
+        write_json(folder / "x.json", 1)
+        return {"n": len(runs)}
+
+    first, again = stage(tmp_path, "s", {"a": 1}, build), stage(tmp_path, "s", {"a": 1}, build)
+    assert first == again and manifest(first)["result"] == {"n": 1} and len(runs) == 1
+    assert stage(tmp_path, "s", {"a": 2}, build) != first
+
+
+def test_a_resumable_stage_finds_what_it_left(tmp_path):
+    def killed(folder):
+        (folder / "checkpoint").write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stage(tmp_path, "train", {}, killed, resumable=True)
+    assert not list(tmp_path.glob("train-*[0-9a-f]"))
+    done = stage(tmp_path, "train", {}, lambda folder: (folder / "checkpoint").read_text(), resumable=True)
+    assert manifest(done)["result"] == "half" and not list(tmp_path.glob("*.partial"))
+
+
+def test_stages_remember_results_and_seconds(tmp_path):
+    stages = Stages(tmp_path)
+    stages("count tokens", {}, lambda folder: {"tokens": 3}, kind="counts")
+    assert stages.result("count tokens") == {"tokens": 3}
+    assert stages.seconds()["count tokens"] >= 0
+    assert json.loads((stages.folders["count tokens"] / "manifest.json").read_text())["stage"] == "counts"
