@@ -1,0 +1,218 @@
+"""Bits per byte: how many bits a model needs for each byte of a text. The one number that compares across tokenizers.
+
+    bits per byte = sum over tokens of -log2 p(token | tokens before it) / bytes of the original UTF-8 text
+
+What is conditioned on what, so that the number means the same for every model:
+
+- A document is scored by itself. Before its first token stands one prefix token (BOS, else end-of-text), which is
+  conditioned on and not scored; the end of the document is not scored either.
+- A document longer than ``context`` tokens is scored in chunks. With ``stride = context`` (default) chunks do not
+  overlap and each starts from the last token of the one before; with a smaller stride the window slides, and every
+  token after the first window sees at least ``context - stride`` tokens before it. Every token is scored once.
+- Markers such as ``<|endoftext|>`` inside a text are text: they are split into ordinary tokens and paid for.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from tinylm.corpus.read import Document
+from tinylm.errors import InputError
+from tinylm.evaluate.forward import Scorer, check_context, check_vocabulary, prefix_token, scoring
+from tinylm.terminal import progress_bar
+
+Float = np.ndarray
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One row a document: bits needed, UTF-8 bytes, tokens, and the file it is from."""
+
+    bits: Float  # float64 [documents]
+    bytes: Float  # int64 [documents]
+    tokens: Float  # int64 [documents]
+    sources: list[str]
+    unknown_tokens: int  # tokens the tokenizer had no spelling for: their bytes were never paid for
+
+
+@dataclass(frozen=True)
+class Window:
+    document: int
+    inputs: np.ndarray  # int64 [length]
+    targets: np.ndarray  # int64 [scored]: what follows the last `scored` inputs
+
+
+def bits_per_byte(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    documents: Iterable[Document],
+    context: int = 512,
+    *,
+    stride: int | None = None,
+    batch_tokens: int = 8192,
+    dtype: torch.dtype | None = torch.bfloat16,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Bits per byte of ``documents`` under ``model``, with a bootstrap error over documents, whole and by source.
+
+    Args:
+        model: any `transformers` causal model; it is not changed.
+        tokenizer: the model's own.
+        documents: each is scored by itself; empty texts are skipped.
+        context: tokens the model sees at once.
+        stride: tokens a window moves by, 1 to ``context``; None means ``context`` (chunks that do not overlap).
+        batch_tokens: tokens per forward pass. Memory grows with it, the result does not change.
+        dtype: precision of the weights while scoring (log-softmax is always fp32). None: the model's own.
+        resamples: bootstrap resamples of documents behind ``stderr``; it is None for a single document.
+
+    Returns:
+        ``bits_per_byte``, ``stderr``, ``bytes``, ``documents``, ``tokens``, ``unknown_tokens``, ``context``,
+        ``stride``, and ``by_source`` {source: {bits_per_byte, stderr, bytes, documents}}.
+
+    Raises:
+        InputError: no text, a context that does not fit, a tokenizer with neither BOS nor EOS.
+    """
+    scores = score_documents(
+        model, tokenizer, documents, context, stride=stride, batch_tokens=batch_tokens, dtype=dtype
+    )
+    by_source = {}
+    for source in sorted(set(scores.sources)):
+        chosen = np.array([name == source for name in scores.sources])
+        by_source[source] = summarise(scores.bits[chosen], scores.bytes[chosen], resamples, seed)
+    return {
+        **summarise(scores.bits, scores.bytes, resamples, seed),
+        "tokens": int(scores.tokens.sum()),
+        "unknown_tokens": scores.unknown_tokens,
+        "context": context,
+        "stride": stride or context,
+        "by_source": by_source,
+    }
+
+
+def score_documents(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    documents: Iterable[Document],
+    context: int = 512,
+    *,
+    stride: int | None = None,
+    batch_tokens: int = 8192,
+    dtype: torch.dtype | None = torch.bfloat16,
+) -> Scores:
+    """Bits and bytes of each document; see :func:`bits_per_byte`. Keep these to compare two models document by
+    document with :func:`paired_difference`."""
+    stride = stride or context
+    if not 1 <= stride <= context:
+        raise InputError(f"stride {stride} must be 1 to {context} tokens (the context)")
+    kept = [document for document in documents if document.text]
+    if not kept:
+        raise InputError("there is no text to score")
+    check_context(model, context)
+    tokens = tokenize(tokenizer, [document.text for document in kept])
+    check_vocabulary(model, max(int(ids.max(initial=0)) for ids in tokens))
+    prefix = prefix_token(tokenizer)
+    windows = [w for index, ids in enumerate(tokens) for w in split_windows(index, ids, prefix, context, stride)]
+    bits = np.zeros(len(kept))
+    with scoring(model), progress_bar("bits per byte", sum(len(w.targets) for w in windows), "tokens") as bar:
+        scorer = Scorer(model, dtype)
+        for batch in batches(windows, batch_tokens):
+            for window, nats in zip(batch, _nats(scorer, batch)):
+                bits[window.document] += nats / np.log(2)
+            bar.advance(sum(len(w.targets) for w in batch))
+    unknown = tokenizer.unk_token_id
+    return Scores(
+        bits=bits,
+        bytes=np.array([len(document.text.encode("utf-8", "surrogatepass")) for document in kept]),
+        tokens=np.array([len(ids) for ids in tokens]),
+        sources=[document.source for document in kept],
+        unknown_tokens=0 if unknown is None else int(sum((ids == unknown).sum() for ids in tokens)),
+    )
+
+
+def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[np.ndarray]:
+    """Token ids of each text, int64, nothing added and no special token recognised inside the text."""
+    ids = []
+    for start in range(0, len(texts), 256):  # blocks: Python lists of a whole corpus would take 36 bytes a token
+        block = tokenizer(
+            list(texts[start : start + 256]), add_special_tokens=False, split_special_tokens=True, verbose=False
+        )
+        ids += [np.asarray(row, dtype=np.int64) for row in block["input_ids"]]
+    return ids
+
+
+def split_windows(document: int, ids: np.ndarray, prefix: int, context: int, stride: int) -> Iterator[Window]:
+    """Windows of at most ``context`` inputs in which every token of ``ids`` is a target exactly once."""
+    sequence = np.concatenate([[prefix], ids])
+    done = 0  # tokens scored so far
+    while done < len(ids):
+        start = max(0, done - (context - stride))
+        end = min(len(ids), done + (stride if done else context))
+        yield Window(document, sequence[start:end], ids[done:end])
+        done = end
+
+
+def batches(windows: Sequence[Window], batch_tokens: int) -> Iterator[list[Window]]:
+    """Windows of like length together, at most ``batch_tokens`` with padding; the longest first, so that a batch
+    that does not fit in memory fails at once."""
+    batch: list[Window] = []
+    for window in sorted(windows, key=lambda w: -len(w.inputs)):
+        if batch and (len(batch) + 1) * len(batch[0].inputs) > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(window)
+    if batch:
+        yield batch
+
+
+def _nats(scorer: Scorer, batch: Sequence[Window]) -> list[float]:
+    """-log p of each window's targets. Padding is on the right, where a causal model cannot see it."""
+    length = len(batch[0].inputs)
+    inputs = np.zeros((len(batch), length), dtype=np.int64)
+    scored = np.zeros((len(batch), length), dtype=bool)
+    for row, window in enumerate(batch):
+        inputs[row, : len(window.inputs)] = window.inputs
+        scored[row, len(window.inputs) - len(window.targets) : len(window.inputs)] = True
+    features, _ = scorer.features(torch.from_numpy(inputs).to(scorer.device), use_cache=False)
+    targets = torch.from_numpy(np.concatenate([window.targets for window in batch])).to(scorer.device)
+    logprob = scorer.score(features[torch.from_numpy(scored).to(scorer.device)], targets).logprob
+    return [-float(part.double().sum()) for part in logprob.split([len(window.targets) for window in batch])]
+
+
+def summarise(bits: Float, byte_counts: Float, resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
+    """Ratio of sums with its bootstrap standard error over documents (None when there is one document only)."""
+    ratios = _resampled_ratio(bits, byte_counts, resamples, seed) if len(bits) > 1 else None
+    return {
+        "bits_per_byte": float(bits.sum() / byte_counts.sum()),
+        "stderr": None if ratios is None else float(ratios.std(ddof=1)),
+        "bytes": int(byte_counts.sum()),
+        "documents": len(bits),
+    }
+
+
+def paired_difference(ours: Scores, base: Scores, resamples: int = 1000, seed: int = 0) -> dict[str, float]:
+    """Bits per byte of ``ours`` minus ``base`` on the same documents, with a 95 % bootstrap interval.
+
+    The same documents are drawn for both, so what makes a document hard for every model cancels.
+    """
+    if not np.array_equal(ours.bytes, base.bytes):
+        raise InputError("the two models were scored on different documents: a paired difference needs the same ones")
+    delta = ours.bits - base.bits
+    draws = _resampled_ratio(delta, ours.bytes, resamples, seed)
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return {"difference": float(delta.sum() / ours.bytes.sum()), "low": float(low), "high": float(high)}
+
+
+def _resampled_ratio(numerator: Float, denominator: Float, resamples: int, seed: int) -> Float:
+    """Bootstrap draws of sum(numerator) / sum(denominator), documents drawn with replacement."""
+    generator = np.random.default_rng(seed)
+    count = len(numerator)
+    draws = np.empty(resamples)
+    for index in range(resamples):
+        chosen = generator.integers(count, size=count)
+        draws[index] = numerator[chosen].sum() / denominator[chosen].sum()
+    return draws
