@@ -13,6 +13,7 @@ import tyro
 
 from tinylm import __version__
 from tinylm.errors import InputError, WorkError
+from tinylm.train.config import TrainConfig
 
 
 def run(recipe: Annotated[str, tyro.conf.Positional] = "demo", out: Path | None = None, threads: int = 0) -> None:
@@ -65,9 +66,68 @@ def plan(
         print(out / "plan.json")
 
 
+def corpus_pack(tokenizer: str, corpus: list[str], out: Path, separator: str | None = None) -> None:
+    """Tokenise a corpus into a memory-mapped token store that `train` reads.
+
+    Args:
+        tokenizer: directory, .gguf file, hub id or smollm2-135m.
+        corpus: files or folders of .txt, .jsonl[.gz|.zst], .parquet; or hub:NAME[:SPLIT].
+        out: folder of the store (must not exist yet).
+        separator: token that ends every document; by default <|endoftext|>, else the tokenizer's end-of-text token.
+    """
+    from tinylm.corpus.pack import pack
+    from tinylm.corpus.read import documents
+    from tinylm.models.teacher import load_tokenizer
+
+    store = pack(documents(corpus), load_tokenizer(tokenizer), out, separator=separator)
+    per_token = store.text_bytes / store.num_tokens
+    print(f"{store.num_tokens:,} tokens of {store.num_documents:,} documents, {per_token:.2f} bytes a token, in {out}")
+
+
+def train(
+    model: str,
+    data: Path,
+    out: Path,
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")],
+    init: str = "model",
+    valid: Path | None = None,
+    teacher: str | None = None,
+) -> None:
+    """Multiple-round training of any causal language model. Run again to go on where it stopped.
+
+    Many devices: `torchrun --nproc-per-node N -m tinylm train ...`.
+
+    Args:
+        model: directory, .gguf file, hub id or smollm2-135m: shape, tokenizer and (see init) weights.
+        data: token store made by `tinylm corpus pack` with the model's own tokenizer.
+        out: gets model/ (a plain Hugging Face directory), metrics.jsonl, rounds/, checkpoints/, result.json.
+        init: weights to begin with: model (those of --model), random, or a directory of the same shape.
+        valid: token store of held-out text; its loss and bits per byte are measured.
+        teacher: model with the same vocabulary, for --distillation live.
+    """
+    from tinylm.corpus.store import open_store
+    from tinylm.models.teacher import load_model, load_tokenizer
+    from tinylm.terminal import print_table
+    from tinylm.train.initial import initial_model
+    from tinylm.train.loop import train as run_training
+
+    result = run_training(
+        initial_model(model, init, config.seed),
+        open_store(data),
+        config,
+        out,
+        teacher=load_model(teacher) if teacher else None,
+        valid_store=open_store(valid) if valid else None,
+        tokenizer=load_tokenizer(model),
+    )
+    print_table(f"trained: {out / 'model'}", ["", ""], [(key, value) for key, value in result.items()])
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
     "run": run,
     "plan": plan,
+    "corpus pack": corpus_pack,
+    "train": train,
 }
 
 

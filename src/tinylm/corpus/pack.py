@@ -1,0 +1,79 @@
+"""Pack documents into a token store: tokenise in parallel batches, append to one file, remember where each begins."""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinylm.artifact import atomic_directory
+from tinylm.corpus.read import Document
+from tinylm.corpus.store import DOCUMENTS, TOKENS, TokenStore, open_store, tokenizer_hash, write_header
+from tinylm.errors import InputError
+from tinylm.terminal import progress_bar
+
+BATCH = 512  # documents handed to the tokenizer (which is parallel inside) at a time
+
+
+def pack(
+    documents: Iterable[Document | str],
+    tokenizer: Any,
+    out: str | Path,
+    *,
+    separator: str | None = None,
+    replace: bool = False,
+) -> TokenStore:
+    """Tokenise ``documents`` with ``tokenizer`` (a fast `transformers` one) into a token store at ``out``.
+
+    Every document is followed by ``separator`` (by default ``<|endoftext|>`` where the tokenizer has it, else its
+    end-of-text token). Nothing else is added. Memory stays constant. Raises InputError for zero documents, for a
+    tokenizer without a separator, and when ``out`` exists already (unless ``replace``).
+    """
+    vocab_size = len(tokenizer)
+    separator_id = find_separator(tokenizer, separator)
+    dtype = np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
+    starts, text_bytes = [0], 0
+    with atomic_directory(Path(out), replace=replace) as folder:
+        with open(folder / TOKENS, "wb") as file, progress_bar("packing", None, "documents") as bar:
+            for batch in _batches(documents, BATCH):
+                for text, ids in zip(batch, tokenizer(batch, add_special_tokens=False)["input_ids"], strict=True):
+                    file.write(np.asarray([*ids, separator_id], dtype=dtype).tobytes())
+                    starts.append(starts[-1] + len(ids) + 1)
+                    text_bytes += len(text.encode("utf-8", "surrogatepass"))
+                bar.advance(len(batch), f"{starts[-1] / 1e6:.1f}M tokens")
+        if len(starts) == 1:
+            raise InputError("the corpus has no document with text in it: nothing to pack")
+        np.save(folder / DOCUMENTS, np.asarray(starts, dtype=np.int64))
+        write_header(
+            folder,
+            vocab_size=vocab_size,
+            num_tokens=starts[-1],
+            num_documents=len(starts) - 1,
+            dtype=dtype.str,
+            separator=separator_id,
+            tokenizer_hash=tokenizer_hash(tokenizer),
+            text_bytes=text_bytes,
+        )
+    return open_store(out)
+
+
+def find_separator(tokenizer: Any, separator: str | None = None) -> int:
+    """The id that ends a document.
+
+    ``<|endoftext|>`` comes first because chat models name their end-of-turn token as ``eos_token``.
+    """
+    vocabulary = tokenizer.get_vocab()
+    if separator is not None and separator not in vocabulary:
+        raise InputError(f"separator {separator!r} is not a token of this tokenizer: give one of its special tokens")
+    for token in (separator, "<|endoftext|>", tokenizer.eos_token, tokenizer.bos_token):
+        if token is not None and token in vocabulary:
+            return vocabulary[token]
+    raise InputError("the tokenizer has no end-of-text token: name one of its tokens as separator")
+
+
+def _batches(documents: Iterable[Document | str], size: int) -> Iterator[list[str]]:
+    texts = (document if isinstance(document, str) else document.text for document in documents)
+    texts = (text for text in texts if text.strip())
+    while batch := list(itertools.islice(texts, size)):
+        yield batch

@@ -1,0 +1,112 @@
+"""The data order. A batch is a pure function of (seed, round, step), whatever the number of processes.
+
+The corpus is cut into fixed sequences; round 0's pool is a random choice of them in a random order, cut into batches.
+A unit of later rounds is one of those batches (the paper) or one of those sequences.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from tinylm.corpus.store import TokenStore
+from tinylm.errors import InputError
+from tinylm.train.config import TrainConfig
+from tinylm.train.rounds import generator
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many steps each round has, and which sequences of the store the whole run is about."""
+
+    config: TrainConfig
+    pool: np.ndarray  # int64[batches in round 0, batch_size]: sequence numbers
+    steps: tuple[int, ...]  # of each round
+
+    @property
+    def total_steps(self) -> int:
+        return sum(self.steps)
+
+    @property
+    def num_units(self) -> int:
+        return len(self.pool) if self.config.granularity == "batch" else self.pool.size
+
+    def round_start(self, round_number: int) -> int:
+        """Number of the first step of a round, counted over the whole run."""
+        return sum(self.steps[:round_number])
+
+    def locate(self, step: int) -> tuple[int, int]:
+        """(round, step inside it) of a step of the whole run; (rounds, 0) at the very end."""
+        for round_number, length in enumerate(self.steps):
+            if step < length:
+                return round_number, step
+            step -= length
+        return len(self.steps), 0
+
+    def batch(self, round_number: int, step: int, chosen: np.ndarray | None = None) -> np.ndarray:
+        """Places in the (flat) pool of one batch's sequences, int64[batch_size].
+
+        ``chosen`` are the round's units (None: all). A round longer than its data passes over them again in a new
+        order.
+        """
+        size = self.config.batch_size
+        units = np.arange(self.num_units) if chosen is None else chosen
+        per_pass = len(units) if self.config.granularity == "batch" else max(1, len(units) // size)
+        epoch, step = divmod(step, per_pass)
+        if round_number > 0 or epoch > 0:  # round 0, first pass: the pool is in random order already
+            units = generator(self.config.seed, "order", round_number, epoch).permutation(units)
+        if self.config.granularity == "batch":
+            return units[step] * size + np.arange(size)
+        return np.resize(units[step * size : (step + 1) * size], size)
+
+    def unit_losses(self, sequence_losses: np.ndarray) -> np.ndarray:
+        """Losses of the units, from those of the pool's sequences float[pool.size]."""
+        if self.config.granularity == "batch":
+            return sequence_losses.reshape(self.pool.shape).mean(axis=1)
+        return sequence_losses
+
+
+def make_plan(config: TrainConfig, store: TokenStore) -> Plan:
+    """The order and length of every round. InputError when the store holds less than one batch."""
+    sequences = store.num_sequences(config.sequence_length)
+    available = sequences // config.batch_size
+    if available == 0:
+        raise InputError(
+            f"{store.path} holds {store.num_tokens:,} tokens, less than one batch of {config.batch_size} sequences of "
+            f"{config.sequence_length}: add documents, or lower train.batch_size or train.sequence_length"
+        )
+    later = 1.0 if config.strategy == "all" else config.sampling_rate
+    if config.steps == 0:
+        first = available
+        steps = [first] + [max(1, round(later * first))] * (config.rounds - 1)
+    else:
+        if config.steps < config.rounds:
+            raise InputError(f"train.steps = {config.steps}: must be at least one for each of {config.rounds} rounds")
+        share = 1 + later * (config.rounds - 1)
+        rest = [max(1, round(config.steps * later / share))] * (config.rounds - 1)
+        steps = [max(1, config.steps - sum(rest)), *rest]
+        first = min(available, steps[0])
+    order = generator(config.seed, "pool").permutation(sequences)[: first * config.batch_size]
+    return Plan(config, order.reshape(first, config.batch_size), tuple(steps))
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What one forward pass reads; tensors are int64[sequences, sequence_length]."""
+
+    ids: torch.Tensor
+    targets: torch.Tensor
+    positions: torch.Tensor | None  # of every token in its document, with ``document_mask``
+
+
+def micro_batches(
+    store: TokenStore, config: TrainConfig, sequences: np.ndarray, device: torch.device
+) -> Iterator[MicroBatch]:
+    """One process's sequences of a batch, in pieces of ``micro_batch_size``."""
+    size, length = config.micro_batch_size or len(sequences), config.sequence_length
+    for start in range(0, len(sequences), size):
+        part = sequences[start : start + size]
+        window = torch.from_numpy(store.windows(part, length)).to(device)
+        positions = torch.from_numpy(store.positions(part, length)).to(device) if config.document_mask else None
+        yield MicroBatch(window[:, :-1].contiguous(), window[:, 1:].contiguous(), positions)

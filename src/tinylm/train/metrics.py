@@ -1,0 +1,52 @@
+"""metrics.jsonl, one JSON object a line: the source of every number and picture about a run."""
+
+import json
+import resource
+from pathlib import Path
+from typing import Any
+
+import torch
+
+FILE = "metrics.jsonl"
+
+
+class Metrics:
+    """Appends lines; on resume it first drops the lines of steps that will be done again."""
+
+    def __init__(self, out: Path, first_step: int) -> None:
+        out.mkdir(parents=True, exist_ok=True)
+        path = out / FILE
+        kept = [line for line in read(out) if line["step"] < first_step] if path.exists() else []
+        with open(path, "w") as file:
+            file.writelines(json.dumps(line) + "\n" for line in kept)
+        self._file = open(path, "a", buffering=1)  # noqa: SIM115 - open for the whole run; every line reaches the disk
+        self.trackers: list[Any] = []
+
+    def log(self, step: int, **values: float | int | str) -> None:
+        line = {"step": step, **values}
+        self._file.write(json.dumps(line) + "\n")
+        for tracker in self.trackers:
+            tracker.log(line)
+
+    def close(self) -> None:
+        self._file.close()
+        for tracker in self.trackers:
+            tracker.close()
+
+
+def read(out: Path) -> list[dict[str, Any]]:
+    """All whole lines of a run's metrics; a last line cut short by a kill is left out."""
+    lines = []
+    for line in (Path(out) / FILE).read_text().splitlines():
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+def memory_gb(device: torch.device) -> float:
+    """Peak memory so far: of the device, or of this process on a CPU, in GB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
