@@ -13,12 +13,15 @@ From a teacher the wishes are the teacher's own sizes, because what is cut is lo
 axis (every matrix of every layer loses rows or columns), then heads, then layers, then FFN neurons, the cheapest.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from copy import copy
+from dataclasses import dataclass, field
+from functools import cache
 from math import e, log
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from tinylm.architecture.cost import costs
 from tinylm.architecture.shape import Family, family_of, parameters, parameters_by_part, vocabulary_share
 from tinylm.artifact import atomic_directory, write_json
 from tinylm.errors import InputError
@@ -41,15 +44,22 @@ class Candidate:
     cost: float
     why: str
     parts: dict[str, int]
+    config: Any = field(default=None, repr=False, compare=False)  # of the family; None: plain Llama
 
     def to_dict(self) -> dict[str, Any]:
+        """The contract's keys, the parts, and all costs of :mod:`tinylm.architecture.cost`."""
+        pangu = getattr(self.config, "model_type", "") == "pangu_pi"
+        block = {"shortcut_size": self.config.shortcut_size, "series_terms": self.config.series_terms} if pangu else {}
         return {
             **self.shape.to_dict(),
+            "block": "pangu-pi" if pangu else "plain",
+            **block,
             "parameters": self.parameters,
             "parts": self.parts,
             "vocabulary_share": (self.parts["embedding"] + self.parts["head"]) / self.parameters,
             "cost": self.cost,
             "why": self.why,
+            **costs(self.shape, config=self.config),
         }
 
 
@@ -60,6 +70,7 @@ def plan(
     depths: Sequence[int] | None = None,
     *,
     tie_word_embeddings: bool | None = None,
+    block: Literal["plain", "pangu-pi"] = "plain",
     limit: int = 20,
 ) -> list[Candidate]:
     """Candidates within 1 % of ``budget`` parameters, best first (the rule is at the top of this module).
@@ -72,6 +83,8 @@ def plan(
             keeps at most as many query heads.
         depths: only these numbers of layers, and the best candidate of each.
         tie_word_embeddings: only tied or only untied shapes; by default both (from a teacher: as the teacher).
+        block: ``pangu-pi`` counts the series activation and the augmented shortcuts in, so that the shapes found are
+            parameter-matched to plain ones; a teacher must then be a Llama, on whose cut the block is grafted.
         limit: at most so many candidates.
 
     Raises:
@@ -80,13 +93,14 @@ def plan(
     if not budget >= 1 or vocab_size < 1:
         raise InputError(f"plan: budget {budget} and vocabulary size {vocab_size} must be positive")
     config = None if teacher is None else _config_of(teacher)
+    config_at = _block_config(block, config)
     if config is None:
         source = None
-        shapes: Iterator[Shape] = _from_scratch(budget, vocab_size, depths, tie_word_embeddings)
+        shapes: Iterator[Shape] = _from_scratch(budget, vocab_size, depths, tie_word_embeddings, config_at)
     else:
         source = Shape.from_config(config)
-        shapes = _from_teacher(budget, vocab_size, source, config, depths, tie_word_embeddings)
-    candidates = [_candidate(shape, source, config) for shape in shapes]
+        shapes = _from_teacher(budget, vocab_size, source, config, depths, tie_word_embeddings, config_at)
+    candidates = [_candidate(shape, source, config_at(shape.hidden_size)) for shape in shapes]
     candidates = [c for c in candidates if abs(c.parameters - budget) <= TOLERANCE * budget]
     if not candidates:
         raise InputError(_nothing_fits(budget, vocab_size, source, config, depths))
@@ -143,7 +157,33 @@ def _config_of(teacher: Any) -> Any:
     return load_config(teacher).get_text_config()
 
 
-def _from_scratch(budget: float, vocab_size: int, depths: Sequence[int] | None, tied: bool | None) -> Iterator[Shape]:
+def _block_config(block: str, config: Any) -> Callable[[int], Any]:
+    """hidden_size -> the config whose switches the arithmetic reads (a PanGu-pi shortcut grows with the width)."""
+    if block == "plain":
+        return lambda hidden: config
+    if block != "pangu-pi":
+        raise InputError(f"plan: block {block!r} is not known: use plain or pangu-pi")
+    from transformers import LlamaConfig
+
+    from tinylm.models.pangu import pangu_config
+
+    @cache
+    def at(hidden: int) -> Any:
+        base = copy(config) if config is not None else LlamaConfig()
+        base.hidden_size = hidden
+        base.num_attention_heads = base.num_key_value_heads = 1  # only the switches matter; any width divides by 1
+        return pangu_config(base)
+
+    return at
+
+
+def _from_scratch(
+    budget: float,
+    vocab_size: int,
+    depths: Sequence[int] | None,
+    tied: bool | None,
+    config_at: Callable[[int], Any],
+) -> Iterator[Shape]:
     """Square attention (heads x head_dim = hidden), head_dim 128 from width 1024 on and 64 below, Llama block."""
     for layers in depths or range(4, 49):
         for hidden in _widths(16384):
@@ -152,13 +192,19 @@ def _from_scratch(budget: float, vocab_size: int, depths: Sequence[int] | None, 
             for per_group in (g for g in (1, 2, 3, 4) if heads % g == 0):
                 for tie in (True, False) if tied is None else (tied,):
                     frame = (layers, hidden, heads, heads // per_group, head_dim, vocab_size, tie)
-                    shape = _fit_ffn(frame, budget, largest=8 * hidden, config=None)
+                    shape = _fit_ffn(frame, budget, largest=8 * hidden, config=config_at(hidden))
                     if shape is not None and shape.intermediate_size >= hidden:
                         yield shape
 
 
 def _from_teacher(
-    budget: float, vocab_size: int, teacher: Shape, config: Any, depths: Sequence[int] | None, tied: bool | None
+    budget: float,
+    vocab_size: int,
+    teacher: Shape,
+    config: Any,
+    depths: Sequence[int] | None,
+    tied: bool | None,
+    config_at: Callable[[int], Any],
 ) -> Iterator[Shape]:
     """All cuts of ``teacher`` that meet the budget."""
     if vocab_size > teacher.vocab_size:
@@ -170,7 +216,7 @@ def _from_teacher(
             for heads, kv_heads in _head_cuts(teacher, hidden, family_of(config)):
                 tie = teacher.tie_word_embeddings if tied is None else tied
                 frame = (layers, hidden, heads, kv_heads, teacher.head_dim, vocab_size, tie)
-                shape = _fit_ffn(frame, budget, largest=teacher.intermediate_size, config=config)
+                shape = _fit_ffn(frame, budget, largest=teacher.intermediate_size, config=config_at(hidden))
                 if shape is not None:
                     yield shape
 
@@ -214,7 +260,7 @@ def _candidate(shape: Shape, teacher: Shape | None, config: Any) -> Candidate:
     cost = sum(weight * log(ratio) ** 2 for _, weight, ratio in terms)
     why = "; ".join(text for text, _, _ in terms)
     parts = parameters_by_part(shape, config)
-    return Candidate(shape, sum(parts.values()), round(cost, 4), why, parts)
+    return Candidate(shape, sum(parts.values()), round(cost, 4), why, parts, config)
 
 
 def _scratch_terms(shape: Shape) -> list[tuple[str, float, float]]:

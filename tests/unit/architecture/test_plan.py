@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig
@@ -96,3 +97,22 @@ def test_candidate_as_dict_has_the_contract_keys() -> None:
     assert {"num_layers", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads"} <= keys
     assert {"head_dim", "vocab_size", "tie_word_embeddings", "parameters"} <= keys
     assert isinstance(plan(40e6, 16384)[0], Candidate)
+
+
+@pytest.mark.parametrize("teacher", [None, TEACHER])
+def test_pangu_shapes_are_matched_to_the_same_budget(teacher) -> None:
+    from tinylm.models.pangu import PanguPiForCausalLM
+
+    for candidate in plan(40e6, 16384, teacher, block="pangu-pi", limit=3):
+        assert abs(candidate.parameters - 40e6) <= 0.01 * 40e6
+        config = candidate.shape.to_config(candidate.config)
+        assert config.shortcut_size == candidate.shape.hidden_size // 32
+        with torch.device("meta"):
+            model = PanguPiForCausalLM(config)
+        assert sum(parameter.numel() for parameter in model.parameters()) == candidate.parameters
+        assert candidate.to_dict()["block"] == "pangu-pi"
+
+
+def test_unknown_block_is_one_clear_line() -> None:
+    with pytest.raises(InputError, match="use plain or pangu-pi"):
+        plan(40e6, 16384, block="moe")  # type: ignore[arg-type]
