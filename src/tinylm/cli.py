@@ -123,11 +123,105 @@ def train(
     print_table(f"trained: {out / 'model'}", ["", ""], [(key, value) for key, value in result.items()])
 
 
+def export(
+    model: str,
+    out: Path | None = None,
+    format: str = "gguf",
+    quantize: str = "F16",
+    check: bool = True,
+    verify: Path | None = None,
+    text: list[Path] | None = None,
+    pre_tokenizer: str | None = None,
+    overwrite: bool = False,
+    threads: int = 1,
+) -> None:
+    """Write a model for phones and laptops (GGUF for llama.cpp), and prove that it is the same model.
+
+    Args:
+        model: directory, .gguf file, hub id or smollm2-135m.
+        out: the file to write, e.g. student-Q8_0.gguf; a report lands beside it as student-Q8_0.gguf.json.
+        format: gguf (llama.cpp), or onnx (a folder for onnxruntime).
+        quantize: F32, F16, BF16, Q8_0, Q6_K, Q5_K_M, Q5_K_S, Q5_1, Q5_0, Q4_K_M, Q4_K_S, Q4_1 or Q4_0.
+        check: run the file in llama.cpp and compare tokens, distributions, greedy text and bits per byte with
+            transformers; nothing is written when they differ.
+        verify: instead of writing, check this GGUF file against --model.
+        text: corpus files to measure bits per byte on, besides the built-in text (the first few thousand tokens).
+        pre_tokenizer: llama.cpp's name of the rules that split text, when they cannot be recognised.
+        overwrite: replace --out when it exists.
+        threads: threads of llama.cpp during the check.
+    """
+    from tinylm.export import command
+
+    command.run(model, out, format, quantize, check, verify, text or [], pre_tokenizer, overwrite, threads)
+
+
+def generate(
+    model: str,
+    prompt: str,
+    max_new_tokens: int = 128,
+    temperature: float = 0.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int = 0,
+) -> None:
+    """Continue a text, streamed as it is made; the speed is told at the end on stderr.
+
+    Args:
+        model: directory, .gguf file, hub id or smollm2-135m.
+        prompt: the text to continue; - reads it from stdin.
+        max_new_tokens: stop after so many tokens (or at the end of the text, or of the model's context).
+        temperature: 0 always takes the likeliest token; 1 draws from the model's own distribution.
+        top_k: draw only among the k likeliest tokens; 0 among all.
+        top_p: draw only among the likeliest tokens that hold this share of the probability.
+        seed: same seed, same text.
+    """
+    from tinylm import generate as generation
+    from tinylm.models.teacher import load_model, load_tokenizer
+
+    sampling = generation.Sampling(temperature, top_k, top_p, seed)
+    speed = generation.Speed()
+    text = sys.stdin.read() if prompt == "-" else prompt
+    for piece in generation.generate(load_model(model), load_tokenizer(model), text, max_new_tokens, sampling, speed):
+        print(piece, end="", flush=True)
+    print()
+    print(speed, file=sys.stderr)
+
+
+def chat(
+    model: str,
+    system: str | None = None,
+    max_new_tokens: int = 256,
+    temperature: float = 0.7,
+    top_k: int = 0,
+    top_p: float = 0.9,
+    seed: int = 0,
+) -> None:
+    """Talk with a model, with its own chat template when it has one. An empty line or Ctrl-D ends.
+
+    Args:
+        model: directory, .gguf file, hub id or smollm2-135m.
+        system: an instruction that stands before the conversation.
+        max_new_tokens: longest answer; the oldest exchanges are dropped when the model's context is full.
+        temperature: 0 always takes the likeliest token; 1 draws from the model's own distribution.
+        top_k: draw only among the k likeliest tokens; 0 among all.
+        top_p: draw only among the likeliest tokens that hold this share of the probability.
+        seed: same seed and same questions, same answers.
+    """
+    from tinylm import generate as generation
+    from tinylm.models.teacher import load_model, load_tokenizer
+
+    sampling = generation.Sampling(temperature, top_k, top_p, seed)
+    generation.chat(load_model(model), load_tokenizer(model), system, max_new_tokens, sampling)
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
     "run": run,
     "plan": plan,
     "corpus pack": corpus_pack,
     "train": train,
+    "generate": generate,
+    "chat": chat,
+    "export": export,
 }
 
 

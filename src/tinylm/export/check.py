@@ -1,0 +1,275 @@
+"""Is this GGUF the model? Its contents against the directory it came from, and real llama.cpp against `transformers`.
+
+Four comparisons, from exact to measured:
+1. every setting, token, merge and packed weight in the file is what exporting again would write;
+2. llama.cpp tokenizes hard text as the tokenizer does;
+3. llama.cpp's next-token distributions are the model's (mean KL divergence), and in the float formats greedy
+   decoding gives the same tokens;
+4. bits per byte on a text, llama.cpp's over the model's, within a bound stated per quantisation.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gguf import GGUFReader, GGUFValueType
+
+from tinylm.artifact import atomic_file
+from tinylm.errors import InputError, WorkError
+from tinylm.export import families, hard_text, quantization
+from tinylm.export.gguf import export, metadata, open_weights, refuse_existing
+from tinylm.export.llamacpp import Llama
+from tinylm.models.teacher import load_config, load_model, load_tokenizer
+
+# quantisation -> (mean KL in nats per token, bits per byte relative to the model's): measured in docs/export.md,
+# bounds are some times the largest value seen
+BOUNDS: dict[str, tuple[float, float]] = {
+    "F32": (0.002, 0.002),
+    "F16": (0.002, 0.002),
+    "BF16": (0.01, 0.01),
+    "Q8_0": (0.05, 0.02),
+    "Q6_K": (0.10, 0.04),
+    "Q5_K_M": (0.20, 0.08),
+    "Q5_K_S": (0.20, 0.08),
+    "Q5_1": (0.20, 0.08),
+    "Q5_0": (0.20, 0.08),
+    "Q4_K_M": (0.60, 0.25),
+    "Q4_K_S": (0.60, 0.25),
+    "Q4_1": (0.60, 0.25),
+    "Q4_0": (0.60, 0.25),
+}
+GREEDY_TOKENS = 64
+_WINDOW = 256  # tokens scored at once: logits are float32[256, vocab_size]
+_TIE = 0.05  # nats between the two best tokens: closer is a tie that rounding may break either way
+
+
+def check(
+    model_dir: str | Path,
+    gguf_path: str | Path,
+    *,
+    texts: Sequence[str] = (),
+    pre_tokenizer: str | None = None,
+    threads: int = 1,
+) -> dict[str, Any]:
+    """Compare the GGUF file with the `transformers` directory it was made from.
+
+    ``texts`` are scored in bits per byte beside the built-in hard text (the first 4096 tokens of them).
+    Returns {"tokens": {...}, "kl", "max_dlogp", "greedy_equal", "bits_per_byte": {"transformers", "llama.cpp"}, ...}.
+    Raises WorkError that says what differs.
+    """
+    model_dir, gguf_path = Path(model_dir), Path(gguf_path)
+    if not gguf_path.is_file():
+        raise InputError(f"{gguf_path} does not exist: make it with `tinylm export`")
+    quantize = compare_contents(model_dir, gguf_path, pre_tokenizer)
+    tokenizer = load_tokenizer(model_dir)
+    with Llama(gguf_path, context=2 * _WINDOW, threads=threads) as llama:
+        facts: dict[str, Any] = {"quantize": quantize, "tokens": compare_tokens(llama, tokenizer)}
+        model = load_model(model_dir, torch.float32)
+        facts |= compare_logits(llama, model, tokenizer, quantize, texts)
+        facts |= compare_greedy(llama, model, tokenizer, quantize)
+    return facts
+
+
+def export_checked(
+    model_dir: str | Path,
+    out: str | Path,
+    quantize: str = "F16",
+    *,
+    texts: Sequence[str] = (),
+    pre_tokenizer: str | None = None,
+    overwrite: bool = False,
+    threads: int = 1,
+) -> dict[str, Any]:
+    """Export, then check; ``out`` appears only when the check held. The export's report with the check's as "check"."""
+    out = Path(out)
+    refuse_existing(out, overwrite)
+    with atomic_file(out) as scratch:
+        report = export(model_dir, scratch, quantize, pre_tokenizer=pre_tokenizer)
+        report["check"] = check(model_dir, scratch, texts=texts, pre_tokenizer=pre_tokenizer, threads=threads)
+    return {**report, "file": str(out)}
+
+
+def compare_contents(model_dir: Path, gguf_path: Path, pre_tokenizer: str | None = None) -> str:
+    """Every setting and weight of the file against the directory; returns the file's quantisation."""
+    try:
+        reader = GGUFReader(gguf_path)
+    except (ValueError, IndexError, KeyError) as error:
+        raise WorkError(f"{gguf_path} is not a whole GGUF file: {error}") from error
+    config, tokenizer = load_config(model_dir).get_text_config(), load_tokenizer(model_dir)
+    family = families.family_of(config)
+    quantize = _quantization_of(reader, gguf_path)
+    for key, (value, kind) in metadata(model_dir, config, family, tokenizer, quantize, pre_tokenizer).items():
+        found = reader.fields[key].contents() if key in reader.fields else None
+        if not _same(value, found, kind):
+            raise WorkError(f"{gguf_path} and {model_dir} differ in {key}: {_difference(value, found)}")
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    with open_weights(model_dir) as weights:
+        names = families.hf_names(config, list(weights.shapes), family)
+        expected = set(names) | set(families.rope_tensors(config, family))
+        if expected != set(tensors):
+            raise WorkError(
+                f"{gguf_path} and {model_dir} do not hold the same tensors: {sorted(expected ^ set(tensors))[:4]}"
+            )
+        for name, hf_name in names.items():
+            weight = families.to_llamacpp(hf_name, weights.read(hf_name), config, family)
+            packed = quantization.pack(weight, tensors[name].tensor_type)
+            data = np.asarray(tensors[name].data)
+            if packed.nbytes != data.nbytes or not np.array_equal(
+                packed.reshape(-1).view(np.uint8), data.reshape(-1).view(np.uint8)
+            ):
+                raise WorkError(f"{gguf_path} and {model_dir} differ in the weights of {name} ({hf_name})")
+    return quantize
+
+
+def compare_tokens(llama: Llama, tokenizer: Any, texts: Sequence[str] | None = None) -> dict[str, Any]:
+    """llama.cpp's token ids of hard text against the tokenizer's. Returns {"texts", "ids", "normalizer"}."""
+    texts = hard_text.TEXTS + hard_text.random_texts(300) if texts is None else texts
+    normalize = _normalizer(tokenizer)
+    count = 0
+    for text in texts:
+        shown = normalize(text) if normalize else text
+        ours = tokenizer(shown, add_special_tokens=False)["input_ids"]
+        theirs = llama.tokenize(shown)
+        if ours != theirs:
+            at = next((i for i, (a, b) in enumerate(zip(ours, theirs)) if a != b), min(len(ours), len(theirs)))
+            raise WorkError(
+                f"llama.cpp tokenizes {shown!r:.80} differently from token {at} on: "
+                f"{tokenizer.convert_ids_to_tokens(theirs[at : at + 4])} instead of "
+                f"{tokenizer.convert_ids_to_tokens(ours[at : at + 4])} (a wrong pre-tokenizer? see --pre-tokenizer)"
+            )
+        count += len(ours)
+    ours, theirs = tokenizer("a b")["input_ids"], llama.tokenize("a b", add_special=True)
+    if ours != theirs:
+        raise WorkError(f"llama.cpp puts other special tokens around a text: {theirs} instead of {ours}")
+    # llama.cpp applies no Unicode normalisation; where the tokenizer does, equality holds for text in that form
+    return {
+        "texts": len(texts),
+        "ids": count,
+        "normalizer": type(tokenizer.backend_tokenizer.normalizer).__name__ if normalize else None,
+    }
+
+
+def compare_logits(llama: Llama, model: Any, tokenizer: Any, quantize: str, texts: Sequence[str]) -> dict[str, Any]:
+    """Next-token distributions and bits per byte over windows of the hard text and of ``texts``."""
+    kl_limit, bits_limit = BOUNDS[quantize]
+    kl, worst, positions, bits, length = 0.0, 0.0, 0, np.zeros(2), 0
+    for ids, size in _windows(tokenizer, texts):
+        ours = _log_softmax(model_logits(model, ids))
+        theirs = _log_softmax(torch.from_numpy(llama.logits(ids)))
+        kl += float((ours.exp() * (ours - theirs)).sum())
+        positions += len(ids)
+        targets = torch.tensor(ids[1:])[:, None]
+        seen = [logp[:-1].gather(1, targets).double() for logp in (ours, theirs)]
+        worst = max(worst, float((seen[0] - seen[1]).abs().max()))
+        bits -= [float(logp.sum()) / math.log(2) for logp in seen]
+        length += size
+    kl /= positions
+    ours_bpb, theirs_bpb = bits / length
+    change = theirs_bpb / ours_bpb - 1
+    facts = {
+        "positions": positions,
+        "kl": kl,
+        "kl_bound": kl_limit,
+        "max_dlogp": worst,
+        "bits_per_byte": {"transformers": float(ours_bpb), "llama.cpp": float(theirs_bpb)},
+        "bits_per_byte_bound": bits_limit,
+        "bytes": length,
+    }
+    if not kl <= kl_limit:  # also catches NaN
+        raise WorkError(
+            f"llama.cpp's next-token distributions are not the model's: mean KL {kl:.4f} nats, the bound at {quantize} "
+            f"is {kl_limit}{_advice(quantize)}"
+        )
+    if not abs(change) <= bits_limit:
+        raise WorkError(
+            f"bits per byte {theirs_bpb:.4f} in llama.cpp, {ours_bpb:.4f} in transformers: {100 * change:+.1f} %, "
+            f"the bound at {quantize} is {100 * bits_limit:.1f} %{_advice(quantize)}"
+        )
+    return facts
+
+
+def compare_greedy(llama: Llama, model: Any, tokenizer: Any, quantize: str) -> dict[str, Any]:
+    """The first 64 greedy tokens. In F32, F16 and BF16 they must be equal up to a tie of the two best tokens."""
+    from tinylm.generate import Speed, generate
+
+    prompt = tokenizer(hard_text.PROMPT)["input_ids"]
+    theirs = llama.greedy(prompt, GREEDY_TOKENS)
+    made = Speed()
+    for _ in generate(model, tokenizer, prompt, GREEDY_TOKENS, speed=made):
+        pass
+    ours = made.ids
+    equal = next((index for index, (a, b) in enumerate(zip(ours, theirs)) if a != b), min(len(ours), len(theirs)))
+    facts = {"greedy_equal": equal, "greedy_tokens": len(theirs), "greedy_text": tokenizer.decode(theirs)}
+    if equal < min(len(ours), len(theirs)):
+        best = _log_softmax(model_logits(model, prompt + ours[:equal]))[-1].topk(2).values
+        facts["greedy_gap"] = gap = float(best[0] - best[1])  # nats between transformers' two best where the texts part
+        if quantization.is_float(quantize) and gap > _TIE:
+            raise WorkError(
+                f"greedy text parts at token {equal}: {tokenizer.decode(theirs[equal : equal + 4])!r} in llama.cpp, "
+                f"{tokenizer.decode(ours[equal : equal + 4])!r} in transformers, which is {gap:.2f} nats ahead there"
+            )
+    return facts
+
+
+@torch.inference_mode()
+def model_logits(model: Any, ids: Sequence[int]) -> torch.Tensor:
+    """transformers' logits float32[T, vocab_size] of one sequence."""
+    return model(input_ids=torch.tensor([list(ids)]), use_cache=False).logits[0].float()
+
+
+def _windows(tokenizer: Any, texts: Sequence[str]):
+    """(token ids, bytes they spell after the first) of the text in windows of 256 tokens: 4096 tokens at most."""
+    taken = 0
+    for text in [hard_text.PROSE, *texts]:
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        for start in range(0, len(ids) - 1, _WINDOW):
+            window = ids[start : start + _WINDOW]
+            if len(window) > 1 and taken < 4096:
+                taken += len(window)
+                yield window, len(tokenizer.decode(window[1:]).encode())
+
+
+def _log_softmax(logits: torch.Tensor) -> torch.Tensor:
+    return torch.log_softmax(logits.float(), dim=-1)
+
+
+def _normalizer(tokenizer: Any):
+    """The tokenizer's Unicode normalisation as a function, or None. SentencePiece's marking of spaces is not one."""
+    normalizer = tokenizer.backend_tokenizer.normalizer
+    if type(normalizer).__name__ not in ("NFC", "NFKC", "NFD", "NFKD"):
+        return None
+    return normalizer.normalize_str
+
+
+def _quantization_of(reader: GGUFReader, path: Path) -> str:
+    number = reader.fields["general.file_type"].contents() if "general.file_type" in reader.fields else None
+    for name in quantization.BASE:
+        if number == int(quantization.file_type(name)):
+            return name
+    raise WorkError(f"{path} does not say which of {', '.join(quantization.BASE)} it is (general.file_type = {number})")
+
+
+def _same(value: Any, found: Any, kind: GGUFValueType) -> bool:
+    if kind == GGUFValueType.FLOAT32:
+        return found is not None and bool(np.float32(value) == np.float32(found))
+    if isinstance(value, list) and value and isinstance(value[0], float):
+        return found is not None and np.array_equal(np.array(value, np.float32), np.array(found, np.float32))
+    return value == found
+
+
+def _difference(value: Any, found: Any) -> str:
+    if isinstance(value, list) and isinstance(found, list):
+        if len(value) != len(found):
+            return f"{len(found)} entries in the file, {len(value)} in the directory"
+        at = next(index for index, (a, b) in enumerate(zip(value, found)) if a != b)
+        return f"entry {at} is {found[at]!r} in the file, {value[at]!r} in the directory"
+    return f"{found!r:.60} in the file, {value!r:.60} in the directory"
+
+
+def _advice(quantize: str) -> str:
+    if quantization.is_float(quantize):
+        return ""
+    return "; choose a wider format, or --no-check to keep it all the same"

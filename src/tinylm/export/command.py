@@ -1,0 +1,78 @@
+"""What `tinylm export` does: read the texts, write or verify, tell the person, leave a report on disk."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tinylm.artifact import write_json
+from tinylm.corpus.read import documents
+from tinylm.errors import InputError
+from tinylm.export.check import check as check_gguf
+from tinylm.export.check import export_checked
+from tinylm.export.gguf import export
+from tinylm.models.teacher import resolve
+from tinylm.terminal import print_table
+
+
+def run(
+    model: str,
+    out: Path | None,
+    format: str,
+    quantize: str,
+    check: bool,
+    verify: Path | None,
+    text: Sequence[Path],
+    pre_tokenizer: str | None,
+    overwrite: bool,
+    threads: int,
+) -> dict[str, Any]:
+    """One `tinylm export`; the arguments are the command's, told by `tinylm export --help`. Returns the report."""
+    if threads < 1:
+        raise InputError(f"--threads {threads} must be 1 or more")
+    model_dir = resolve(model)
+    texts = [document.text for document in documents(text)] if text else []
+    if verify is not None:
+        facts = check_gguf(model_dir, verify, texts=texts, pre_tokenizer=pre_tokenizer, threads=threads)
+        print_check(facts, f"{verify} is {model}")
+        return facts
+    if out is None:
+        raise InputError("--out is missing: the file to write, e.g. --out model.gguf (or --verify FILE to check one)")
+    if format != "gguf":
+        raise InputError(f"no export format {format!r}: gguf is there")
+    if check:
+        report = export_checked(
+            model_dir,
+            out,
+            quantize,
+            texts=texts,
+            pre_tokenizer=pre_tokenizer,
+            overwrite=overwrite,
+            threads=threads,
+        )
+        print_check(report["check"], f"{out} is {model}")
+    else:
+        report = export(model_dir, out, quantize, pre_tokenizer=pre_tokenizer, overwrite=overwrite)
+    for tensor, change in report["fallbacks"].items():
+        print(f"row length of {tensor} does not divide: {change}")
+    print(f"{out}  {report['bytes'] / 1e6:.1f} MB, {report['bits_per_weight']:.2f} bits per weight")
+    write_json(out.with_name(out.name + ".json"), report)
+    return report
+
+
+def print_check(facts: dict[str, Any], title: str) -> None:
+    """The check as a small table."""
+    tokens, bits = facts["tokens"], facts["bits_per_byte"]
+    form = f" (text in {tokens['normalizer']}: llama.cpp does not normalise)" if tokens["normalizer"] else ""
+    rows = [
+        ("settings, tokens, weights", "equal"),
+        ("token ids of hard text", f"{tokens['ids']} equal in {tokens['texts']} texts{form}"),
+        ("mean KL per token", f"{facts['kl']:.2e} nats, bound {facts['kl_bound']:g}"),
+        ("greedy tokens equal", f"{facts['greedy_equal']} of {facts['greedy_tokens']}"),
+        ("bits per byte, transformers", f"{bits['transformers']:.4f}"),
+        (
+            "bits per byte, llama.cpp",
+            f"{bits['llama.cpp']:.4f} ({100 * (bits['llama.cpp'] / bits['transformers'] - 1):+.2f} %, "
+            f"bound {100 * facts['bits_per_byte_bound']:g} %)",
+        ),
+    ]
+    print_table(title, ("check", facts["quantize"]), rows)

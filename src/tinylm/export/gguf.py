@@ -1,0 +1,185 @@
+"""A `transformers` directory as one GGUF file, one tensor in memory at a time."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gguf import MODEL_ARCH_NAMES, GGMLQuantizationType, GGUFValueType, GGUFWriter
+from gguf.quants import quant_shape_to_byte_shape
+from safetensors import SafetensorError, safe_open
+
+from tinylm.artifact import atomic_file, require_space
+from tinylm.errors import InputError
+from tinylm.export import families, quantization
+from tinylm.export.vocabulary import Vocabulary, read_vocabulary
+from tinylm.models.teacher import load_config, load_tokenizer
+from tinylm.terminal import track
+
+
+def export(
+    model_dir: str | Path,
+    out: str | Path,
+    quantize: str = "F16",
+    *,
+    pre_tokenizer: str | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Write the model and tokenizer in ``model_dir`` to the GGUF file ``out``.
+
+    Returns {"file", "bytes", "quantize", "architecture", "pre_tokenizer", "parameters", "bits_per_weight", "formats":
+    {format: tensors}, "fallbacks": {tensor: "wanted -> given"}}. Raises InputError for a model, tokenizer or
+    quantisation that llama.cpp cannot run, an existing ``out``, and a full disk; nothing half-written stays.
+    """
+    model_dir, out = Path(model_dir), Path(out)
+    quantize = quantization.check_name(quantize)
+    refuse_existing(out, overwrite)
+    config, tokenizer = load_config(model_dir).get_text_config(), load_tokenizer(model_dir)
+    family = families.family_of(config)
+    vocabulary = read_vocabulary(model_dir, tokenizer, config.vocab_size, pre_tokenizer)
+    with open_weights(model_dir) as weights:
+        hf_names = families.hf_names(config, list(weights.shapes), family)
+        tied = "output.weight" not in hf_names
+        formats = {
+            name: quantization.choose(quantize, name, weights.shapes[hf_name], config.num_hidden_layers, tied)
+            for name, hf_name in hf_names.items()
+        }
+        size = sum(_packed_bytes(weights.shapes[hf_names[name]], given) for name, (_, given) in formats.items())
+        require_space(out, size + 64 * len(vocabulary.tokens))
+        with atomic_file(out) as scratch:
+            writer = GGUFWriter(scratch, MODEL_ARCH_NAMES[family.architecture])
+            _write_metadata(writer, model_dir, config, family, vocabulary, quantize)
+            extra = families.rope_tensors(config, family)
+            for name, tensor in extra.items():
+                writer.add_tensor_info(name, tensor.shape, tensor.dtype, tensor.nbytes)
+            for name, (_, given) in formats.items():
+                _announce(writer, name, weights.shapes[hf_names[name]], given)
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_ti_data_to_file()
+            for tensor in extra.values():
+                writer.write_tensor_data(tensor)
+            for name, (_, given) in track(list(formats.items()), f"packing {quantize}"):
+                hf_name = hf_names[name]
+                tensor = families.to_llamacpp(hf_name, weights.read(hf_name), config, family)
+                writer.write_tensor_data(quantization.pack(tensor, given))
+            writer.close()
+    parameters = sum(int(np.prod(weights.shapes[hf_name])) for hf_name in hf_names.values())
+    return {
+        "file": str(out),
+        "bytes": out.stat().st_size,
+        "quantize": quantize,
+        "architecture": MODEL_ARCH_NAMES[family.architecture],
+        "pre_tokenizer": vocabulary.pre_tokenizer,
+        "parameters": parameters,
+        "bits_per_weight": round(8 * size / parameters, 3),
+        "formats": _count(given.name for _, given in formats.values()),
+        "fallbacks": {
+            name: f"{wanted.name} -> {given.name}" for name, (wanted, given) in formats.items() if wanted != given
+        },
+    }
+
+
+def refuse_existing(out: Path, overwrite: bool) -> None:
+    """InputError when ``out`` is there already (and may not be replaced) or is a folder."""
+    if out.is_dir():
+        raise InputError(f"{out} is a folder: give --out the name of a file, such as {out / 'model.gguf'}")
+    if out.exists() and not overwrite:
+        raise InputError(f"{out} exists already: choose another --out or give --overwrite")
+
+
+class Weights:
+    """The tensors of a model's safetensors files, read one by one. ``shapes``: parameter name -> shape."""
+
+    def __init__(self, files: dict[str, Any]) -> None:
+        self._file_of = {name: file for file in files.values() for name in file.keys()}  # noqa: SIM118
+        self.shapes = {name: tuple(file.get_slice(name).get_shape()) for name, file in self._file_of.items()}
+
+    def read(self, name: str) -> np.ndarray:
+        """The tensor as float32. InputError when it holds NaN or infinity."""
+        tensor = self._file_of[name].get_tensor(name).to(torch.float32)
+        if not torch.isfinite(tensor).all():
+            raise InputError(f"the weight {name} holds NaN or infinity: the model is damaged")
+        return tensor.numpy()
+
+
+@contextmanager
+def open_weights(model_dir: Path) -> Iterator[Weights]:
+    """Open all safetensors files of ``model_dir``. InputError when there are none or one is damaged."""
+    index = model_dir / "model.safetensors.index.json"
+    if index.is_file():
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    else:
+        names = ["model.safetensors"]
+    files: dict[str, Any] = {}
+    try:
+        for name in names:
+            files[name] = safe_open(model_dir / name, framework="pt").__enter__()
+        yield Weights(files)
+    except FileNotFoundError as error:
+        raise InputError(f"{model_dir} lacks {name}: GGUF is made from safetensors weights") from error
+    except SafetensorError as error:
+        raise InputError(f"{model_dir}/{name} is damaged ({error}): copy or download it again") from error
+    finally:
+        for file in files.values():
+            file.__exit__(None, None, None)
+
+
+def metadata(
+    model_dir: Path,
+    config: Any,
+    family: families.Family,
+    tokenizer: Any,
+    quantize: str,
+    pre_tokenizer: str | None = None,
+) -> dict[str, tuple[Any, GGUFValueType]]:
+    """All that the file says beside its tensors: key -> (value, type)."""
+    writer = GGUFWriter(None, MODEL_ARCH_NAMES[family.architecture])
+    vocabulary = read_vocabulary(model_dir, tokenizer, config.vocab_size, pre_tokenizer)
+    _write_metadata(writer, model_dir, config, family, vocabulary, quantize)
+    return {key: (entry.value, entry.type) for key, entry in writer.kv_data[0].items()}
+
+
+def _write_metadata(
+    writer: GGUFWriter, model_dir: Path, config: Any, family: families.Family, vocabulary: Vocabulary, quantize: str
+) -> None:
+    architecture = MODEL_ARCH_NAMES[family.architecture]
+    facts_file = model_dir / "tinylm.json"
+    facts = json.loads(facts_file.read_text()) if facts_file.is_file() else {}
+    writer.add_type("model")
+    writer.add_name(model_dir.resolve().name)
+    if facts.get("license"):
+        writer.add_license(facts["license"])
+    writer.add_file_type(quantization.file_type(quantize))
+    writer.add_quantization_version(2)
+    for key, value in families.settings(config, family).items():
+        kind = {str: GGUFValueType.STRING, int: GGUFValueType.UINT32, float: GGUFValueType.FLOAT32}
+        if isinstance(value, list):
+            writer.add_array(f"{architecture}.{key}", value)
+        else:
+            writer.add_key_value(f"{architecture}.{key}", value, kind[type(value)])
+    vocabulary.write(writer)
+
+
+def _announce(writer: GGUFWriter, name: str, shape: tuple[int, ...], to: GGMLQuantizationType) -> None:
+    """Tell the writer the name, shape and format of a tensor that is written later."""
+    dtype = {GGMLQuantizationType.F32: np.float32, GGMLQuantizationType.F16: np.float16}.get(to)
+    size = _packed_bytes(shape, to)
+    if dtype is not None:
+        writer.add_tensor_info(name, shape, np.dtype(dtype), size)
+    else:  # given in bytes; the writer turns it back into weights
+        writer.add_tensor_info(name, quant_shape_to_byte_shape(shape, to), np.dtype(np.uint8), size, raw_dtype=to)
+
+
+def _packed_bytes(shape: tuple[int, ...], to: GGMLQuantizationType) -> int:
+    return int(np.prod(quant_shape_to_byte_shape(shape, to)))
+
+
+def _count(names: Iterator[str]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for name in names:
+        counts[name] = counts.get(name, 0) + 1
+    return counts
