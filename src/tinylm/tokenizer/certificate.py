@@ -1,0 +1,339 @@
+"""The certificate: everything that must hold of a compact tokenizer and model, checked on the files as written."""
+
+import json
+import random
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tinylm.corpus.document import Document
+from tinylm.corpus.read import documents
+from tinylm.errors import InputError
+from tinylm.tokenizer.choose import chat_templates
+from tinylm.tokenizer.count import Counts
+from tinylm.tokenizer.fuzz import unicode_strings
+from tinylm.tokenizer.heldout import growth_by_source
+from tinylm.tokenizer.rewrite import cut_config
+from tinylm.tokenizer.source import Source, optional_json, read_source
+
+if TYPE_CHECKING:
+    from tinylm.tokenizer.compress import Cut
+
+FUZZ_STRINGS = 10_000
+WORD_BYTES = 64_000_000  # of the corpus, searched for distinct words
+PROBE_SHAPE = (4, 32)  # sequences x tokens of kept-only text for the logits
+LOGIT_TOLERANCE = 2e-4  # float32; other sizes of a matrix product add in another order
+STALE = ("vocab.json", "merges.txt", "added_tokens.json", "vocab.txt", "spiece.model")
+WORD = re.compile(r"\s*\S+|\s+")
+
+
+def line(check: str, passed: bool, found: str) -> dict[str, Any]:
+    """One line of the certificate."""
+    return {"check": check, "passed": bool(passed), "found": found}
+
+
+def check_tokenizer(
+    parent: Source, folder: Path, kept: np.ndarray, texts: Iterable[Document] | None
+) -> list[dict[str, Any]]:
+    """All lines about the tokenizer in ``folder``, read back from disk."""
+    child = read_source(folder)
+    mapping = {int(old): new for new, old in enumerate(kept)}
+    words = list(distinct_words(texts)) if texts is not None else []
+    fuzz = unicode_strings(FUZZ_STRINGS, parent)
+    return [
+        _check_ids(parent, child, mapping),
+        _check_special(parent, child, mapping),
+        _check_post_processor(parent, child, mapping),
+        _check_chat_template(parent, child, mapping),
+        _check_reachable(parent, child, mapping),
+        _check_lost_text(parent, child, fuzz),
+        _check_same_ids("words of the corpus", parent, child, mapping, words) if texts is not None else None,
+        _check_same_ids("fuzz and token strings", parent, child, mapping, fuzz + _spellings(parent)),
+        _check_stale(parent, folder),
+        _check_transformers(child, folder, fuzz[:500]),
+        *_check_sentencepiece(child, folder, fuzz),
+    ]
+
+
+def distinct_words(texts: Iterable[Document]) -> Iterator[str]:
+    """Distinct words with the white space before them, of the first WORD_BYTES of text."""
+    seen: set[str] = set()
+    size = 0
+    for document in texts:
+        text = document.text.encode("utf-8", "replace").decode()
+        seen.update(WORD.findall(text))
+        size += len(text)
+        if size > WORD_BYTES:
+            break
+    return iter(sorted(seen))
+
+
+def _check_ids(parent: Source, child: Source, mapping: dict[int, int]) -> dict[str, Any]:
+    fast, expected = child.fast(), {parent.strings[old]: new for old, new in mapping.items()}
+    loaded = fast.get_vocab(with_added_tokens=True)
+    wrong = [token for token, new in expected.items() if loaded.get(token) != new]
+    extra = len(loaded) - len(expected)
+    return line("token ids", not wrong and not extra, f"{len(expected):,} tokens, {len(wrong)} wrong, {extra} extra")
+
+
+def _check_special(parent: Source, child: Source, mapping: dict[int, int]) -> dict[str, Any]:
+    """Added tokens keep their flags and match as one token in the middle of text."""
+    fast = child.fast()
+    wrong = []
+    for old, token in parent.added.items():
+        if old not in mapping:
+            continue
+        new = child.added.get(mapping[old], {})
+        ids = fast.encode(f"a{token['content']}b", add_special_tokens=False).ids
+        alone = token["single_word"] or mapping[old] in ids
+        if {**new, "id": old} != token or not alone:
+            wrong.append(token["content"])
+    kept = sum(old in mapping for old in parent.added)
+    return line(
+        "added and special tokens", not wrong, f"{kept} of {len(parent.added)} kept, {len(wrong)} wrong {wrong[:3]}"
+    )
+
+
+def _check_post_processor(parent: Source, child: Source, mapping: dict[int, int]) -> dict[str, Any]:
+    """What is put around a text and around a pair of texts is the same, up to the map."""
+    word = _kept_words(parent, mapping, 2)
+    old_fast, new_fast = parent.fast(), child.fast()
+    wrong = 0
+    for texts in ((word[0],), (word[0], word[1])):
+        old, new = old_fast.encode(*texts).ids, new_fast.encode(*texts).ids
+        wrong += [mapping.get(i) for i in old] != new
+    return line("post-processor", not wrong, f"{wrong} of 2 templates differ")
+
+
+def _check_chat_template(parent: Source, child: Source, mapping: dict[int, int]) -> dict[str, Any]:
+    templates = chat_templates(parent.folder)
+    if not templates:
+        return line("chat template", True, "none")
+    if chat_templates(child.folder) != templates:
+        return line("chat template", False, "the template itself changed")
+    from tinylm.tokenizer.chat import render
+
+    words = _kept_words(parent, mapping, 3)
+    old_fast, new_fast = parent.fast(), child.fast()
+    wrong = shown = 0
+    for template in templates:
+        text = render(template, parent.folder, words)
+        if text is None:
+            continue
+        shown += 1
+        old = old_fast.encode(text, add_special_tokens=False).ids
+        new = new_fast.encode(text, add_special_tokens=False).ids
+        mapped = [mapping.get(i) for i in old]
+        same = mapped == new if None not in mapped else old_fast.decode(old) == new_fast.decode(new)
+        wrong += not same
+    return line("chat template", not wrong, f"{shown} of {len(templates)} rendered, {wrong} differ")
+
+
+def _check_reachable(parent: Source, child: Source, mapping: dict[int, int]) -> dict[str, Any]:
+    """Tokens that the parent's model can produce and the child's cannot (merges alone, then as whole pre-tokens)."""
+    lost = 0
+    for merges_only in (True, False):
+        old_model, new_model = parent.fast().model, child.fast().model
+        if merges_only and hasattr(old_model, "ignore_merges"):
+            old_model.ignore_merges = new_model.ignore_merges = False
+        for token, old in parent.model_ids.items():
+            if old in mapping and [one.id for one in old_model.tokenize(token)] == [old]:
+                lost += [one.id for one in new_model.tokenize(token)] != [mapping[old]]
+    return line("newly unreachable tokens", lost == 0, str(lost))
+
+
+def _check_lost_text(parent: Source, child: Source, fuzz: list[str]) -> dict[str, Any]:
+    """Text that the parent gives back must come back from the child as well."""
+    old_fast, new_fast = parent.fast(), child.fast()
+    old = old_fast.encode_batch(fuzz, add_special_tokens=False)
+    new = new_fast.encode_batch(fuzz, add_special_tokens=False)
+    before = old_fast.decode_batch([one.ids for one in old], skip_special_tokens=False)
+    after = new_fast.decode_batch([one.ids for one in new], skip_special_tokens=False)
+    unknown = [(_times(one.ids, parent.unk_id), _times(two.ids, child.unk_id)) for one, two in zip(old, new)]
+    lost = sum(text != again or one < two for text, again, (one, two) in zip(before, after, unknown))
+    return line("lost text", lost == 0, f"{lost} of {len(fuzz):,} fuzzed strings")
+
+
+def _times(ids: list[int], token: int | None) -> int:
+    return 0 if token is None else ids.count(token)
+
+
+def _check_same_ids(name: str, parent: Source, child: Source, mapping: dict[int, int], strings: list[str]):
+    """Strings whose old tokens are all kept must get exactly the mapped ids."""
+    old_fast, new_fast = parent.fast(), child.fast()
+    table = np.full(parent.size, -1, dtype=np.int64)
+    table[list(mapping)] = list(mapping.values())
+    checked = differ = 0
+    for start in range(0, len(strings), 20_000):
+        batch = strings[start : start + 20_000]
+        old = old_fast.encode_batch_fast(batch, add_special_tokens=False)
+        new = new_fast.encode_batch_fast(batch, add_special_tokens=False)
+        for before, after in zip(old, new):
+            mapped = table[before.ids] if before.ids else np.zeros(0, dtype=np.int64)
+            if (mapped >= 0).all():
+                checked += 1
+                differ += mapped.tolist() != after.ids
+    passed = differ == 0 and (checked > 0 or not strings)
+    return line(f"same ids: {name}", passed, f"{differ} differ of {checked:,} kept-only ({len(strings):,} in all)")
+
+
+def _check_stale(parent: Source, folder: Path) -> dict[str, Any]:
+    left = [name for name in STALE if (folder / name).exists()]
+    return line("no stale vocabulary files", not left, ", ".join(left) or "none left")
+
+
+def _check_transformers(child: Source, folder: Path, strings: list[str]) -> dict[str, Any]:
+    """`transformers` loads the directory and gives the ids of tokenizer.json; its named tokens exist."""
+    from transformers import AutoTokenizer
+
+    loaded, fast = AutoTokenizer.from_pretrained(folder), child.fast()
+    wrong = sum(
+        loaded(text, add_special_tokens=False)["input_ids"] != fast.encode(text, add_special_tokens=False).ids
+        for text in strings
+    )
+    named = {key: token for key, token in loaded.special_tokens_map.items() if isinstance(token, str)}
+    strange = [key for key, token in named.items() if child.ids.get(token) != loaded.convert_tokens_to_ids(token)]
+    passed = not wrong and not strange and len(loaded) == len(child.strings)
+    return line("loads in transformers", passed, f"{len(loaded):,} tokens, {wrong} texts differ, wrong: {strange}")
+
+
+def _check_sentencepiece(child: Source, folder: Path, strings: list[str]) -> list[dict[str, Any]]:
+    if not (folder / "tokenizer.model").exists():
+        return []
+    from tinylm.tokenizer.sentencepiece import differences
+
+    return [line("tokenizer.model", *differences(folder / "tokenizer.model", child, strings))]
+
+
+def teacher_answers(model, kept: np.ndarray) -> dict[str, Any]:
+    """Logits of the uncut model on kept-only ids, kept columns only, and its tables, for :func:`check_model`."""
+    import torch
+
+    generator = np.random.default_rng(0)
+    probes = generator.integers(0, len(kept), PROBE_SHAPE)
+    index = torch.as_tensor(kept)
+    with torch.inference_mode():
+        logits = model(input_ids=index[torch.as_tensor(probes)]).logits[..., index].float()
+    tables = _tables(model)
+    tied = "head" in tables and tables["head"] is tables["embedding"]
+    copies = {name: table.detach() for name, table in tables.items()}  # cutting replaces tables, it changes none
+    return {"probes": probes, "logits": logits, "tables": copies, "tied": tied}
+
+
+def _tables(model) -> dict[str, Any]:
+    """The tables with one row per token id."""
+    head = model.get_output_embeddings()
+    tables = {"embedding": model.get_input_embeddings().weight}
+    if head is not None:
+        tables["head"] = head.weight
+        if getattr(head, "bias", None) is not None:
+            tables["head bias"] = head.bias
+    return tables
+
+
+def check_model(cut: "Cut", model_dir: Path, folder: Path, expected: dict[str, Any]) -> list[dict[str, Any]]:
+    """All lines about the weights and configs in ``folder``, read back from disk."""
+    import torch
+
+    from tinylm.models.teacher import load_model
+
+    model = load_model(folder, dtype="auto")  # type: ignore[arg-type]
+    child = read_source(folder)
+    tables, found = expected["tables"], _tables(model)
+    # Rows are compared by the token's spelling in the two tokenizers as loaded, not by the map that cut them.
+    old = torch.tensor([cut.source.ids[token] for token in child.ids])
+    new = torch.tensor(list(child.ids.values()))
+    wrong = [name for name, table in tables.items() if not torch.equal(found[name][new], table[old])]
+    sizes = {name: table.shape[0] for name, table in found.items()}
+    right_size = all(size == len(cut.kept) for size in sizes.values())
+    lines = [line("rows equal the teacher's", not wrong and right_size, f"{sizes}, differ: {wrong or 'none'}")]
+    tied = "head" in found and found["head"] is found["embedding"]
+    lines.append(line("tied stays tied", tied == expected["tied"], f"before {expected['tied']}, now {tied}"))
+    with torch.inference_mode():
+        logits = model(input_ids=torch.as_tensor(expected["probes"])).logits.float()
+    gap = float((logits - expected["logits"]).abs().max()) if logits.shape == expected["logits"].shape else float("inf")
+    exact = found["embedding"].dtype == torch.float32
+    tolerance = LOGIT_TOLERANCE if exact else 0.02 * float(expected["logits"].abs().max())
+    lines.append(line("logits on kept-only text", gap <= tolerance, f"largest difference {gap:.1e}"))
+    lines.append(_check_configs(cut, model_dir, folder, tables["embedding"].shape[0]))
+    return lines
+
+
+def _check_configs(cut: "Cut", model_dir: Path, folder: Path, rows: int) -> dict[str, Any]:
+    """Each id in a config names the same token as before; loaded by `transformers`, not read as JSON."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder)
+    wrong = [] if config.get_text_config().vocab_size == len(cut.kept) else ["vocab_size"]
+    for name in ("config.json", "generation_config.json"):
+        before, now = optional_json(model_dir / name), optional_json(folder / name)
+        wrong += [] if cut_config(before, cut.mapping, rows) == now else [name]
+    child = json.loads((folder / "tokenizer.json").read_text())
+    last = len(cut.kept)
+    wrong += [str(token["id"]) for token in child["added_tokens"] if token["id"] >= last]
+    return line("config ids", not wrong, f"wrong: {wrong or 'none'}")
+
+
+def summary(
+    cut: "Cut", counts: Counts, folder: Path, lines: list[Any], held_out: Iterable[Document] | None
+) -> dict[str, Any]:
+    """certificate.json: the lines and the figures of the choice."""
+    from tinylm.tokenizer.remap import Expansion
+
+    lines[:] = [one for one in lines if one]
+    size = len(cut.kept)
+    row = cut.ranking.curve([size])[0]
+    expansion = Expansion.load(folder)
+    reachable = next(one for one in lines if one["check"] == "newly unreachable tokens")
+    result = {
+        "passed": all(one["passed"] for one in lines),
+        "vocab_size": size,
+        "parent_vocab_size": len(cut.source.strings),
+        "forced": cut.ranking.forced,
+        "unreachable": int(reachable["found"]),
+        "coverage": row["coverage"],
+        "growth_predicted": expansion.growth(counts.counts),
+        "tokens_per_byte_before": counts.tokens_per_byte,
+        "tokens_per_byte_predicted": counts.tokens_per_byte * expansion.growth(counts.counts),
+        "counted": {"bytes": counts.bytes, "documents": counts.documents, "tokens": counts.tokens},
+        "lines": lines,
+    }
+    if held_out is not None:
+        result["held_out"] = growth_by_source(cut.source, read_source(folder), held_out)
+    return result
+
+
+def corpus_of(counts: Counts) -> Iterable[Document] | None:
+    """The texts that were counted, when the counts name them and they are still there."""
+    try:
+        return documents(counts.corpora) if counts.corpora and not _remote(counts) else None
+    except InputError:
+        return None
+
+
+def _remote(counts: Counts) -> bool:
+    return any(name.startswith("hub:") or not Path(name).exists() for name in counts.corpora)
+
+
+def _spellings(parent: Source) -> list[str]:
+    """The text of every token that is text by itself."""
+    spelled = parent.fast().decode_batch([[i] for i in parent.strings], skip_special_tokens=False)
+    return [text for text in spelled if text]
+
+
+def _kept_words(parent: Source, mapping: dict[int, int], number: int) -> list[str]:
+    """Short texts made of kept tokens only."""
+    fast = parent.fast()
+    candidates = ["hello", "a", "b", "c", "e", "1", "the", "x", "0"]
+    drawn = random.Random(0).sample(sorted(parent.strings.values()), min(500, len(parent.strings)))
+    found = []
+    for text in candidates + drawn:
+        ids = fast.encode(text, add_special_tokens=False).ids
+        if ids and all(i in mapping and i != parent.unk_id and i not in parent.added for i in ids):
+            found.append(text)
+        if len(found) == number:
+            return found
+    return [*found, *[""] * number][:number]

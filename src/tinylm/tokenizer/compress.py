@@ -1,0 +1,117 @@
+"""Formula 1: cut a tokenizer (and its model) to the tokens a corpus uses, and prove that nothing else changed."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinylm.artifact import atomic_directory, write_json
+from tinylm.corpus.document import Document
+from tinylm.errors import InputError, WorkError
+from tinylm.tokenizer import certificate, choose
+from tinylm.tokenizer.count import Counts
+from tinylm.tokenizer.pretokenizer import pretokenizer_name
+from tinylm.tokenizer.remap import Expansion
+from tinylm.tokenizer.rewrite import write_tokenizer
+from tinylm.tokenizer.rows import has_weights, slice_rows, vocabulary_rows, write_model
+from tinylm.tokenizer.source import Source, optional_json, read_source
+from tinylm.tokenizer.splits import splits_of
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A chosen vocabulary. ``kept``: old ids, ascending; position = new id."""
+
+    source: Source
+    ranking: choose.Ranking
+    kept: np.ndarray
+
+    @property
+    def mapping(self) -> dict[int, int]:
+        return {int(old): new for new, old in enumerate(self.kept)}
+
+
+def compress(
+    model_dir: str | Path,
+    counts: Counts,
+    *,
+    out: str | Path,
+    vocab_size: int | None = None,
+    coverage: float | None = None,
+    max_growth: float | None = None,
+    multiple_of: int = 128,
+    texts: Iterable[Document] | None = None,
+    held_out: Iterable[Document] | None = None,
+) -> dict[str, Any]:
+    """Write ``out``: the compact tokenizer, the model with its rows cut (if ``model_dir`` has weights),
+    certificate.json, id_map.npy (new id -> old id) and expansion.npz (old id -> new ids). Returns the certificate.
+
+    Exactly one of vocab_size, coverage (0-1, of corpus tokens) and max_growth (1.02 = 2 % more tokens) sets the size,
+    rounded up to ``multiple_of``. ``texts``: words of these are checked one by one; ``held_out``: tokens per byte
+    before and after are measured on these, per source.
+    Raises InputError for wrong input and WorkError when a line of the certificate fails; then nothing is written.
+    """
+    model_dir, out = Path(model_dir), Path(out)
+    cut = choose_vocabulary(model_dir, counts, vocab_size, coverage, max_growth, multiple_of)
+    with atomic_directory(out) as folder:
+        write_tokenizer(cut.source, cut.kept, folder)
+        np.save(folder / "id_map.npy", cut.kept)
+        child = read_source(folder)
+        Expansion.between(cut.source, child, cut.kept).save(folder / "expansion.npz")
+        _write_facts(cut, folder)
+        lines = certificate.check_tokenizer(cut.source, folder, cut.kept, texts)
+        if has_weights(model_dir):
+            lines += _cut_model(cut, model_dir, folder)
+        lines.append(certificate.line("size", len(cut.kept) % multiple_of == 0 or _whole(cut), f"{len(cut.kept):,}"))
+        result = certificate.summary(cut, counts, folder, lines, held_out)
+        write_json(folder / "certificate.json", result)
+        if not result["passed"]:
+            failed = "; ".join(f"{one['check']}: {one['found']}" for one in lines if not one["passed"])
+            raise WorkError(f"the compact tokenizer failed its certificate, nothing was written ({failed})")
+    return result
+
+
+def choose_vocabulary(
+    model_dir: Path,
+    counts: Counts,
+    vocab_size: int | None = None,
+    coverage: float | None = None,
+    max_growth: float | None = None,
+    multiple_of: int = 128,
+) -> Cut:
+    """The old ids that stay, by exactly one of the three size rules."""
+    source = read_source(model_dir)
+    choose.require_counts(source, counts)
+    ranking = choose.rank(source, counts, splits_of(source))
+    size = choose.choose_size(ranking, vocab_size, coverage, max_growth)
+    if size > len(ranking.order):
+        raise InputError(f"vocabulary of {size} is larger than the tokenizer's own {len(ranking.order)} tokens")
+    size = choose.round_up(size, multiple_of, len(ranking.order))
+    return Cut(source, ranking, np.sort(ranking.order[:size]))
+
+
+def _cut_model(cut: Cut, model_dir: Path, folder: Path) -> list[dict[str, Any]]:
+    from tinylm.models.teacher import load_model
+
+    model = load_model(model_dir, dtype="auto")  # type: ignore[arg-type]
+    expected = certificate.teacher_answers(model, cut.kept)
+    rows = vocabulary_rows(model)
+    slice_rows(model, cut.kept)
+    write_model(model, model_dir, cut.mapping, rows, folder)
+    del model
+    return certificate.check_model(cut, model_dir, folder, expected)
+
+
+def _write_facts(cut: Cut, folder: Path) -> None:
+    """``tinylm.json``: what an export or a person needs to know and the other files do not say."""
+    facts = optional_json(cut.source.folder / "tinylm.json")
+    facts["pre_tokenizer"] = facts.get("pre_tokenizer") or pretokenizer_name(cut.source)
+    facts["parent_vocab_size"] = facts.get("parent_vocab_size") or len(cut.source.strings)
+    facts["parent_tokenizer_hash"] = cut.source.hash
+    write_json(folder / "tinylm.json", facts)
+
+
+def _whole(cut: Cut) -> bool:
+    return len(cut.kept) == len(cut.ranking.order)

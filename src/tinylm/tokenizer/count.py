@@ -1,0 +1,191 @@
+"""Count how often each token is emitted over a corpus of any size: shard by shard, in constant memory, resumable.
+
+A shard is some megabytes of text. Each gives one int64[V] vector and two totals; sums merge. With ``parts`` given, the
+vector of each shard is kept on disk under the hash of (tokenizer, its text): a second run of the same command reads
+the text again but tokenizes only what is new.
+"""
+
+import hashlib
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from tinylm.artifact import atomic_file
+from tinylm.corpus.document import Document
+from tinylm.corpus.read import documents
+from tinylm.errors import InputError, WorkError
+from tinylm.terminal import progress_bar
+from tinylm.tokenizer.engines import Engine
+from tinylm.tokenizer.source import Source, read_source
+
+SHARD_BYTES = 16_000_000
+ENGINES = ("auto", "tokenizers", "gigatoken", "ray")
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What was counted. ``counts[t]`` = times token t was emitted; ``bytes`` are UTF-8 bytes of text."""
+
+    counts: np.ndarray  # int64[V]
+    bytes: int
+    documents: int
+    tokenizer_hash: str
+    tokenizer: str  # where the tokenizer was read
+    corpora: tuple[str, ...] = ()
+    engine: str = ""
+
+    @property
+    def tokens(self) -> int:
+        return int(self.counts.sum())
+
+    @property
+    def tokens_per_byte(self) -> float:
+        return self.tokens / max(1, self.bytes)
+
+    def __add__(self, other: "Counts") -> "Counts":
+        if other.tokenizer_hash != self.tokenizer_hash:
+            raise InputError(f"counts of {self.tokenizer} and {other.tokenizer} do not add: different tokenizers")
+        return replace(
+            self,
+            counts=self.counts + other.counts,
+            bytes=self.bytes + other.bytes,
+            documents=self.documents + other.documents,
+            corpora=tuple(dict.fromkeys(self.corpora + other.corpora)),
+            engine=self.engine if other.engine == self.engine else f"{self.engine}; {other.engine}",
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write an .npz, atomically. Keys are the field names."""
+        path = Path(path)
+        with atomic_file(path) as scratch, open(scratch, "wb") as file:
+            np.savez_compressed(
+                file,
+                counts=self.counts,
+                bytes=self.bytes,
+                documents=self.documents,
+                tokenizer_hash=self.tokenizer_hash,
+                tokenizer=self.tokenizer,
+                corpora=np.array(self.corpora, dtype=str),
+                engine=self.engine,
+            )
+
+    @staticmethod
+    def load(path: str | Path) -> "Counts":
+        """Read what :meth:`save` wrote. Raises InputError for a file that is missing, broken or of another kind."""
+        path = Path(path)
+        try:
+            with np.load(path, allow_pickle=False) as data:
+                return Counts(
+                    counts=data["counts"].astype(np.int64),
+                    bytes=int(data["bytes"]),
+                    documents=int(data["documents"]),
+                    tokenizer_hash=str(data["tokenizer_hash"]),
+                    tokenizer=str(data["tokenizer"]),
+                    corpora=tuple(map(str, data["corpora"])),
+                    engine=str(data["engine"]),
+                )
+        except FileNotFoundError as error:
+            raise InputError(f"counts {path} do not exist: make them with `tinylm tokenizer count`") from error
+        except Exception as error:  # zip, numpy and key errors: all mean the same to the reader
+            raise InputError(f"{path} is no counts file ({error}): make it again") from error
+
+
+def count(
+    tokenizer_dir: str | Path,
+    texts: Iterable[Document | str | Path],
+    *,
+    engine: str = "auto",
+    shard_bytes: int = SHARD_BYTES,
+    parts: Path | None = None,
+    workers: int | None = None,
+    total_bytes: int | None = None,
+) -> Counts:
+    """Count the tokens of ``texts`` (documents, or paths of corpora as :func:`tinylm.corpus.read.documents` takes).
+
+    engine: "auto" = gigatoken where it is exact, else tokenizers; "ray" spreads shards over a Ray cluster.
+    parts: folder for the counts of finished shards (resume). workers: shards at work at once (ray).
+    """
+    if engine not in ENGINES:
+        raise InputError(f"engine {engine!r} is unknown: use one of {', '.join(ENGINES)}")
+    source = read_source(tokenizer_dir)
+    items, corpora = _as_documents(texts)
+    total, names, done = np.zeros(source.size, dtype=np.int64), [], [0, 0]
+    shards = _shards(items, shard_bytes)
+    if engine == "ray":
+        from tinylm.tokenizer.cluster import count_with_ray
+
+        results = count_with_ray(source, shards, parts, workers)
+    else:
+        results = _count_here(source, shards, parts, engine)
+    start = time.perf_counter()
+    with progress_bar("counting", total_bytes / 1e6 if total_bytes else None, "MB") as bar:
+        for shard, vector, ran in results:
+            total += vector
+            names.append(ran)
+            done = [done[0] + shard.bytes, done[1] + shard.documents]
+            bar.advance(shard.bytes / 1e6, f"{done[0] / 1e6 / (time.perf_counter() - start):.1f} MB/s")
+    if not done[1]:
+        raise InputError("the corpus holds no text: nothing to count")
+    ran = "; ".join(dict.fromkeys(names))
+    return Counts(total, done[0], done[1], source.hash, str(tokenizer_dir), corpora, ran)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Some megabytes of text; ``digest`` names its content."""
+
+    texts: list[str]
+    bytes: int
+    digest: str
+
+    @property
+    def documents(self) -> int:
+        return len(self.texts)
+
+
+def count_shard(engine: Engine, shard: Shard, parts: Path | None, tokenizer_hash: str) -> tuple[np.ndarray, str]:
+    """The counts of one shard, from ``parts`` if they are there. Returns (int64[V], what ran)."""
+    if parts is None:
+        return engine.count(shard.texts), engine.name
+    path = parts / f"{tokenizer_hash}-{shard.digest}.npz"
+    if path.exists():
+        try:
+            with np.load(path, allow_pickle=False) as data:
+                return data["counts"], str(data["engine"])
+        except Exception as error:  # a file of ours that does not read back
+            raise WorkError(f"{path} is damaged ({error}): remove it and run again") from error
+    vector, ran = engine.count(shard.texts), engine.name
+    with atomic_file(path) as scratch, open(scratch, "wb") as file:
+        np.savez_compressed(file, counts=vector, engine=ran)
+    return vector, ran
+
+
+def _count_here(source: Source, shards: Iterator[Shard], parts: Path | None, engine: str):
+    runner = Engine(source, engine)
+    for shard in shards:
+        yield shard, *count_shard(runner, shard, parts, source.hash)
+
+
+def _as_documents(texts: Iterable[Document | str | Path]) -> tuple[Iterator[Document], tuple[str, ...]]:
+    """Documents, and the corpora's names when ``texts`` are paths."""
+    if isinstance(texts, (list, tuple)) and texts and not isinstance(texts[0], Document):
+        return documents(texts), tuple(map(str, texts))
+    return iter(texts), ()  # type: ignore[arg-type]
+
+
+def _shards(items: Iterable[Document], shard_bytes: int) -> Iterator[Shard]:
+    texts: list[str] = []
+    size, digest = 0, hashlib.blake2b(digest_size=12)
+    for item in items:
+        data = item.text.encode("utf-8", "replace")  # a lone surrogate is no text: it becomes "?"
+        texts.append(data.decode("utf-8"))
+        size += len(data)
+        digest.update(len(data).to_bytes(8, "little") + data)
+        if size >= shard_bytes:
+            yield Shard(texts, size, digest.hexdigest())
+            texts, size, digest = [], 0, hashlib.blake2b(digest_size=12)
+    if texts:
+        yield Shard(texts, size, digest.hexdigest())

@@ -1,0 +1,145 @@
+"""Write a smaller tokenizer: every id in every file of the directory goes through one old -> new map."""
+
+import copy
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinylm.artifact import write_json
+from tinylm.tokenizer.source import Source, optional_json
+from tinylm.tokenizer.splits import pairs
+
+IdMap = Mapping[int, int]  # old id -> new id
+
+ID_SUFFIXES = ("_token_id", "_token_ids", "_token_index", "_token_indices")
+SUPPRESSED = ("suppress_tokens", "begin_suppress_tokens")  # ids that must not come out: removed ones cannot
+ID_LISTS = ("bad_words_ids", "force_words_ids")  # lists of lists of ids
+# Copied as they are when present; other files (old vocab.json, merges.txt, README) would contradict the new tokenizer.
+CARRIED = ("chat_template.jinja", "special_tokens_map.json", "LICENSE", "LICENSE.txt", "NOTICE")
+
+
+def write_tokenizer(source: Source, kept: np.ndarray, folder: Path) -> None:
+    """Write the tokenizer of the ``kept`` old ids (ascending; position = new id) into ``folder``."""
+    mapping = {int(old): new for new, old in enumerate(kept)}
+    write_json(folder / "tokenizer.json", cut(source, mapping))
+    settings = cut_settings(optional_json(source.folder / "tokenizer_config.json"), mapping)
+    write_json(folder / "tokenizer_config.json", settings)
+    for name in CARRIED:
+        if (source.folder / name).exists():
+            shutil.copyfile(source.folder / name, folder / name)
+    if (source.folder / "additional_chat_templates").is_dir():
+        shutil.copytree(source.folder / "additional_chat_templates", folder / "additional_chat_templates")
+    if (source.folder / "tokenizer.model").exists():
+        from tinylm.tokenizer.sentencepiece import write_sentencepiece
+
+        write_sentencepiece(source.folder / "tokenizer.model", {source.strings[old] for old in mapping}, folder)
+
+
+def cut(source: Source, mapping: IdMap) -> dict[str, Any]:
+    """tokenizer.json with only the tokens in ``mapping``. Ids stay in order, so ``mapping`` must be increasing."""
+    data = {key: value for key, value in source.data.items() if key != "model"}
+    data = copy.deepcopy(data)
+    data["model"] = _cut_model(source, mapping)
+    data["added_tokens"] = [
+        {**token, "id": mapping[token["id"]]} for token in data["added_tokens"] if token["id"] in mapping
+    ]
+    _cut_post_processor(data.get("post_processor"), mapping)
+    if data.get("padding"):
+        data["padding"]["pad_id"] = mapping[data["padding"]["pad_id"]]
+    return data
+
+
+def _cut_model(source: Source, mapping: IdMap) -> dict[str, Any]:
+    model = {key: value for key, value in source.model.items() if key not in ("vocab", "merges")}
+    if source.kind == "Unigram":
+        vocab = source.model["vocab"]
+        model["vocab"] = [vocab[old] for old in sorted(mapping) if old < len(vocab)]
+        if model.get("unk_id") is not None:
+            model["unk_id"] = mapping[model["unk_id"]]
+        return model
+    ids = source.model["vocab"]
+    model["vocab"] = {token: mapping[i] for token, i in ids.items() if i in mapping}
+    if source.kind == "BPE":
+        here = model["vocab"]
+        model["merges"] = [
+            merge
+            for merge, (left, right) in zip(source.model["merges"], pairs(source.model["merges"]))
+            if left in here and right in here and left + right in here
+        ]
+    return model
+
+
+def _cut_post_processor(processor: dict[str, Any] | None, mapping: IdMap) -> None:
+    if processor is None:
+        return
+    for part in processor.get("processors", []):
+        _cut_post_processor(part, mapping)
+    for token in (processor.get("special_tokens") or {}).values():
+        token["ids"] = [mapping[i] for i in token["ids"]]
+    for name in ("sep", "cls"):
+        if name in processor:
+            processor[name] = [processor[name][0], mapping[processor[name][1]]]
+
+
+def cut_settings(settings: dict[str, Any], mapping: IdMap) -> dict[str, Any]:
+    """tokenizer_config.json with new ids. The class becomes the generic fast one, which reads tokenizer.json as it
+    is; model-specific classes rebuild the tokenizer from code and may drop what the file says."""
+    settings = dict(settings)
+    decoder = settings.get("added_tokens_decoder")
+    if decoder:
+        settings["added_tokens_decoder"] = {
+            str(mapping[int(i)]): token for i, token in decoder.items() if int(i) in mapping
+        }
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    return settings
+
+
+def cut_config(config: Any, mapping: IdMap, rows: int) -> Any:
+    """A config (or generation config) with every token id mapped, at any depth, and ``rows``, the old number of
+    embedding rows, replaced by the new one wherever it stands as a vocab_size.
+
+    Ids of removed tokens are dropped from lists and become None where a single id stood.
+    """
+    if not isinstance(config, dict):
+        return config
+    result = {}
+    for key, value in config.items():
+        if _is_id_key(key):
+            result[key] = _mapped(value, mapping)
+        elif key == "vocab_size" and value == rows:
+            result[key] = len(mapping)
+        elif key in ID_LISTS and value:
+            result[key] = [[mapping[i] for i in word] for word in value if all(i in mapping for i in word)] or None
+        elif key == "forced_decoder_ids" and value:
+            result[key] = [[position, mapping.get(i) if i is not None else None] for position, i in value]
+        elif key == "sequence_bias" and value:
+            result[key] = [
+                [[mapping[i] for i in word], bias] for word, bias in value if all(i in mapping for i in word)
+            ]
+        else:
+            result[key] = cut_config(value, mapping, rows)
+    return result
+
+
+def ids_in(config: Any) -> Iterator[int]:
+    """Every token id that a config names and that must therefore stay (suppressed ids need not)."""
+    for key, value in (config or {}).items():
+        if isinstance(value, dict):
+            yield from ids_in(value)
+        elif _is_id_key(key) and key not in SUPPRESSED:
+            yield from (i for i in (value if isinstance(value, list) else [value]) if isinstance(i, int))
+        elif key == "forced_decoder_ids":
+            yield from (i for _, i in value or [] if isinstance(i, int))
+
+
+def _is_id_key(key: str) -> bool:
+    return key.endswith(ID_SUFFIXES) or key in SUPPRESSED
+
+
+def _mapped(value: Any, mapping: IdMap) -> Any:
+    if isinstance(value, list):
+        return [mapping[i] for i in value if i in mapping]
+    return mapping.get(value) if isinstance(value, int) and value >= 0 else value
