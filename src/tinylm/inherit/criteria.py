@@ -1,0 +1,168 @@
+"""How much each unit inside the layers matters: random, L1, L2, first-order Taylor, activation.
+
+All of them fill the same three tables (ffn, query heads, hidden). Weight norms read the axes table and the weights
+alone, one tensor at a time; Taylor and activation run the teacher on calibration tokens.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tinylm.models import axes
+from tinylm.models.shape import Shape
+from tinylm.terminal import track
+
+UnitScores = dict[str, Tensor]  # ffn [L, F], q_heads [L, heads], hidden [H]; float32
+
+
+def empty(shape: Shape) -> UnitScores:
+    """Zero scores for a teacher of ``shape``."""
+    return {
+        axes.FFN: torch.zeros(shape.num_layers, shape.intermediate_size),
+        axes.Q_HEADS: torch.zeros(shape.num_layers, shape.num_attention_heads),
+        axes.HIDDEN: torch.zeros(shape.hidden_size),
+    }
+
+
+def random(shape: Shape, seed: int = 0) -> UnitScores:
+    """Uniform scores: the control every other criterion must beat."""
+    generator = torch.Generator().manual_seed(seed)
+    return {axis: torch.rand(zeros.shape, generator=generator) for axis, zeros in empty(shape).items()}
+
+
+def weight_norm(weights: Mapping[str, Tensor], config: Any, power: int) -> UnitScores:
+    """Sum of |w|^power over every weight of a unit; ``power`` 1 or 2. One tensor in memory at a time."""
+    family, shape = axes.family_of(config), Shape.from_config(config)
+    sizes, scores = axes.axis_sizes(shape), empty(shape)
+    for name in weights:
+        layer = axes.layer_of(name)
+        magnitude = weights[name].float().abs().pow(power)
+        for dimension, blocks in enumerate(family.axes(name) or ()):
+            other = [d for d in range(magnitude.dim()) if d != dimension]
+            rows = magnitude.sum(other) if other else magnitude
+            for axis, part in zip(blocks, rows.split([sizes[axis] for axis in blocks]), strict=True):
+                if axis == axes.HIDDEN:
+                    scores[axis] += part
+                elif axis == axes.FFN:
+                    scores[axis][layer] += part
+                elif axis == axes.Q_HEADS:
+                    scores[axis][layer] += part.view(-1, shape.head_dim).sum(1)
+                elif axis == axes.KV_HEADS:  # shared by the group, so each query head carries its part
+                    group = part.view(-1, shape.head_dim).sum(1) / shape.heads_per_group
+                    scores[axes.Q_HEADS][layer] += group.repeat_interleave(shape.heads_per_group)
+    return scores
+
+
+def taylor(model: Any, chunks: Tensor, batch_size: int = 4) -> UnitScores:
+    """First-order Taylor: |sum of w * dL/dw| over a unit's output weights, taken per chunk and summed over chunks.
+
+    For the output weights of a unit that sum equals (activation * its gradient) summed over tokens, so only
+    activations need gradients: the weights stay frozen and a backward pass costs half. ``chunks`` int64 [N, T].
+    """
+    shape = Shape.from_config(model.config)
+    scores = empty(shape)
+    frozen = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    hidden_per_chunk: list[Tensor] = []
+
+    def watch(add: Callable[[Tensor], None]) -> Callable[[Tensor], None]:
+        def attach(x: Tensor) -> None:
+            value = x.detach()  # a hook that held x itself would keep the whole graph alive
+            x.register_hook(lambda gradient: add((value * gradient).float().sum(1)))
+
+        return attach
+
+    def add_units(axis: str, layer: int, width: int) -> Callable[[Tensor], None]:
+        def add(product: Tensor) -> None:  # [B, units * width]
+            scores[axis][layer] += product.view(len(product), -1, width).sum(2).abs().sum(0)
+
+        return add
+
+    with _hooks() as hooks, torch.enable_grad():
+        embedding = model.get_input_embeddings()
+        hooks.append(embedding.register_forward_hook(lambda module, args, out: out.requires_grad_()))
+        writers = [embedding]
+        for index, layer in enumerate(model.base_model.layers):
+            hooks.append(_on_input(layer.self_attn.o_proj, watch(add_units(axes.Q_HEADS, index, shape.head_dim))))
+            hooks.append(_on_input(layer.mlp.down_proj, watch(add_units(axes.FFN, index, 1))))
+            writers += residual_writers(layer, model.config)
+        for module in writers:
+            hooks.append(_on_output(module, watch(hidden_per_chunk.append)))
+        for batch in track(list(chunks.split(batch_size)), "Taylor scores"):
+            loss = token_losses(model, batch).mean(1).sum()  # every chunk counts alike
+            loss.backward()
+            scores[axes.HIDDEN] += torch.stack(hidden_per_chunk).sum(0).abs().sum(0)
+            hidden_per_chunk.clear()
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+    return scores
+
+
+@torch.no_grad()
+def activation(model: Any, chunks: Tensor, batch_size: int = 8) -> UnitScores:
+    """Mean absolute activation over the tokens of a chunk, then L2 over chunks (Minitron, arXiv 2407.14679).
+
+    Units are read where they enter the output matrices; hidden where the norms put it out.
+    """
+    shape = Shape.from_config(model.config)
+    scores = empty(shape)
+
+    def add(axis: str, layer: int | None, width: int) -> Callable[[Tensor], None]:
+        target = scores[axis] if layer is None else scores[axis][layer]
+
+        def add_one(x: Tensor) -> None:  # [B, T, units * width]
+            target.add_(x.float().abs().mean(1).view(len(x), -1, width).mean(2).pow(2).sum(0))
+
+        return add_one
+
+    with _hooks() as hooks:
+        for index, layer in enumerate(model.base_model.layers):
+            hooks.append(_on_input(layer.self_attn.o_proj, add(axes.Q_HEADS, index, shape.head_dim)))
+            hooks.append(_on_input(layer.mlp.down_proj, add(axes.FFN, index, 1)))
+        for name, module in model.named_modules():
+            if axes.family_of(model.config).axes(f"{name}.weight") == ((axes.HIDDEN,),):
+                hooks.append(_on_output(module, add(axes.HIDDEN, None, 1)))
+        for batch in track(list(chunks.split(batch_size)), "activation scores"):
+            model.base_model(input_ids=batch, use_cache=False)
+    return {axis: values.sqrt() for axis, values in scores.items()}
+
+
+def token_losses(model: Any, ids: Tensor, stride: int = 1) -> Tensor:
+    """Next-token loss in nats at every ``stride``-th position: ids int64 [B, T] -> float32 [B, about T / stride].
+
+    A stride saves the head, which costs as much as several layers of a small model.
+    """
+    positions = torch.arange(0, ids.shape[1] - 1, stride)
+    logits = model(input_ids=ids, use_cache=False, logits_to_keep=positions).logits
+    losses = [F.cross_entropy(row.float(), goal, reduction="none") for row, goal in zip(logits, ids[:, positions + 1])]
+    return torch.stack(losses)
+
+
+def residual_writers(layer: Any, config: Any) -> list[nn.Module]:
+    """The two modules of a layer whose outputs are added to the residual stream."""
+    if axes.family_of(config).output_norms:
+        return [layer.post_attention_layernorm, layer.post_feedforward_layernorm]
+    return [layer.self_attn.o_proj, layer.mlp.down_proj]
+
+
+def _on_input(module: nn.Module, see: Callable[[Tensor], None]):
+    return module.register_forward_pre_hook(lambda module, args: see(args[0]))
+
+
+def _on_output(module: nn.Module, see: Callable[[Tensor], None]):
+    return module.register_forward_hook(lambda module, args, out: see(out))
+
+
+@contextmanager
+def _hooks() -> Iterator[list]:
+    handles: list = []
+    try:
+        yield handles
+    finally:
+        for handle in handles:
+            handle.remove()

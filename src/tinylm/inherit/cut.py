@@ -1,0 +1,172 @@
+"""Cut a teacher to an exact shape: index_select along named axes, for any family that has a table.
+
+Nothing is chosen here: :class:`Kept` says which units stay. Weights are read one tensor at a time, from a model or
+straight from safetensors shards, so a large teacher is never in memory whole.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tinylm.errors import InputError
+from tinylm.models import axes
+from tinylm.models.shape import Shape
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Which teacher units stay, ascending. Per-layer lists run over the student's layers (heads in head counts)."""
+
+    layers: list[int]
+    hidden: Tensor  # int64 [hidden_size]
+    ffn: list[Tensor]  # int64 [intermediate_size] each
+    q_heads: list[Tensor]  # int64 [num_attention_heads] each, grouped by key-value head
+    kv_heads: list[Tensor]  # int64 [num_key_value_heads] each
+    vocab: Tensor | None = None  # int64 [vocab_size]; None: all
+
+    def rows(self, axis: str, layer: int | None, head_dim: int) -> Tensor | None:
+        """Teacher rows of ``axis`` that the student's ``layer`` keeps; None when all of them stay."""
+        if axis == axes.HIDDEN:
+            return self.hidden
+        if axis == axes.VOCAB:
+            return self.vocab
+        if axis == axes.HEAD_DIM:
+            return None
+        assert layer is not None, f"axis {axis} outside a layer"
+        if axis == axes.FFN:
+            return self.ffn[layer]
+        heads = (self.q_heads if axis == axes.Q_HEADS else self.kv_heads)[layer]
+        return (heads[:, None] * head_dim + torch.arange(head_dim)).flatten()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """As named tensors, to be saved."""
+        named = {
+            "kept.layers": torch.tensor(self.layers),
+            "kept.hidden": self.hidden,
+            "kept.ffn": torch.stack(self.ffn),
+            "kept.q_heads": torch.stack(self.q_heads),
+            "kept.kv_heads": torch.stack(self.kv_heads),
+        }
+        return named if self.vocab is None else {**named, "kept.vocab": self.vocab}
+
+
+class Shards(Mapping[str, Tensor]):
+    """The weights of a `transformers` directory, read from its safetensors shards one tensor at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        from safetensors import SafetensorError, safe_open
+
+        self._files = {}
+        for path in sorted(Path(folder).glob("*.safetensors")):
+            try:
+                file = safe_open(path, framework="pt")
+            except (SafetensorError, OSError) as error:
+                raise InputError(f"shard {path} is damaged ({error}): download it again") from error
+            self._files.update(dict.fromkeys(file.keys(), file))
+        if not self._files:
+            raise InputError(f"{folder} has no .safetensors weights")
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._files[name].get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def sizes(self) -> dict[str, tuple[int, ...]]:
+        """Tensor sizes, without reading the tensors."""
+        return {name: tuple(file.get_slice(name).get_shape()) for name, file in self._files.items()}
+
+
+def model_weights(model: Any) -> dict[str, Tensor]:
+    """The parameters of a model in memory; a tied head is left out, as in a saved checkpoint."""
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+
+def check_target(teacher: Shape, target: Shape) -> None:
+    """Raise InputError when ``target`` cannot be cut from ``teacher``."""
+    for field in (
+        "num_layers",
+        "hidden_size",
+        "intermediate_size",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "vocab_size",
+    ):
+        have, want = getattr(teacher, field), getattr(target, field)
+        if want > have:
+            raise InputError(f"target {field} = {want} is larger than the teacher's {have}: choose {have} or less")
+    if target.head_dim != teacher.head_dim:
+        raise InputError(
+            f"target head_dim = {target.head_dim}, the teacher's is {teacher.head_dim}: heads are kept or dropped whole"
+        )
+    if target.heads_per_group > teacher.heads_per_group:
+        raise InputError(
+            f"target has {target.heads_per_group} query heads a key-value head, the teacher {teacher.heads_per_group}: "
+            "a group can only shrink; keep more key-value heads"
+        )
+    if target.tie_word_embeddings and not teacher.tie_word_embeddings:
+        raise InputError(
+            "target ties the embeddings but the teacher's head is a matrix of its own: set tie_word_embeddings = false"
+        )
+
+
+def cut(weights: Mapping[str, Tensor], config: Any, target: Shape, kept: Kept) -> dict[str, Tensor]:
+    """The student's weights: each teacher tensor with its kept rows and columns. ``config``: the teacher's."""
+    family, teacher = axes.family_of(config), Shape.from_config(config)
+    student_layer = {old: new for new, old in enumerate(kept.layers)}
+    result = {}
+    for name in weights:
+        old_layer = axes.layer_of(name)
+        if old_layer is not None and old_layer not in student_layer:
+            continue
+        layer = None if old_layer is None else student_layer[old_layer]
+        dimensions = family.axes(name)
+        assert dimensions is not None, name
+        tensor = weights[name]
+        for dimension, blocks in enumerate(dimensions):
+            rows = dimension_rows(blocks, kept, layer, teacher)
+            if rows is not None:
+                tensor = tensor.index_select(dimension, rows)
+        new_name = name if layer is None else axes.in_layer(name, layer)
+        assert tuple(tensor.shape) == axes.expected_size(dimensions, target), (name, tensor.shape)
+        result[new_name] = tensor.clone() if tensor.data_ptr() == weights[name].data_ptr() else tensor
+    if target.tie_word_embeddings:
+        result.pop("lm_head.weight", None)
+    elif "lm_head.weight" not in result:  # a tied teacher, an untied student
+        result["lm_head.weight"] = result["model.embed_tokens.weight"].clone()
+    return result
+
+
+def dimension_rows(blocks: Sequence[str], kept: Kept, layer: int | None, teacher: Shape) -> Tensor | None:
+    """Rows of a dimension made of ``blocks``, each offset by the teacher's size of those before it."""
+    sizes = axes.axis_sizes(teacher)
+    parts, offset, whole = [], 0, True
+    for axis in blocks:
+        rows = kept.rows(axis, layer, teacher.head_dim)
+        whole = whole and rows is None
+        parts.append(offset + (torch.arange(sizes[axis]) if rows is None else rows))
+        offset += sizes[axis]
+    return None if whole else torch.cat(parts)
+
+
+def build(
+    weights: Mapping[str, Tensor], config: Any, target: Shape, kept_layers: Sequence[int], dtype: torch.dtype
+) -> Any:
+    """The student as a `transformers` model in eval mode, holding ``weights``."""
+    from transformers import AutoModelForCausalLM
+
+    student_config = target.to_config(config, kept_layers)
+    student_config.dtype = dtype
+    model = AutoModelForCausalLM.from_config(student_config, dtype=dtype)
+    missing, unexpected = model.load_state_dict(dict(weights), strict=False)
+    tied = ["lm_head.weight"] if target.tie_word_embeddings else []
+    assert not unexpected and set(missing) <= set(tied), (missing, unexpected)
+    model.tie_weights()
+    return model.eval()

@@ -1,0 +1,187 @@
+"""The third formula as one function: score the teacher, choose what stays, cut, repair, check."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tinylm.errors import InputError, WorkError
+from tinylm.inherit import criteria, depth
+from tinylm.inherit.cut import Kept, build, check_target, cut, model_weights
+from tinylm.inherit.repair import embedding_scale, norm_gains, refit
+from tinylm.inherit.scores import Scores
+from tinylm.inherit.select import select
+from tinylm.models import axes
+from tinylm.models.shape import Shape
+from tinylm.terminal import console
+
+CRITERIA = ("random", "l1", "l2", "taylor", "activation")
+LAYERS = ("first-last", "skip-loss", "greedy", "similarity")
+REPAIRS = ("norms", "refit")
+DEPTH_TOKENS = 4096  # calibration tokens for layer importance: it costs a forward pass a layer
+
+
+@dataclass
+class Inherited:
+    """What :func:`inherit` returns."""
+
+    model: Any  # PreTrainedModel of the target shape, eval mode, the teacher's dtype
+    scores: Scores
+    kept: Kept
+    seconds: dict[str, float]
+
+
+def inherit(
+    teacher: Any,
+    shape: Shape,
+    calibration_ids: Tensor | None = None,
+    criterion: str = "taylor",
+    layers: str = "skip-loss",
+    *,
+    repair: Sequence[str] = REPAIRS,
+    scores: Scores | None = None,
+    vocab: Tensor | None = None,
+    seed: int = 0,
+) -> Inherited:
+    """A student of exactly ``shape`` that starts from the teacher's weights.
+
+    Args:
+        teacher: a `transformers` causal language model in eval mode; bf16 is fastest on CPUs with AMX and on GPUs.
+        shape: the target. Its vocabulary is the teacher's, or ``vocab`` names the teacher ids kept, int64 [vocab_size].
+        calibration_ids: int64 [chunks, T], full chunks of packed text. Not needed for random / l1 / l2
+            with first-last layers and no repair.
+        criterion, layers: how units and layers are scored (``CRITERIA``, ``LAYERS``); not used with ``scores``.
+        repair: which of ``REPAIRS`` run after the cut.
+        scores: from an earlier run or ``Scores.load``: only the cut and the repair are done.
+    Raises:
+        InputError: a target that cannot be cut from this teacher, calibration missing or too short, NaN weights.
+    """
+    teacher_shape = Shape.from_config(teacher.config)
+    axes.check_weights({name: tuple(p.shape) for name, p in teacher.named_parameters()}, teacher.config)
+    check_target(teacher_shape, shape)
+    _check_choices(criterion, layers, repair)
+    seconds: dict[str, float] = {}
+    if scores is None:
+        scores = score(teacher, calibration_ids, criterion, layers, target_layers=shape.num_layers, seed=seed)
+        seconds["score"] = scores.about["seconds"]
+    scores.check(teacher_shape)
+    started = time.perf_counter()
+    kept = select(scores, teacher_shape, shape, vocab)
+    student = build(
+        cut(model_weights(teacher), teacher.config, shape, kept), teacher.config, shape, kept.layers, teacher.dtype
+    )
+    seconds["cut"] = time.perf_counter() - started
+    started = time.perf_counter()
+    repair_student(student, teacher, kept, calibration_ids, repair)
+    seconds["repair"] = time.perf_counter() - started
+    return Inherited(student, scores, kept, seconds)
+
+
+def score(
+    teacher: Any,
+    calibration_ids: Tensor | None,
+    criterion: str = "taylor",
+    layers: str = "skip-loss",
+    *,
+    target_layers: int | None = None,
+    seed: int = 0,
+) -> Scores:
+    """Score every unit and layer of ``teacher``; arguments as in :func:`inherit`. ``target_layers`` bounds greedy."""
+    _check_choices(criterion, layers, ())
+    shape = Shape.from_config(teacher.config)
+    started = time.perf_counter()
+    if criterion == "random":
+        units = criteria.random(shape, seed)
+    elif criterion in ("l1", "l2"):
+        units = criteria.weight_norm(model_weights(teacher), teacher.config, int(criterion[1]))
+    elif criterion == "taylor":
+        units = criteria.taylor(teacher, _calibration(calibration_ids, criterion))
+    else:
+        units = criteria.activation(teacher, _calibration(calibration_ids, criterion))
+    importance = _layer_importance(teacher, calibration_ids, layers, target_layers or 1)
+    about = {
+        "criterion": criterion,
+        "layers": layers,
+        "calibration_tokens": 0 if calibration_ids is None else calibration_ids.numel(),
+        "teacher": shape.to_dict(),
+        "seconds": time.perf_counter() - started,
+    }
+    return Scores(units[axes.FFN], units[axes.Q_HEADS], units[axes.HIDDEN], importance, about)
+
+
+def _layer_importance(teacher: Any, calibration_ids: Tensor | None, layers: str, target_layers: int) -> Tensor:
+    total = len(teacher.base_model.layers)
+    if layers == "first-last":
+        return depth.first_last(total)
+    chunks = _calibration(calibration_ids, layers)
+    few = chunks[: max(1, DEPTH_TOKENS // chunks.shape[1])]
+    if layers == "similarity":
+        return depth.similarity(teacher, few)
+    if layers == "skip-loss":
+        return depth.skip_loss(teacher, few)
+    return depth.greedy(teacher, few, target_layers)
+
+
+def repair_student(
+    student: Any, teacher: Any, kept: Kept, calibration_ids: Tensor | None, which: Sequence[str]
+) -> None:
+    """Run the repairs named in ``which`` on ``student`` in place; the embedding scale is always kept right."""
+    embedding_scale(student, teacher.config.hidden_size)
+    if "norms" in which and student.config.hidden_size < teacher.config.hidden_size:
+        norm_gains(student, teacher, kept, _calibration(calibration_ids, "norms")[:8])
+    if "refit" in which:
+        refit(student, teacher, kept, _calibration(calibration_ids, "refit"))
+
+
+def save(result: Inherited, out: Path, tokenizer: Any = None) -> None:
+    """Write the student as a `transformers` directory into the existing folder ``out``, with scores and kept indices.
+
+    The written model is loaded again in plain `transformers`; WorkError when its logits are not the same to the bit.
+    """
+    from safetensors.torch import save_file
+
+    result.model.save_pretrained(out)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(out)
+    save_file(result.kept.tensors(), Path(out) / "kept_units.st")
+    result.scores.save(Path(out) / "scores")
+    check_reload(result.model, out)
+
+
+@torch.no_grad()
+def check_reload(model: Any, folder: Path) -> None:
+    """WorkError unless the model in ``folder`` gives exactly the logits of ``model``."""
+    from transformers import AutoModelForCausalLM
+
+    answer: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=model.dtype, output_loading_info=True)
+    loaded, info = answer
+    ids = torch.randint(model.config.vocab_size, (2, 32), generator=torch.Generator().manual_seed(0))
+    if info["missing_keys"] or info["unexpected_keys"]:
+        raise WorkError(
+            f"{folder}: reloading misses or does not know {[*info['missing_keys'], *info['unexpected_keys']]}"
+        )
+    here, there = model(input_ids=ids).logits, loaded.eval()(input_ids=ids).logits
+    if not torch.equal(here, there):
+        raise WorkError(f"{folder}: logits after reloading differ by up to {float((here - there).abs().max()):.3g}")
+    console.print(f"reloaded {folder}: logits are the same to the bit")
+
+
+def _calibration(ids: Tensor | None, what: str) -> Tensor:
+    if ids is None:
+        raise InputError(f"{what} needs calibration text: give --calibration FILE...")
+    if ids.dim() != 2 or len(ids) < 4 or ids.shape[1] < 8:
+        raise InputError(f"calibration is too short for {what}: {tuple(ids.shape)} tokens, 4 chunks of 8 are the least")
+    return ids[: len(ids) // 4 * 4]
+
+
+def _check_choices(criterion: str, layers: str, repairs: Sequence[str]) -> None:
+    for what, value, known in (("criterion", criterion, CRITERIA), ("layers", layers, LAYERS)):
+        if value not in known:
+            raise InputError(f"{what} {value!r} is unknown: choose {', '.join(known)}")
+    for name in repairs:
+        if name not in REPAIRS:
+            raise InputError(f"repair {name!r} is unknown: choose {', '.join(REPAIRS)}")
