@@ -7,7 +7,7 @@ docstrings are the help text (tyro reads them). Exit codes: 0 done, 1 the work f
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -42,27 +42,56 @@ def plan(
     vocab_size: int,
     teacher: str | None = None,
     depths: str | None = None,
-    out: Path | None = None,
+    block: Literal["plain", "pangu-pi"] = "plain",
     limit: int = 10,
+    measure: bool = False,
+    batches: str = "1,20",
+    new_tokens: int = 510,
+    repeats: int = 5,
+    device: str = "auto",
+    finalists: int = 0,
+    train_tokens: int = 0,
+    data: Path | None = None,
+    out: Path | None = None,
 ) -> None:
-    """Which shapes fit a parameter budget, best first, and why.
+    """Which shapes fit a parameter budget, best first, and why; measured on this machine if you ask.
 
     Args:
         budget: all parameters of the model, e.g. 1e9 or 40e6; candidates lie within 1 % of it.
         vocab_size: rows of the embedding, e.g. 48000.
         teacher: directory, .gguf file, hub id or smollm2-135m: only shapes that can be cut from it.
         depths: numbers of layers to compare, e.g. 15,20,25,30: the best shape of each.
-        out: folder for plan.json (all numbers) and SHAPE.toml (the best shape, for `inherit` and `train`).
+        block: pangu-pi counts the series activation and the augmented shortcuts in.
         limit: at most so many candidates.
+        measure: time every candidate (random weights): prefill, decode, first token, peak memory.
+        batches: batch sizes to time, e.g. 1,20.
+        new_tokens: tokens generated in each timing; 510 is the paper's protocol.
+        repeats: timings of each; the table has the median and the range.
+        device: cpu, cuda, or auto (a GPU where there is one).
+        finalists: also time so many of the best through llama.cpp in Q8_0.
+        train_tokens: train every candidate on so many tokens and report bits per byte (needs --data).
+        data: folder with the token stores train/ and valid/, packed with a tokenizer of vocab-size tokens.
+        out: folder for plan.json (all numbers), SHAPE.toml (the best shape, for `inherit` and `train`), pareto.svg.
     """
     from tinylm.architecture import plan as planning
 
-    layers = planning.parse_depths(depths)
-    candidates = planning.plan(budget, vocab_size, teacher, layers, limit=limit)
+    layers = planning.parse_numbers("depths", depths)
+    candidates = planning.plan(budget, vocab_size, teacher, layers, block=block, limit=limit)
     planning.print_plan(candidates)
+    measured: list[dict[str, Any]] = []
+    if measure or train_tokens:
+        from tinylm import measured_plan
+
+        sizes = planning.parse_numbers("batches", batches) or [] if measure else []
+        measured = measured_plan.measure(
+            candidates, sizes, new_tokens, repeats, device, finalists, train_tokens, data, teacher
+        )
+        measured_plan.print_measurements(candidates, measured)
     if out is not None:
-        request = {"budget": budget, "vocab_size": vocab_size, "teacher": teacher, "depths": layers}
-        planning.write_plan(candidates, out, request)
+        request = {"budget": budget, "vocab_size": vocab_size, "teacher": teacher, "depths": layers, "block": block}
+        planning.write_plan(candidates, out, request, measured)
+        if measured:
+            measured_plan.draw(candidates, measured, out / "pareto.svg")
         print(out / "plan.json")
 
 

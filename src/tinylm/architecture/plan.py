@@ -111,28 +111,34 @@ def plan(
     return candidates[:limit]
 
 
-def write_plan(candidates: Sequence[Candidate], out: Path, request: dict[str, Any]) -> None:
-    """A folder with plan.json ({"request", "rule", "candidates"}, best first) and SHAPE.toml (the best one)."""
+def write_plan(
+    candidates: Sequence[Candidate], out: Path, request: dict[str, Any], measured: Sequence[dict[str, Any]] = ()
+) -> None:
+    """A folder with plan.json ({"request", "rule", "candidates"}, best first) and SHAPE.toml (the best one).
+
+    ``measured`` holds further keys for each candidate ({"speed": ..., "quality": ...}).
+    """
     rule = (
         {"weights": TEACHER_WEIGHTS} if request.get("teacher") else {"wish": SCRATCH_WISH, "weights": SCRATCH_WEIGHTS}
     )
+    extra = measured or [{}] * len(candidates)
+    values = [{**candidate.to_dict(), **more} for candidate, more in zip(candidates, extra, strict=True)]
     with atomic_directory(out, replace=True) as folder:
-        value = {"request": request, "rule": rule, "candidates": [c.to_dict() for c in candidates]}
-        write_json(folder / "plan.json", value)
+        write_json(folder / "plan.json", {"request": request, "rule": rule, "candidates": values})
         write_shape(folder / "SHAPE.toml", candidates[0].shape)
 
 
-def parse_depths(text: str | None) -> list[int] | None:
-    """``"15,20,25"`` -> [15, 20, 25]."""
+def parse_numbers(name: str, text: str | None) -> list[int] | None:
+    """``"15,20,25"`` -> [15, 20, 25]; ``name`` is the option's, for the message."""
     if text is None:
         return None
     try:
-        depths = sorted({int(word) for word in text.split(",")})
+        numbers = sorted({int(word) for word in text.split(",")})
     except ValueError as error:
-        raise InputError(f"depths {text!r}: give whole numbers with commas between them, e.g. 15,20,25") from error
-    if depths[0] < 1:
-        raise InputError(f"depths {text!r}: a model has at least 1 layer")
-    return depths
+        raise InputError(f"{name} {text!r}: give whole numbers with commas between them, e.g. 15,20,25") from error
+    if numbers[0] < 1:
+        raise InputError(f"{name} {text!r}: every number must be 1 or more")
+    return numbers
 
 
 def print_plan(candidates: Sequence[Candidate]) -> None:

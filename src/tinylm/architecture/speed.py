@@ -89,8 +89,8 @@ def measure(
 
 def generate_once(shape: Shape, config: Any, protocol: Protocol) -> Timing:
     """Time one greedy generation by `transformers`, eager, on ``protocol.device``."""
-    memory = _Memory(protocol.device)
-    model = _random_model(shape, config, protocol)
+    memory = PeakMemory(protocol.device)
+    model = random_model(shape, config, protocol)
     prompt = torch.randint(0, shape.vocab_size, (protocol.batch, protocol.prompt_tokens), device=protocol.device)
     _generate(model, prompt, 4, protocol.device)
     first, decode = _generate(model, prompt, protocol.new_tokens, protocol.device)
@@ -114,7 +114,7 @@ def _generate(model: Any, prompt: torch.Tensor, new_tokens: int, device: str) ->
     return first - start, time.perf_counter() - first
 
 
-def _random_model(shape: Shape, config: Any, protocol: Protocol) -> Any:
+def random_model(shape: Shape, config: Any, protocol: Protocol) -> Any:
     from transformers import AutoModelForCausalLM, LlamaConfig
 
     longest = protocol.prompt_tokens + protocol.new_tokens
@@ -125,7 +125,7 @@ def _random_model(shape: Shape, config: Any, protocol: Protocol) -> Any:
         return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, protocol.dtype)).eval()
 
 
-class _Memory:
+class PeakMemory:
     """Peak memory from now on: of the CUDA allocator, or (Linux) of this process above what it held before."""
 
     def __init__(self, device: str) -> None:
@@ -190,5 +190,5 @@ def _summary(timings: Sequence[Timing], protocol: Protocol, backend: str) -> dic
         "prefill_tokens_per_second": spread([prompt / timing.first_token_seconds for timing in timings]),
         "decode_tokens_per_second": spread([decoded / timing.decode_seconds for timing in timings]),
         "first_token_seconds": spread([timing.first_token_seconds for timing in timings]),
-        "peak_bytes": max(peaks) if peaks else None,
+        "peak_bytes": int(median(peaks)) if peaks else None,  # the first run also holds newly imported modules
     }

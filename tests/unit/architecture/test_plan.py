@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig
 
-from tinylm.architecture.plan import Candidate, parse_depths, plan, write_plan
+from tinylm.architecture.plan import Candidate, parse_numbers, plan, write_plan
 from tinylm.architecture.shape import parameters
 from tinylm.errors import InputError
 from tinylm.models.shape import Shape, read_shape
@@ -85,11 +85,11 @@ def test_what_cannot_be_planned_is_one_clear_line(arguments: dict, message: str)
 
 
 def test_depths_are_parsed() -> None:
-    assert parse_depths("25,15, 20,15") == [15, 20, 25]
-    assert parse_depths(None) is None
+    assert parse_numbers("depths", "25,15, 20,15") == [15, 20, 25]
+    assert parse_numbers("depths", None) is None
     for wrong in ("", "a", "0,3", "1.5"):
         with pytest.raises(InputError, match="depths"):
-            parse_depths(wrong)
+            parse_numbers("depths", wrong)
 
 
 def test_candidate_as_dict_has_the_contract_keys() -> None:

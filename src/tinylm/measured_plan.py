@@ -1,0 +1,242 @@
+"""A plan with measurements: the speed of every candidate, its quality after a short training run, and the picture.
+
+Beside `pipeline.py` the one place where formulas meet: planning knows nothing of training or export, so what is
+measured here is handed to it as functions.
+"""
+
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tinylm.architecture import speed
+from tinylm.architecture.initialise import initialise
+from tinylm.architecture.plan import Candidate
+from tinylm.architecture.speed import Protocol, Timing
+from tinylm.artifact import atomic_file
+from tinylm.errors import InputError
+from tinylm.models.shape import Shape
+from tinylm.terminal import console, print_table, quiet_transformers
+
+QUANTIZED = "Q8_0"  # what a phone would run; the finalists are timed in it through llama.cpp
+TRAINING_SEQUENCE, TRAINING_BATCH = 512, 8
+
+
+def measure(
+    candidates: Sequence[Candidate],
+    batches: Sequence[int],
+    new_tokens: int,
+    repeats: int,
+    device: str,
+    finalists: int,
+    train_tokens: int,
+    data: Path | None,
+    teacher: str | None,
+) -> list[dict[str, Any]]:
+    """Further keys of plan.json for each candidate: "speed" (when ``batches``), "quality" (when ``train_tokens``).
+
+    A teacher's cuts are trained from its weights when its vocabulary is the candidates' own, else from random ones.
+    """
+    if train_tokens and data is None:
+        raise InputError("plan: --train-tokens needs --data, a folder with the token stores train/ and valid/")
+    measured: list[dict[str, Any]] = [{} for _ in candidates]
+    if batches:
+        device = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        protocols = [Protocol(batch, 64, new_tokens, repeats, device=device) for batch in batches]
+        for more, found in zip(measured, measure_speed(candidates, protocols, finalists)):
+            more["speed"] = found
+    if train_tokens and data is not None:
+        for more, quality in zip(measured, measure_quality(candidates, data, train_tokens, teacher)):
+            more["quality"] = quality
+    return measured
+
+
+def measure_speed(candidates: Sequence[Candidate], protocols: Sequence[Protocol], finalists: int) -> list[list[dict]]:
+    """For each candidate its speeds: `transformers` at every protocol, llama.cpp at batch 1 for the first few."""
+    shapes, configs = [c.shape for c in candidates], [c.config for c in candidates]
+    results: list[list[dict]] = [[] for _ in candidates]
+    for protocol in protocols:
+        for found, result in zip(results, speed.measure(shapes, protocol, configs)):
+            found.append(result)
+    plain = [index for index, c in enumerate(candidates) if c.to_dict()["block"] == "plain"][:finalists]
+    if plain:
+        first = protocols[0]
+        protocol = Protocol(1, first.prompt_tokens, first.new_tokens, first.repeats, dtype=QUANTIZED)
+        measured = speed.measure(
+            [shapes[index] for index in plain],
+            protocol,
+            [configs[index] for index in plain],
+            llamacpp_once,
+            "llama.cpp",
+        )
+        for index, result in zip(plain, measured):
+            results[index].append(result)
+    return results
+
+
+def llamacpp_once(shape: Shape, config: Any, protocol: Protocol) -> Timing:
+    """Time one greedy generation of the shape with random weights, quantised to ``protocol.dtype``, by llama.cpp."""
+    from tinylm.export.gguf import export
+    from tinylm.export.llamacpp import Llama
+
+    quiet_transformers()
+    with tempfile.TemporaryDirectory() as folder:
+        model = speed.random_model(shape, config, Protocol(dtype="float32", new_tokens=protocol.new_tokens))
+        model.save_pretrained(folder)
+        _byte_tokenizer(shape.vocab_size).save_pretrained(folder)
+        del model
+        file = Path(folder) / "model.gguf"
+        export(folder, file, protocol.dtype, pre_tokenizer="gpt-2")
+        prompt = list(range(protocol.prompt_tokens))
+        memory = speed.PeakMemory("cpu")
+        with Llama(
+            file, context=protocol.prompt_tokens + protocol.new_tokens, threads=torch.get_num_threads()
+        ) as llama:
+            llama.decode(prompt, last_only=True)  # warm up: the file's pages, the threads
+            llama.reset()
+            start = time.perf_counter()
+            token = int(llama.decode(prompt, last_only=True)[0].argmax())
+            first = time.perf_counter()
+            for _ in range(protocol.new_tokens - 1):
+                token = int(llama.decode([token], last_only=True)[0].argmax())
+            return Timing(first - start, time.perf_counter() - first, memory.peak())
+
+
+def _byte_tokenizer(vocab_size: int) -> Any:
+    """A byte-level tokenizer of ``vocab_size`` tokens with one merge: a GGUF needs one, timing does not care."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    if vocab_size <= len(alphabet):
+        raise InputError(f"llama.cpp is timed with a byte-level tokenizer: vocabulary {vocab_size} must be above 256")
+    words = [*alphabet, "th", *(f"unused{index}" for index in range(vocab_size - len(alphabet) - 1))]
+    tokenizer = Tokenizer(models.BPE({word: index for index, word in enumerate(words)}, [("t", "h")]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=words[-1])
+
+
+def measure_quality(
+    candidates: Sequence[Candidate], data: Path, tokens: int, teacher: str | None, seed: int = 0
+) -> list[dict[str, Any]]:
+    """Train every candidate on the same ``tokens`` in the same order; bits per byte on held-out text.
+
+    Args:
+        data: a folder with the token stores ``train`` and ``valid`` (`tinylm corpus pack`, or the pipeline's).
+        teacher: cut every candidate out of this model, whose vocabulary is the stores'; None: random weights.
+    """
+    from tinylm.corpus.store import open_store
+    from tinylm.train.config import TrainConfig
+    from tinylm.train.loop import train
+
+    stores = open_store(data / "train"), open_store(data / "valid")
+    steps = max(1, round(tokens / (TRAINING_SEQUENCE * TRAINING_BATCH)))
+    config = TrainConfig(TRAINING_SEQUENCE, TRAINING_BATCH, steps=steps, seed=seed, checkpoint_every=0)
+    results = []
+    for index, candidate in enumerate(candidates):
+        console.print(f"training candidate {index + 1} of {len(candidates)}: {candidate.shape.num_layers} layers")
+        model = _student(candidate, teacher, stores[0], seed)
+        with tempfile.TemporaryDirectory() as folder:
+            result = train(model, stores[0], config, Path(folder) / "run", valid_store=stores[1])
+        start = "teacher" if teacher else "random"
+        results.append({**result, "start": start, "seed": seed})
+    return results
+
+
+def _student(candidate: Candidate, teacher: str | None, store: Any, seed: int) -> Any:
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    pangu = candidate.to_dict()["block"] == "pangu-pi"
+    if teacher is None:
+        config = candidate.shape.to_config(candidate.config if candidate.config is not None else LlamaConfig())
+        config.max_position_embeddings = max(TRAINING_SEQUENCE, config.max_position_embeddings)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        initialise(model, seed=seed)
+        return model
+    from tinylm.inherit.inheritance import inherit
+    from tinylm.models.pangu import from_llama
+    from tinylm.models.teacher import load_model
+
+    calibration = torch.from_numpy(store.windows(range(32), TRAINING_SEQUENCE)[:, :-1])
+    model = inherit(load_model(teacher), candidate.shape, calibration).model
+    return from_llama(model) if pangu else model
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Indices of the points (speed, loss) that no other point beats: none is as fast with less loss, or faster with as
+    little. Sorted by speed."""
+    front = [
+        index
+        for index, (fast, loss) in enumerate(points)
+        if not any(f >= fast and q <= loss and (f, q) != (fast, loss) for f, q in points)
+    ]
+    return sorted(front, key=lambda index: points[index])
+
+
+def print_measurements(candidates: Sequence[Candidate], extra: Sequence[dict[str, Any]]) -> None:
+    """Table of measured medians (low - high); one row for each candidate and protocol."""
+    rows = []
+    for candidate, measured in zip(candidates, extra):
+        name = f"{candidate.shape.num_layers}x{candidate.shape.hidden_size}"
+        quality = measured.get("quality", {}).get("valid_bits_per_byte")
+        bits = f"{quality:.4f}" if quality else "-"
+        for result in measured.get("speed", []):
+            spread, peak = result["decode_tokens_per_second"], result["peak_bytes"]
+            rows.append(
+                (
+                    name,
+                    f"{result['backend']} {result['dtype']}",
+                    result["batch"],
+                    f"{spread['median']:,.0f}",
+                    f"{spread['low']:,.0f}-{spread['high']:,.0f}",
+                    f"{result['first_token_seconds']['median'] * 1000:,.0f}",
+                    f"{peak / 2**20:,.0f}" if peak else "-",
+                    bits,
+                )
+            )
+        if not measured.get("speed"):
+            rows.append((name, "-", "-", "-", "-", "-", "-", bits))
+    columns = ("shape", "by", "batch", "tok/s", "range", "first ms", "MiB", "bits/byte")
+    print_table("Measured: decoding speed (median and range), first token, peak memory", columns, rows)
+
+
+def draw(candidates: Sequence[Candidate], extra: Sequence[dict[str, Any]], out: Path) -> None:
+    """pareto.svg: decode speed against bits per byte (or against depth, when no quality was measured)."""
+    from tinylm.report.figures import PALETTE, figure, to_svg
+
+    with figure() as (fig, axes):
+        for number, (backend, batch) in enumerate(_protocols(extra)):
+            found = [_decode_speed(measured, backend, batch) for measured in extra]
+            points = [
+                (rate["median"], measured.get("quality", {}).get("valid_bits_per_byte", c.shape.num_layers), rate, c)
+                for c, measured, rate in zip(candidates, extra, found)
+                if rate is not None
+            ]
+            points.sort(key=lambda point: point[3].shape.num_layers)
+            color = PALETTE[number]
+            xs, ys = [p[0] for p in points], [p[1] for p in points]
+            low, high = [p[0] - p[2]["low"] for p in points], [p[2]["high"] - p[0] for p in points]
+            axes.errorbar(xs, ys, xerr=[low, high], fmt="o-", color=color, label=f"{backend}, batch {batch}", capsize=2)
+            for x, y, _, c in points:
+                axes.annotate(f"{c.shape.num_layers}x{c.shape.hidden_size}", (x, y), (4, 4), textcoords="offset points")
+        axes.set_xscale("log")
+        axes.set_xlabel("decode speed (tokens/s, log scale)")
+        axes.set_ylabel("bits per byte, held out" if "quality" in extra[0] else "layers")
+        axes.legend()
+        with atomic_file(out) as scratch:
+            scratch.write_text(to_svg(fig))
+
+
+def _protocols(extra: Sequence[dict[str, Any]]) -> list[tuple[str, int]]:
+    return list(dict.fromkeys((result["backend"], result["batch"]) for m in extra for result in m.get("speed", [])))
+
+
+def _decode_speed(measured: dict[str, Any], backend: str, batch: int) -> dict[str, float] | None:
+    for result in measured.get("speed", []):
+        if (result["backend"], result["batch"]) == (backend, batch):
+            return result["decode_tokens_per_second"]
+    return None
