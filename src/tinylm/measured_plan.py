@@ -86,7 +86,7 @@ def llamacpp_once(shape: Shape, config: Any, protocol: Protocol) -> Timing:
     with tempfile.TemporaryDirectory() as folder:
         model = speed.random_model(shape, config, Protocol(dtype="float32", new_tokens=protocol.new_tokens))
         model.save_pretrained(folder)
-        _byte_tokenizer(shape.vocab_size).save_pretrained(folder)
+        byte_tokenizer(shape.vocab_size).save_pretrained(folder)
         del model
         file = Path(folder) / "model.gguf"
         export(folder, file, protocol.dtype, pre_tokenizer="gpt-2")
@@ -105,7 +105,7 @@ def llamacpp_once(shape: Shape, config: Any, protocol: Protocol) -> Timing:
             return Timing(first - start, time.perf_counter() - first, memory.peak())
 
 
-def _byte_tokenizer(vocab_size: int) -> Any:
+def byte_tokenizer(vocab_size: int) -> Any:
     """A byte-level tokenizer of ``vocab_size`` tokens with one merge: a GGUF needs one, timing does not care."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -121,7 +121,13 @@ def _byte_tokenizer(vocab_size: int) -> Any:
 
 
 def measure_quality(
-    candidates: Sequence[Candidate], data: Path, tokens: int, teacher: str | None, seed: int = 0
+    candidates: Sequence[Candidate],
+    data: Path,
+    tokens: int,
+    teacher: str | None,
+    *,
+    seed: int = 0,
+    compile_layers: bool = True,
 ) -> list[dict[str, Any]]:
     """Train every candidate on the same ``tokens`` in the same order; bits per byte on held-out text.
 
@@ -135,11 +141,13 @@ def measure_quality(
 
     stores = open_store(data / "train"), open_store(data / "valid")
     steps = max(1, round(tokens / (TRAINING_SEQUENCE * TRAINING_BATCH)))
-    config = TrainConfig(TRAINING_SEQUENCE, TRAINING_BATCH, steps=steps, seed=seed, checkpoint_every=0)
+    config = TrainConfig(
+        TRAINING_SEQUENCE, TRAINING_BATCH, steps=steps, seed=seed, checkpoint_every=0, compile=compile_layers
+    )
     results = []
     for index, candidate in enumerate(candidates):
         console.print(f"training candidate {index + 1} of {len(candidates)}: {candidate.shape.num_layers} layers")
-        model = _student(candidate, teacher, stores[0], seed)
+        model = start_student(candidate, teacher, stores[0], seed)
         with tempfile.TemporaryDirectory() as folder:
             result = train(model, stores[0], config, Path(folder) / "run", valid_store=stores[1])
         start = "teacher" if teacher else "random"
@@ -147,7 +155,7 @@ def measure_quality(
     return results
 
 
-def _student(candidate: Candidate, teacher: str | None, store: Any, seed: int) -> Any:
+def start_student(candidate: Candidate, teacher: str | None, store: Any, seed: int) -> Any:
     from transformers import AutoModelForCausalLM, LlamaConfig
 
     pangu = candidate.to_dict()["block"] == "pangu-pi"
