@@ -121,7 +121,7 @@ def score_documents(
     with scoring(model), progress_bar("bits per byte", sum(len(w.targets) for w in windows), "tokens") as bar:
         scorer = Scorer(model, dtype)
         for batch in batches(windows, batch_tokens):
-            for window, nats in zip(batch, _nats(scorer, batch)):
+            for window, nats in zip(batch, window_nats(scorer, batch)):
                 bits[window.document] += nats / np.log(2)
             bar.advance(sum(len(w.targets) for w in batch))
     unknown = tokenizer.unk_token_id
@@ -169,7 +169,7 @@ def batches(windows: Sequence[Window], batch_tokens: int) -> Iterator[list[Windo
         yield batch
 
 
-def _nats(scorer: Scorer, batch: Sequence[Window]) -> list[float]:
+def window_nats(scorer: Scorer, batch: Sequence[Window]) -> list[float]:
     """-log p of each window's targets. Padding is on the right, where a causal model cannot see it."""
     length = len(batch[0].inputs)
     inputs = np.zeros((len(batch), length), dtype=np.int64)

@@ -1,0 +1,383 @@
+"""One reader a benchmark: local files (or the hub) -> rows with the columns that lm-eval's own task of that name has.
+
+A task file names its reader as ``custom_dataset: !function tinylm.evaluate.tasks.readers.NAME``; lm-eval calls it with
+the file's ``metadata``. Multi-subject benchmarks are one data set with a ``subject`` column.
+"""
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from tinylm.errors import InputError
+from tinylm.evaluate.tasks.files import Bad, Folder, Row, build, from_hub, local_root
+
+LETTERS = "ABCDE"
+
+
+def mmlu(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
+    def convert(row: Row) -> Row:
+        choices = row.get("choices") or [row[f"choice{index}"] for index in range(4)]
+        answer = int(row["answer"])
+        _require(row["question"], "question")
+        _require_choices(choices, answer)
+        return {"question": row["question"], "choices": list(choices), "answer": answer}
+
+    if not (root := local_root(task_data)):
+        sources = [
+            (role, row["subject"], [row])
+            for role, split in (("item", "test"), ("shot", "dev"))
+            for _, rows in from_hub("cais/mmlu", ["all"], split)
+            for row in rows
+        ]
+        return build("mmlu", sources, _described(convert, "mmlu"), "hub:cais/mmlu")
+    folder = Folder(root, "mmlu")
+    return _by_subject(folder, "mmlu", {"item": "test/*_test.csv", "shot": "dev/*_dev.csv"}, convert)
+
+
+def ceval(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
+    def convert(row: Row) -> Row:
+        return _lettered(row, "question", "answer")
+
+    if not (root := local_root(task_data)):
+        return _subjects_from_hub("ceval", "ceval/ceval-exam", {"item": "val", "shot": "dev"}, convert)
+    folder = Folder(root, "ceval")
+    return _by_subject(folder, "ceval", {"item": "val/*_val.csv", "shot": "dev/*_dev.csv"}, convert)
+
+
+def cmmlu(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
+    def convert(row: Row) -> Row:
+        return _lettered(row, "Question", "Answer")
+
+    if not (root := local_root(task_data)):
+        return _subjects_from_hub("cmmlu", "haonan-li/cmmlu", {"item": "test", "shot": "dev"}, convert)
+    return _by_subject(Folder(root, "cmmlu"), "cmmlu", {"item": "test/*.csv", "shot": "dev/*.csv"}, convert)
+
+
+def agieval(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
+    """The 19 sets with choices. Where several letters are right, any one of them counts, as in lm-eval."""
+
+    def convert(row: Row) -> Row:
+        letters = row["label"] if isinstance(row["label"], str) else "".join(row["label"])
+        gold = [LETTERS.index(letter) for letter in letters if letter in LETTERS]
+        _require_choices(row["options"], *gold)
+        return {"query": _agieval_prompt(row), "choices": row["options"], "gold": gold}
+
+    if not (root := local_root(task_data)):
+        return _agieval_from_hub(lambda row: {"query": row["query"], "choices": row["choices"], "gold": row["gold"]})
+    folder = Folder(root, "agieval")
+    sources = []
+    for path in folder.paths("*.jsonl"):
+        rows = folder.jsonl(path)
+        if any(isinstance(row, dict) and row.get("options") for row in rows):  # the two cloze sets have none
+            sources.append(("item", Path(path).stem, rows))
+    return build("agieval", sources, convert, folder.digest)
+
+
+def boolq(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
+    labels = {"false": 0, "true": 1, 0: 0, 1: 1}  # False and True are 0 and 1
+
+    def convert(row: Row) -> Row:
+        _require(row["passage"], "passage")
+        return {
+            "question": _require(row["question"], "question"),
+            "passage": row["passage"],
+            "label": labels[row["label"]],
+        }
+
+    return _one_file(
+        task_data, "boolq", "superglue", "BoolQ/val.jsonl", convert, ("aps/super_glue", "boolq", "validation")
+    )
+
+
+def axb(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
+    labels = {"entailment": 0, "not_entailment": 1, 0: 0, 1: 1}
+
+    def convert(row: Row) -> Row:
+        _require(row["sentence1"], "sentence1")
+        return {
+            "sentence1": row["sentence1"],
+            "sentence2": _require(row["sentence2"], "sentence2"),
+            "label": labels[row["label"]],
+        }
+
+    return _one_file(task_data, "ax-b", "superglue", "AX-b/AX-b.jsonl", convert, ("aps/super_glue", "axb", "test"))
+
+
+def piqa(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
+    def convert(row: Row) -> Row:
+        _require_choices([row["sol1"], row["sol2"]], int(row["label"]))
+        return {
+            "goal": _require(row["goal"], "goal"),
+            "sol1": row["sol1"],
+            "sol2": row["sol2"],
+            "label": int(row["label"]),
+        }
+
+    if not (root := local_root(task_data)):
+        return _hub_table("piqa", convert, ("baber/piqa", None, "validation"))
+    folder = Folder(root, "piqa")
+    rows = folder.jsonl("data/valid.jsonl")
+    labels = folder.text("data/valid-labels.lst").split()
+    if len(rows) != len(labels):
+        raise InputError(f"piqa: {len(rows)} items but {len(labels)} labels in {root}: one of the files is cut off")
+    joined = [row if isinstance(row, Bad) else {**row, "label": label} for row, label in zip(rows, labels)]
+    return build("piqa", [("item", "", joined)], convert, folder.digest)
+
+
+def eprstmt(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
+    labels = {"Negative": 0, "Positive": 1}
+
+    def convert(row: Row) -> Row:
+        return {"sentence": _require(row["sentence"], "sentence"), "label": labels[row["label"]]}
+
+    if not (root := local_root(task_data)):
+        raise InputError("eprstmt is not on the hub as plain data: give --task-data with eprstmt/ of FewCLUE")
+    folder = Folder(root, "eprstmt")
+    sources = [("item", "", folder.jsonl("test_public.json")), ("shot", "", folder.jsonl("train_0.json"))]
+    return build("eprstmt", sources, convert, folder.digest)
+
+
+def xsum(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
+    def convert(row: Row) -> Row:
+        return {
+            "document": _require(row["document"], "document"),
+            "summary": _require(row["summary"], "summary"),
+        }
+
+    return _one_file(task_data, "xsum", "XSum", "test.jsonl", convert, ("EdinburghNLP/xsum", None, "test"))
+
+
+def c3(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
+    """Dialogues (d) and mixed texts (m). Questions have two to four choices and are scored with the ones they have."""
+
+    def convert(row: Row) -> Row:
+        if row["answer"] not in row["choice"]:
+            raise Bad("the answer is not among the choices")
+        _require_choices(row["choice"], 0, least=2)
+        return {
+            "context": _require("\n".join(row["context"]), "context"),
+            "question": _require(row["question"], "question"),
+            "choices": row["choice"],
+            "label": row["choice"].index(row["answer"]),
+        }
+
+    def questions(passages: list) -> Iterator[Row | Bad]:
+        for passage in passages:
+            if not (isinstance(passage, list) and len(passage) == 3):
+                yield Bad("a passage is not [sentences, questions, id]")
+                continue
+            yield from ({**question, "context": passage[0]} for question in passage[1])
+
+    if not (root := local_root(task_data)):
+        return _hub_table("c3", convert, ("clue/clue", "c3", "validation"))
+    folder = Folder(root, "c3")
+    sources = [
+        (role, kind, list(questions(folder.json(f"c3-{kind}-{split}.json"))))
+        for role, split in (("item", "test"), ("shot", "dev"))
+        for kind in ("d", "m")
+    ]
+    return build("c3", sources, convert, folder.digest)
+
+
+def hellaswag(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
+    """The text file has the context in one piece, so lm-eval's capital letter at the start of its second part is not
+    put back; everything else is as in lm-eval."""
+
+    from lm_eval.tasks.hellaswag.utils import preprocess
+
+    def convert(row: Row) -> Row:
+        _require_choices(row["endings"], int(row["label"]))
+        context = f"{row['activity_label']}: {row['ctx_a']} {row['ctx_b'].capitalize()}"
+        return {
+            "query": _require(preprocess(context), "context"),
+            "choices": [preprocess(ending) for ending in row["endings"]],
+            "gold": int(row["label"]),
+        }
+
+    if not (root := local_root(task_data)):
+        return _hub_table("hellaswag", convert, ("Rowan/hellaswag", None, "validation"))
+    folder = Folder(root, "hellaswag")
+    lines = folder.text("hellaswag_val_full.txt").rstrip("\n").split("\n")
+    if len(lines) % 6:
+        raise InputError(f"{root}/hellaswag/hellaswag_val_full.txt is cut off: {len(lines)} lines are not six an item")
+    rows: list[Row | Bad] = []
+    for first in range(0, len(lines), 6):
+        activity, separator, context = lines[first].partition(": ")
+        if not separator or not lines[first + 1].isdigit():
+            rows.append(Bad(f"line {first + 1} is not 'activity: context' and a label"))
+            continue
+        rows.append(
+            {
+                "activity_label": activity,
+                "ctx_a": context,
+                "ctx_b": "",
+                "endings": lines[first + 2 : first + 6],
+                "label": lines[first + 1],
+            }
+        )
+    return build("hellaswag", [("item", "", rows)], convert, folder.digest)
+
+
+def arc_easy(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
+    def convert(row: Row) -> Row:
+        if isinstance(row["question"], dict):  # AI2's own files
+            choices = {key: [choice[key] for choice in row["question"]["choices"]] for key in ("text", "label")}
+            question = row["question"]["stem"]
+        else:
+            choices, question = row["choices"], row["question"]
+        _require_choices(choices["text"], choices["label"].index(row["answerKey"]))
+        return {"question": _require(question, "question"), "choices": choices, "answerKey": row["answerKey"]}
+
+    if not (root := local_root(task_data)):
+        return _hub_table("arc-easy", convert, ("allenai/ai2_arc", "ARC-Easy", "test"))
+    folder = Folder(root, "arc")
+    sources = [
+        ("item", "", folder.jsonl("ARC-e/ARC-Easy-Test.jsonl")),
+        ("shot", "", folder.jsonl("ARC-e/ARC-Easy-Dev.jsonl")),
+    ]
+    return build("arc-easy", sources, convert, folder.digest)
+
+
+def lambada(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
+    def convert(row: Row) -> Row:
+        if " " not in _require(row["text"], "text").strip():
+            raise Bad("a passage of one word has nothing to predict from")
+        return {"text": row["text"]}
+
+    hub = ("EleutherAI/lambada_openai", "default", "test")
+    return _one_file(task_data, "lambada", "lambada", "lambada_test.jsonl", convert, hub)
+
+
+def blimp(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
+    def convert(row: Row) -> Row:
+        return {key: _require(row[key], key) for key in ("sentence_good", "sentence_bad")}
+
+    if not (root := local_root(task_data)):
+        return _subjects_from_hub("blimp", "nyu-mll/blimp", {"item": "train"}, convert)
+    folder = Folder(root, "blimp")
+    sources = [("item", Path(path).stem, folder.jsonl(path)) for path in folder.paths("*.jsonl")]
+    return build("blimp", sources, convert, folder.digest)
+
+
+def wikitext(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
+    """WikiText-2 test, one row an article (a level-one heading starts one)."""
+
+    def convert(row: Row) -> Row:
+        return {"page": _require(row["page"], "page")}
+
+    if not (root := local_root(task_data)):
+        return _hub_table("wikitext", convert, ("EleutherAI/wikitext_document_level", "wikitext-2-raw-v1", "test"))
+    folder = Folder(root, "wikitext2")
+    text = folder.text("wiki.test.raw")
+    starts = [match.start() for match in re.finditer(r"(?m)^ = [^=\n]+ = *$", text)] or [0]
+    pages = [text[start:end] for start, end in zip(starts, [*starts[1:], len(text)])]
+    return build("wikitext", [("item", "", [{"page": page} for page in pages])], convert, folder.digest)
+
+
+def _require(value: Any, name: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise Bad(f"{name} is empty")
+    return value
+
+
+def _require_choices(choices: Any, *gold: int, least: int = 2) -> None:
+    if not isinstance(choices, (list, tuple)) or len(choices) < least:
+        raise Bad(f"fewer than {least} choices")
+    for choice in choices:
+        _require(choice, "a choice")
+    if not gold or not all(0 <= index < len(choices) for index in gold):
+        raise Bad("the answer is not among the choices")
+
+
+def _lettered(row: Row, question: str, answer: str) -> Row:
+    """A four-choice row with columns A to D, as C-Eval and CMMLU have it."""
+    if row[answer] not in tuple(LETTERS[:4]):
+        raise Bad(f"the answer {row[answer]!r} is not A to D")
+    return {name: _require(row[name], name) for name in (question, *LETTERS[:4], answer)}
+
+
+def _by_subject(folder: Folder, name: str, patterns: dict[str, str], convert) -> datasets.DatasetDict:
+    sources = []
+    for role, pattern in patterns.items():
+        suffix = pattern.rpartition("*")[2]
+        for path in folder.paths(pattern):
+            subject = Path(path).name.removesuffix(suffix)
+            rows: list[Row | Bad] = [{**row, "subject": subject} for row in folder.csv(path)]
+            sources.append((role, subject, rows))
+    return build(name, sources, _described(convert, name), folder.digest)
+
+
+def _one_file(
+    task_data: str | None, name: str, folder_name: str, path: str, convert, hub: tuple[str, str | None, str]
+) -> datasets.DatasetDict:
+    if not (root := local_root(task_data)):
+        return _hub_table(name, convert, hub)
+    folder = Folder(root, folder_name)
+    return build(name, [("item", "", folder.jsonl(path))], convert, folder.digest)
+
+
+def _hub_table(name: str, convert, hub: tuple[str, str | None, str]) -> datasets.DatasetDict:
+    path, config, split = hub
+    ((_, rows),) = from_hub(path, [config], split)
+    return build(name, [("item", "", rows)], convert, f"hub:{path}")
+
+
+def _subjects_from_hub(name: str, path: str, splits: dict[str, str], convert) -> datasets.DatasetDict:
+    sources = [
+        (role, subject, [{**row, "subject": subject} for row in rows])
+        for role, split in splits.items()
+        for subject, rows in from_hub(path, sorted(descriptions(name)), split)
+    ]
+    return build(name, sources, _described(convert, name), f"hub:{path}")
+
+
+def _agieval_from_hub(convert) -> datasets.DatasetDict:
+    names = [path.stem for path in sorted(_lm_eval_folder("agieval").glob("*-*.yaml"))]
+    names = [name for name in names if name != "gaokao-mathcloze"]
+    sources = [("item", name, rows) for name in names for _, rows in from_hub(f"hails/agieval-{name}", [None], "test")]
+    return build("agieval", sources, convert, "hub:hails/agieval")
+
+
+def _agieval_prompt(row: Row) -> str:
+    """The zero-shot prompt of the AGI-Eval authors; Chinese questions get the Chinese one."""
+    question, options = _require(row["question"], "question"), " ".join(row["options"])
+    last = LETTERS[len(row["options"]) - 1]
+    passage = row.get("passage") or ""
+    if re.search("[一-鿿]", question + options):
+        return f"{passage}问题：{question} 选项：{options}\n答案：从A到{last}, 我们应选择"
+    return f"{passage}Q: {question} Answer Choices: {options}\nA: Among A through {last}, the answer is"
+
+
+def _described(convert, benchmark: str):
+    """``convert`` plus the line that lm-eval puts before the questions of that subject."""
+    texts = descriptions(benchmark)
+
+    def with_description(row: Row) -> Row:
+        return {**convert(row), "description": texts.get(row["subject"], "")}
+
+    return with_description
+
+
+@cache
+def descriptions(benchmark: str) -> dict[str, str]:
+    """{subject: description} from the task files inside lm-eval, so that prompts stay the same as its own."""
+    import yaml
+
+    found = {}
+    for path in sorted(_lm_eval_folder(benchmark).glob("**/*.yaml")):
+        text = path.read_text(encoding="utf-8")
+        if "dataset_name" in text and "!function" not in text:
+            values = yaml.safe_load(text)
+            found[values["dataset_name"]] = values.get("description", "")
+    return found
+
+
+def _lm_eval_folder(benchmark: str) -> Path:
+    import lm_eval.tasks
+
+    folder = Path(lm_eval.tasks.__file__).parent / benchmark
+    return folder / "default" if benchmark == "mmlu" else folder
