@@ -6,7 +6,7 @@ measured here is handed to it as functions.
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from tinylm.models.shape import Shape
 from tinylm.terminal import console, print_table, quiet_transformers
 
 QUANTIZED = "Q8_0"  # what a phone would run; the finalists are timed in it through llama.cpp
-TRAINING_SEQUENCE, TRAINING_BATCH = 512, 8
+TRAINING_SEQUENCE, TRAINING_BATCH, CALIBRATION_CHUNKS = 512, 8, 32
 
 
 def measure(
@@ -145,33 +145,40 @@ def measure_quality(
         TRAINING_SEQUENCE, TRAINING_BATCH, steps=steps, seed=seed, checkpoint_every=0, compile=compile_layers
     )
     results = []
-    for index, candidate in enumerate(candidates):
-        console.print(f"training candidate {index + 1} of {len(candidates)}: {candidate.shape.num_layers} layers")
-        model = start_student(candidate, teacher, stores[0], seed)
+    students = _cuts(candidates, teacher, stores[0]) if teacher else _fresh(candidates, seed)
+    for number, model in enumerate(students, start=1):
+        console.print(f"training candidate {number} of {len(candidates)}")
         with tempfile.TemporaryDirectory() as folder:
             result = train(model, stores[0], config, Path(folder) / "run", valid_store=stores[1])
-        start = "teacher" if teacher else "random"
-        results.append({**result, "start": start, "seed": seed})
+        results.append({**result, "start": "teacher" if teacher else "random", "seed": seed})
     return results
 
 
-def start_student(candidate: Candidate, teacher: str | None, store: Any, seed: int) -> Any:
+def _fresh(candidates: Sequence[Candidate], seed: int) -> Iterator[Any]:
+    """A model with random weights for each candidate."""
     from transformers import AutoModelForCausalLM, LlamaConfig
 
-    pangu = candidate.to_dict()["block"] == "pangu-pi"
-    if teacher is None:
+    for candidate in candidates:
         config = candidate.shape.to_config(candidate.config if candidate.config is not None else LlamaConfig())
         config.max_position_embeddings = max(TRAINING_SEQUENCE, config.max_position_embeddings)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         initialise(model, seed=seed)
-        return model
+        yield model
+
+
+def _cuts(candidates: Sequence[Candidate], teacher: str, store: Any) -> Iterator[Any]:
+    """A model cut out of ``teacher`` for each candidate; the teacher's units are scored once for all of them."""
     from tinylm.inherit.inheritance import inherit
     from tinylm.models.pangu import from_llama
     from tinylm.models.teacher import load_model
 
-    calibration = torch.from_numpy(store.windows(range(32), TRAINING_SEQUENCE)[:, :-1])
-    model = inherit(load_model(teacher), candidate.shape, calibration).model
-    return from_llama(model) if pangu else model
+    source, scores = load_model(teacher, torch.bfloat16), None
+    chunks = min(CALIBRATION_CHUNKS, store.num_sequences(TRAINING_SEQUENCE))
+    calibration = torch.from_numpy(store.windows(range(chunks), TRAINING_SEQUENCE)[:, :-1])
+    for candidate in candidates:
+        inherited = inherit(source, candidate.shape, calibration, scores=scores)
+        scores, model = inherited.scores, inherited.model.float()
+        yield from_llama(model) if candidate.to_dict()["block"] == "pangu-pi" else model
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:

@@ -100,10 +100,14 @@ def plan(
     else:
         source = Shape.from_config(config)
         shapes = _from_teacher(budget, vocab_size, source, config, depths, tie_word_embeddings, config_at)
-    candidates = [_candidate(shape, source, config_at(shape.hidden_size)) for shape in shapes]
-    candidates = [c for c in candidates if abs(c.parameters - budget) <= TOLERANCE * budget]
-    if not candidates:
-        raise InputError(_nothing_fits(budget, vocab_size, source, config, depths))
+    sized = [(shape, parameters(shape, config_at(shape.hidden_size))) for shape in shapes]
+    fitting = [shape for shape, size in sized if abs(size - budget) <= TOLERANCE * budget]
+    if not fitting:
+        nearest = min((size for _, size in sized), key=lambda size: abs(size - budget), default=0)
+        raise InputError(
+            _nothing_fits(budget, vocab_size, nearest, depths, "no cut of the teacher" if source else "no shape")
+        )
+    candidates = [_candidate(shape, source, config_at(shape.hidden_size)) for shape in fitting]
     candidates.sort(key=lambda c: (c.cost, c.shape.num_layers, c.shape.hidden_size))
     if depths is not None:
         best = {c.shape.num_layers: c for c in reversed(candidates)}
@@ -199,7 +203,7 @@ def _from_scratch(
                 for tie in (True, False) if tied is None else (tied,):
                     frame = (layers, hidden, heads, heads // per_group, head_dim, vocab_size, tie)
                     shape = _fit_ffn(frame, budget, largest=8 * hidden, config=config_at(hidden))
-                    if shape is not None and shape.intermediate_size >= hidden:
+                    if shape.intermediate_size >= hidden:
                         yield shape
 
 
@@ -222,9 +226,7 @@ def _from_teacher(
             for heads, kv_heads in _head_cuts(teacher, hidden, family_of(config)):
                 tie = teacher.tie_word_embeddings if tied is None else tied
                 frame = (layers, hidden, heads, kv_heads, teacher.head_dim, vocab_size, tie)
-                shape = _fit_ffn(frame, budget, largest=teacher.intermediate_size, config=config_at(hidden))
-                if shape is not None:
-                    yield shape
+                yield _fit_ffn(frame, budget, largest=teacher.intermediate_size, config=config_at(hidden))
 
 
 def _widths(largest: int) -> Iterator[int]:
@@ -244,8 +246,11 @@ def _head_cuts(teacher: Shape, hidden: int, family: Family) -> Iterator[tuple[in
                 yield heads, kv_heads
 
 
-def _fit_ffn(frame: tuple, budget: float, largest: int, config: Any) -> Shape | None:
-    """The FFN size that brings the rest of the shape (``frame``) within 1 % of the budget, or None."""
+def _fit_ffn(frame: tuple, budget: float, largest: int, config: Any) -> Shape:
+    """The rest of the shape (``frame``) with the FFN size that comes closest to the budget.
+
+    Of the sizes within 1 % of the budget the one that is a multiple of the largest power of two.
+    """
     layers, hidden, heads, kv_heads, head_dim, vocab_size, tie = frame
 
     def shape(intermediate: int) -> Shape:
@@ -255,10 +260,10 @@ def _fit_ffn(frame: tuple, budget: float, largest: int, config: Any) -> Shape | 
     per_neuron = parameters(shape(2), config) - without_ffn
     wanted = (budget - without_ffn) / per_neuron + 1
     for multiple in FFN_MULTIPLES:
-        intermediate = min(round(wanted / multiple) * multiple, largest)
-        if intermediate >= 32 and abs((intermediate - wanted) * per_neuron) <= TOLERANCE * budget:
-            return shape(intermediate)
-    return None
+        intermediate = max(min(round(wanted / multiple) * multiple, largest), min(32, largest))
+        if abs((intermediate - wanted) * per_neuron) <= TOLERANCE * budget:
+            break
+    return shape(intermediate)
 
 
 def _candidate(shape: Shape, teacher: Shape | None, config: Any) -> Candidate:
@@ -305,14 +310,9 @@ def _teacher_terms(shape: Shape, teacher: Shape) -> list[tuple[str, float, float
     ]
 
 
-def _nothing_fits(
-    budget: float, vocab_size: int, teacher: Shape | None, config: Any, depths: Sequence[int] | None
-) -> str:
+def _nothing_fits(budget: float, vocab_size: int, nearest: int, depths: Sequence[int] | None, what: str) -> str:
     at = f" with {', '.join(map(str, depths))} layers" if depths else ""
-    if teacher is None:
-        return f"no shape of {budget:.3g} parameters{at} and vocabulary {vocab_size}: take another budget or vocabulary"
-    full = Shape.from_dict({**teacher.to_dict(), "vocab_size": vocab_size})
     return (
-        f"no cut of the teacher has {budget:.3g} parameters{at} and vocabulary {vocab_size}: uncut it has "
-        f"{parameters(full, config) / 1e6:.1f} million with this vocabulary; take a budget below that"
+        f"{what} has {budget / 1e6:.4g} million parameters{at} and vocabulary {vocab_size}: the nearest has "
+        f"{nearest / 1e6:.4g} million; take that budget or another vocabulary"
     )

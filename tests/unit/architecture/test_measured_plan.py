@@ -69,7 +69,7 @@ def test_quality_is_the_loss_after_real_training(tmp_path) -> None:
 
 
 def test_students_of_one_seed_start_alike() -> None:
-    first, second = (measured_plan.start_student(candidate(LARGE), None, None, seed=3) for _ in range(2))
+    first, second = measured_plan._fresh([candidate(LARGE)] * 2, seed=3)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters()))
 
 

@@ -71,12 +71,12 @@ def test_written_plan_is_read_back_as_its_best_shape(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"budget": 400e6, "vocab_size": 16384, "teacher": TEACHER}, "uncut it has 115.6 million"),
+        ({"budget": 400e6, "vocab_size": 16384, "teacher": TEACHER}, "the nearest has 115.6 million"),
         ({"budget": 40e6, "vocab_size": 60000, "teacher": TEACHER}, "larger than the teacher's 49152"),
         ({"budget": 40e6, "vocab_size": 16384, "teacher": TEACHER, "depths": [40]}, "more than the teacher's 30"),
         ({"budget": -1, "vocab_size": 16384}, "must be positive"),
         ({"budget": float("nan"), "vocab_size": 16384}, "must be positive"),
-        ({"budget": 1e6, "vocab_size": 1_000_000}, "no shape of 1e\\+06"),
+        ({"budget": 1e6, "vocab_size": 1_000_000}, "no shape has 1 million"),
     ],
 )
 def test_what_cannot_be_planned_is_one_clear_line(arguments: dict, message: str) -> None:
