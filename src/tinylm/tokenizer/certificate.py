@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinylm.corpus.document import Document
-from tinylm.corpus.read import documents
-from tinylm.errors import InputError
 from tinylm.tokenizer.choose import chat_templates
 from tinylm.tokenizer.count import Counts
 from tinylm.tokenizer.fuzz import unicode_strings
 from tinylm.tokenizer.heldout import growth_by_source
+from tinylm.tokenizer.remap import Expansion
 from tinylm.tokenizer.rewrite import cut_config
-from tinylm.tokenizer.source import Source, optional_json, read_source
+from tinylm.tokenizer.source import Source, optional_json
 
 if TYPE_CHECKING:
     from tinylm.tokenizer.compress import Cut
@@ -36,10 +35,10 @@ def line(check: str, passed: bool, found: str) -> dict[str, Any]:
 
 
 def check_tokenizer(
-    parent: Source, folder: Path, kept: np.ndarray, texts: Iterable[Document] | None
+    parent: Source, child: Source, kept: np.ndarray, texts: Iterable[Document] | None
 ) -> list[dict[str, Any]]:
-    """All lines about the tokenizer in ``folder``, read back from disk."""
-    child = read_source(folder)
+    """All lines about the tokenizer ``child``, as read back from disk."""
+    folder = child.folder
     mapping = {int(old): new for new, old in enumerate(kept)}
     words = list(distinct_words(texts)) if texts is not None else []
     fuzz = unicode_strings(FUZZ_STRINGS, parent)
@@ -72,7 +71,7 @@ def distinct_words(texts: Iterable[Document]) -> Iterator[str]:
 
 
 def _check_ids(parent: Source, child: Source, mapping: dict[int, int]) -> dict[str, Any]:
-    fast, expected = child.fast(), {parent.strings[old]: new for old, new in mapping.items()}
+    fast, expected = child.fast, {parent.strings[old]: new for old, new in mapping.items()}
     loaded = fast.get_vocab(with_added_tokens=True)
     wrong = [token for token, new in expected.items() if loaded.get(token) != new]
     extra = len(loaded) - len(expected)
@@ -81,7 +80,7 @@ def _check_ids(parent: Source, child: Source, mapping: dict[int, int]) -> dict[s
 
 def _check_special(parent: Source, child: Source, mapping: dict[int, int]) -> dict[str, Any]:
     """Added tokens keep their flags and match as one token in the middle of text."""
-    fast = child.fast()
+    fast = child.fast
     wrong = []
     for old, token in parent.added.items():
         if old not in mapping:
@@ -100,7 +99,7 @@ def _check_special(parent: Source, child: Source, mapping: dict[int, int]) -> di
 def _check_post_processor(parent: Source, child: Source, mapping: dict[int, int]) -> dict[str, Any]:
     """What is put around a text and around a pair of texts is the same, up to the map."""
     word = _kept_words(parent, mapping, 2)
-    old_fast, new_fast = parent.fast(), child.fast()
+    old_fast, new_fast = parent.fast, child.fast
     wrong = 0
     for texts in ((word[0],), (word[0], word[1])):
         old, new = old_fast.encode(*texts).ids, new_fast.encode(*texts).ids
@@ -117,7 +116,7 @@ def _check_chat_template(parent: Source, child: Source, mapping: dict[int, int])
     from tinylm.tokenizer.chat import render
 
     words = _kept_words(parent, mapping, 3)
-    old_fast, new_fast = parent.fast(), child.fast()
+    old_fast, new_fast = parent.fast, child.fast
     wrong = shown = 0
     for template in templates:
         text = render(template, parent.folder, words)
@@ -134,20 +133,28 @@ def _check_chat_template(parent: Source, child: Source, mapping: dict[int, int])
 
 def _check_reachable(parent: Source, child: Source, mapping: dict[int, int]) -> dict[str, Any]:
     """Tokens that the parent's model can produce and the child's cannot (merges alone, then as whole pre-tokens)."""
-    lost = 0
-    for merges_only in (True, False):
-        old_model, new_model = parent.fast().model, child.fast().model
-        if merges_only and hasattr(old_model, "ignore_merges"):
-            old_model.ignore_merges = new_model.ignore_merges = False
-        for token, old in parent.model_ids.items():
-            if old in mapping and [one.id for one in old_model.tokenize(token)] == [old]:
-                lost += [one.id for one in new_model.tokenize(token)] != [mapping[old]]
+    models = (parent.fast.model, child.fast.model)
+    lost = _unreachable(parent, mapping, *models)
+    if parent.model.get("ignore_merges"):
+        for model in models:
+            model.ignore_merges = False
+        lost += _unreachable(parent, mapping, *models)
+        for model in models:
+            model.ignore_merges = True
     return line("newly unreachable tokens", lost == 0, str(lost))
+
+
+def _unreachable(parent: Source, mapping: dict[int, int], old_model, new_model) -> int:
+    lost = 0
+    for token, old in parent.model_ids.items():
+        if old in mapping and [one.id for one in old_model.tokenize(token)] == [old]:
+            lost += [one.id for one in new_model.tokenize(token)] != [mapping[old]]
+    return lost
 
 
 def _check_lost_text(parent: Source, child: Source, fuzz: list[str]) -> dict[str, Any]:
     """Text that the parent gives back must come back from the child as well."""
-    old_fast, new_fast = parent.fast(), child.fast()
+    old_fast, new_fast = parent.fast, child.fast
     old = old_fast.encode_batch(fuzz, add_special_tokens=False)
     new = new_fast.encode_batch(fuzz, add_special_tokens=False)
     before = old_fast.decode_batch([one.ids for one in old], skip_special_tokens=False)
@@ -163,7 +170,7 @@ def _times(ids: list[int], token: int | None) -> int:
 
 def _check_same_ids(name: str, parent: Source, child: Source, mapping: dict[int, int], strings: list[str]):
     """Strings whose old tokens are all kept must get exactly the mapped ids."""
-    old_fast, new_fast = parent.fast(), child.fast()
+    old_fast, new_fast = parent.fast, child.fast
     table = np.full(parent.size, -1, dtype=np.int64)
     table[list(mapping)] = list(mapping.values())
     checked = differ = 0
@@ -189,7 +196,7 @@ def _check_transformers(child: Source, folder: Path, strings: list[str]) -> dict
     """`transformers` loads the directory and gives the ids of tokenizer.json; its named tokens exist."""
     from transformers import AutoTokenizer
 
-    loaded, fast = AutoTokenizer.from_pretrained(folder), child.fast()
+    loaded, fast = AutoTokenizer.from_pretrained(folder), child.fast
     wrong = sum(
         loaded(text, add_special_tokens=False)["input_ids"] != fast.encode(text, add_special_tokens=False).ids
         for text in strings
@@ -234,14 +241,14 @@ def _tables(model) -> dict[str, Any]:
     return tables
 
 
-def check_model(cut: "Cut", model_dir: Path, folder: Path, expected: dict[str, Any]) -> list[dict[str, Any]]:
+def check_model(cut: "Cut", child: Source, model_dir: Path, expected: dict[str, Any]) -> list[dict[str, Any]]:
     """All lines about the weights and configs in ``folder``, read back from disk."""
     import torch
 
     from tinylm.models.teacher import load_model
 
+    folder = child.folder
     model = load_model(folder, dtype="auto")  # type: ignore[arg-type]
-    child = read_source(folder)
     tables, found = expected["tables"], _tables(model)
     # Rows are compared by the token's spelling in the two tokenizers as loaded, not by the map that cut them.
     old = torch.tensor([cut.source.ids[token] for token in child.ids])
@@ -278,15 +285,13 @@ def _check_configs(cut: "Cut", model_dir: Path, folder: Path, rows: int) -> dict
 
 
 def summary(
-    cut: "Cut", counts: Counts, folder: Path, lines: list[Any], held_out: Iterable[Document] | None
+    cut: "Cut", counts: Counts, child: Source, lines: list[Any], held_out: Iterable[Document] | None
 ) -> dict[str, Any]:
     """certificate.json: the lines and the figures of the choice."""
-    from tinylm.tokenizer.remap import Expansion
-
     lines[:] = [one for one in lines if one]
     size = len(cut.kept)
     row = cut.ranking.curve([size])[0]
-    expansion = Expansion.load(folder)
+    growth = Expansion.load(child.folder).growth(counts.counts)
     reachable = next(one for one in lines if one["check"] == "newly unreachable tokens")
     result = {
         "passed": all(one["passed"] for one in lines),
@@ -295,38 +300,26 @@ def summary(
         "forced": cut.ranking.forced,
         "unreachable": int(reachable["found"]),
         "coverage": row["coverage"],
-        "growth_predicted": expansion.growth(counts.counts),
+        "growth_predicted": growth,
         "tokens_per_byte_before": counts.tokens_per_byte,
-        "tokens_per_byte_predicted": counts.tokens_per_byte * expansion.growth(counts.counts),
+        "tokens_per_byte_predicted": counts.tokens_per_byte * growth,
         "counted": {"bytes": counts.bytes, "documents": counts.documents, "tokens": counts.tokens},
         "lines": lines,
     }
     if held_out is not None:
-        result["held_out"] = growth_by_source(cut.source, read_source(folder), held_out)
+        result["held_out"] = growth_by_source(cut.source, child, held_out)
     return result
-
-
-def corpus_of(counts: Counts) -> Iterable[Document] | None:
-    """The texts that were counted, when the counts name them and they are still there."""
-    try:
-        return documents(counts.corpora) if counts.corpora and not _remote(counts) else None
-    except InputError:
-        return None
-
-
-def _remote(counts: Counts) -> bool:
-    return any(name.startswith("hub:") or not Path(name).exists() for name in counts.corpora)
 
 
 def _spellings(parent: Source) -> list[str]:
     """The text of every token that is text by itself."""
-    spelled = parent.fast().decode_batch([[i] for i in parent.strings], skip_special_tokens=False)
+    spelled = parent.fast.decode_batch([[i] for i in parent.strings], skip_special_tokens=False)
     return [text for text in spelled if text]
 
 
 def _kept_words(parent: Source, mapping: dict[int, int], number: int) -> list[str]:
     """Short texts made of kept tokens only."""
-    fast = parent.fast()
+    fast = parent.fast
     candidates = ["hello", "a", "b", "c", "e", "1", "the", "x", "0"]
     drawn = random.Random(0).sample(sorted(parent.strings.values()), min(500, len(parent.strings)))
     found = []

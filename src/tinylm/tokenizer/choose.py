@@ -18,7 +18,7 @@ from tinylm.tokenizer.source import Source, optional_json
 from tinylm.tokenizer.splits import Splits, splits_of
 
 PLACEHOLDER = re.compile(r"^<unused_?\d+>$")  # Gemma reserves 6,242 of them; they compete by their counts
-PAPER_COVERAGE = 0.90  # the paper's rule: a compact vocabulary should cover more than 90 % of the corpus
+PAPER_RULE = 0.90  # the paper's rule: a compact vocabulary should cover more than 90 % of the corpus
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def _template_tokens(source: Source) -> set[int]:
     literals = [text for template in chat_templates(source.folder) for text in template_literals(template)]
     if not literals:
         return set()
-    return {i for one in source.fast().encode_batch(literals, add_special_tokens=False) for i in one.ids}
+    return {i for one in source.fast.encode_batch(literals, add_special_tokens=False) for i in one.ids}
 
 
 def chat_templates(folder: Path) -> list[str]:

@@ -10,6 +10,7 @@ import numpy as np
 from tinylm.artifact import atomic_directory, write_json
 from tinylm.corpus.document import Document
 from tinylm.errors import InputError, WorkError
+from tinylm.terminal import print_table, quiet_transformers
 from tinylm.tokenizer import certificate, choose
 from tinylm.tokenizer.count import Counts
 from tinylm.tokenizer.pretokenizer import pretokenizer_name
@@ -53,6 +54,7 @@ def compress(
     before and after are measured on these, per source.
     Raises InputError for wrong input and WorkError when a line of the certificate fails; then nothing is written.
     """
+    quiet_transformers()
     model_dir, out = Path(model_dir), Path(out)
     cut = choose_vocabulary(model_dir, counts, vocab_size, coverage, max_growth, multiple_of)
     with atomic_directory(out) as folder:
@@ -61,11 +63,11 @@ def compress(
         child = read_source(folder)
         Expansion.between(cut.source, child, cut.kept).save(folder / "expansion.npz")
         _write_facts(cut, folder)
-        lines = certificate.check_tokenizer(cut.source, folder, cut.kept, texts)
+        lines = certificate.check_tokenizer(cut.source, child, cut.kept, texts)
         if has_weights(model_dir):
-            lines += _cut_model(cut, model_dir, folder)
+            lines += _cut_model(cut, child, model_dir)
         lines.append(certificate.line("size", len(cut.kept) % multiple_of == 0 or _whole(cut), f"{len(cut.kept):,}"))
-        result = certificate.summary(cut, counts, folder, lines, held_out)
+        result = certificate.summary(cut, counts, child, lines, held_out)
         write_json(folder / "certificate.json", result)
         if not result["passed"]:
             failed = "; ".join(f"{one['check']}: {one['found']}" for one in lines if not one["passed"])
@@ -92,16 +94,32 @@ def choose_vocabulary(
     return Cut(source, ranking, np.sort(ranking.order[:size]))
 
 
-def _cut_model(cut: Cut, model_dir: Path, folder: Path) -> list[dict[str, Any]]:
+def print_certificate(certificate: dict[str, Any], out: Path) -> None:
+    """The certificate as a table, its figures as a line."""
+    rows = [("ok" if one["passed"] else "FAILED", one["check"], one["found"]) for one in certificate["lines"]]
+    print_table("Certificate", ["", "check", "found"], rows)
+    for source, row in certificate.get("held_out", {}).items():
+        print(
+            f"held out, {source}: {row['tokens_per_byte_before']:.4f} -> {row['tokens_per_byte_after']:.4f} "
+            f"tokens per byte (x{row['growth']:.4f})"
+        )
+    print(
+        f"{certificate['parent_vocab_size']:,} -> {certificate['vocab_size']:,} tokens: text x"
+        f"{certificate['growth_predicted']:.4f} longer (predicted), {certificate['tokens_per_byte_predicted']:.4f} "
+        f"tokens per byte, coverage {100 * certificate['coverage']:.2f} %, in {out}"
+    )
+
+
+def _cut_model(cut: Cut, child: Source, model_dir: Path) -> list[dict[str, Any]]:
     from tinylm.models.teacher import load_model
 
     model = load_model(model_dir, dtype="auto")  # type: ignore[arg-type]
     expected = certificate.teacher_answers(model, cut.kept)
     rows = vocabulary_rows(model)
     slice_rows(model, cut.kept)
-    write_model(model, model_dir, cut.mapping, rows, folder)
+    write_model(model, model_dir, cut.mapping, rows, child.folder)
     del model
-    return certificate.check_model(cut, model_dir, folder, expected)
+    return certificate.check_model(cut, child, model_dir, expected)
 
 
 def _write_facts(cut: Cut, folder: Path) -> None:

@@ -6,8 +6,9 @@ the text again but tokenizes only what is new.
 """
 
 import hashlib
+import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,14 +16,14 @@ import numpy as np
 
 from tinylm.artifact import atomic_file
 from tinylm.corpus.document import Document
-from tinylm.corpus.read import documents
+from tinylm.corpus.read import documents, expand
 from tinylm.errors import InputError, WorkError
 from tinylm.terminal import progress_bar
 from tinylm.tokenizer.engines import Engine
 from tinylm.tokenizer.source import Source, read_source
 
 SHARD_BYTES = 16_000_000
-ENGINES = ("auto", "tokenizers", "gigatoken", "ray")
+ENGINES = ("local", "tokenizers", "ray")
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def count(
     tokenizer_dir: str | Path,
     texts: Iterable[Document | str | Path],
     *,
-    engine: str = "auto",
+    engine: str = "local",
     shard_bytes: int = SHARD_BYTES,
     parts: Path | None = None,
     workers: int | None = None,
@@ -105,7 +106,7 @@ def count(
 ) -> Counts:
     """Count the tokens of ``texts`` (documents, or paths of corpora as :func:`tinylm.corpus.read.documents` takes).
 
-    engine: "auto" = gigatoken where it is exact, else tokenizers; "ray" spreads shards over a Ray cluster.
+    engine: "local" = gigatoken where it is exact, else tokenizers; "ray" spreads shards over a Ray cluster.
     parts: folder for the counts of finished shards (resume). workers: shards at work at once (ray).
     """
     if engine not in ENGINES:
@@ -133,17 +134,39 @@ def count(
     return Counts(total, done[0], done[1], source.hash, str(tokenizer_dir), corpora, ran)
 
 
+def count_files(
+    tokenizer_dir: str | Path,
+    corpora: Sequence[str],
+    out: Path,
+    *,
+    engine: str = "local",
+    workers: int | None = None,
+    resume: bool = True,
+) -> Counts:
+    """:func:`count` over corpora on disk, saved as ``out``. Finished shards wait in ``out``.parts until the end."""
+    parts = out.with_name(out.name + ".parts") if resume else None
+    size = estimated_bytes(corpora)
+    counts = count(tokenizer_dir, list(corpora), engine=engine, parts=parts, workers=workers, total_bytes=size)
+    counts.save(out)
+    if parts is not None:
+        shutil.rmtree(parts, ignore_errors=True)
+    return counts
+
+
+def corpus_of(counts: Counts) -> Iterator[Document] | None:
+    """The texts that were counted, when the counts name them and they are still there."""
+    here = all(Path(name).exists() for name in counts.corpora)  # a hub dataset is not read a second time
+    return documents(counts.corpora) if counts.corpora and here else None
+
+
 @dataclass(frozen=True)
 class Shard:
     """Some megabytes of text; ``digest`` names its content."""
 
     texts: list[str]
     bytes: int
+    documents: int
     digest: str
-
-    @property
-    def documents(self) -> int:
-        return len(self.texts)
 
 
 def count_shard(engine: Engine, shard: Shard, parts: Path | None, tokenizer_hash: str) -> tuple[np.ndarray, str]:
@@ -185,7 +208,14 @@ def _shards(items: Iterable[Document], shard_bytes: int) -> Iterator[Shard]:
         size += len(data)
         digest.update(len(data).to_bytes(8, "little") + data)
         if size >= shard_bytes:
-            yield Shard(texts, size, digest.hexdigest())
+            yield Shard(texts, size, len(texts), digest.hexdigest())
             texts, size, digest = [], 0, hashlib.blake2b(digest_size=12)
     if texts:
-        yield Shard(texts, size, digest.hexdigest())
+        yield Shard(texts, size, len(texts), digest.hexdigest())
+
+
+def estimated_bytes(corpora: Sequence[str]) -> int | None:
+    """About how much text the corpora hold, for the time left: exact for plain text, x 3 for compressed files."""
+    if any(name.startswith("hub:") for name in corpora):
+        return None
+    return sum(path.stat().st_size * (3 if path.suffix in (".gz", ".zst") else 1) for path in expand(corpora))

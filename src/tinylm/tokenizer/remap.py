@@ -29,7 +29,7 @@ class Expansion:
         """The expansion from ``parent`` to a ``child`` that kept the old ids ``kept``."""
         new_ids = np.full(parent.size, -1, dtype=np.int64)
         new_ids[kept] = np.arange(len(kept))
-        tokenizer = child.fast()
+        tokenizer = child.fast
         rows: list[list[int]] = [[] for _ in range(parent.size)]
         for old, string in parent.strings.items():
             if new_ids[old] >= 0:

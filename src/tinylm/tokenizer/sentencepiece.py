@@ -29,7 +29,7 @@ def differences(path: Path, child: Source, strings: list[str]) -> tuple[bool, st
     import sentencepiece
 
     processor = sentencepiece.SentencePieceProcessor(model_proto=path.read_bytes())
-    fast = child.fast()
+    fast = child.fast
     plain = [text for text in strings if not any(token["content"] in text for token in child.data["added_tokens"])]
     wrong = 0
     for text in plain:

@@ -1,0 +1,73 @@
+"""Count over a Ray cluster: this process reads, the workers tokenize. Same shards, same numbers as on one machine.
+
+Install the extra (`pip install tinylm[cluster]`); RAY_ADDRESS or `ray.init` in the caller picks the cluster, otherwise
+a local one is started.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinylm.errors import InputError
+from tinylm.tokenizer.count import Shard, count_shard
+from tinylm.tokenizer.engines import Engine
+from tinylm.tokenizer.source import Source
+
+SHARDS_WAITING = 2  # per worker: bounds the memory of what was read and not yet counted
+
+
+class Worker:
+    """One process of the cluster with an engine of its own."""
+
+    def __init__(self, source: bytes) -> None:
+        data = json.loads(source)
+        self.source = Source(Path(data["folder"]), data["data"])
+        self.engine = Engine(self.source)
+
+    def count(self, shard: Shard, parts: Path | None) -> tuple[np.ndarray, str]:
+        return count_shard(self.engine, shard, parts, self.source.hash)
+
+
+def count_with_ray(
+    source: Source, shards: Iterator[Shard], parts: Path | None, workers: int | None
+) -> Iterator[tuple[Shard, np.ndarray, str]]:
+    """(shard without its texts, int64[V], "ray: what ran") for every shard, in the order they finish.
+
+    ``workers``: processes at work at once; by default one per CPU of the cluster. ``parts`` must be a folder that
+    every machine sees.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise InputError("engine ray needs the package ray: pip install ray, or leave --engine out") from error
+    started = not ray.is_initialized()
+    if started:
+        ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False)
+    try:
+        yield from _spread(ray, source, shards, parts, workers or int(ray.cluster_resources().get("CPU", 1)))
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def _spread(ray: Any, source: Source, shards: Iterator[Shard], parts: Path | None, workers: int):
+    packed = ray.put(json.dumps({"folder": str(source.folder), "data": source.data}).encode())
+    remote = ray.remote(num_cpus=1)(Worker)
+    actors = [remote.remote(packed) for _ in range(workers)]
+    waiting: dict[Any, Shard] = {}
+    for number, shard in enumerate(shards):
+        task = actors[number % workers].count.remote(shard, parts)
+        waiting[task] = Shard([], shard.bytes, shard.documents, shard.digest)
+        if len(waiting) >= SHARDS_WAITING * workers:
+            yield _first(ray, waiting)
+    while waiting:
+        yield _first(ray, waiting)
+
+
+def _first(ray: Any, waiting: dict[Any, Shard]) -> tuple[Shard, np.ndarray, str]:
+    done, _ = ray.wait(list(waiting), num_returns=1)
+    vector, ran = ray.get(done[0])
+    return waiting.pop(done[0]), vector, f"ray: {ran}"
