@@ -59,7 +59,7 @@ class TrainConfig:
     # Speed and memory
     bf16: bool = True  # compute in bfloat16, weights kept in float32 too; false: all float32
     compile: bool = True  # compile each decoder layer; the first step is some seconds slower
-    loss_chunk: int = 512  # positions whose logits exist at the same time
+    loss_chunk: int = 1024  # positions whose logits exist at the same time
     gradient_checkpointing: bool = False
 
     # Guards

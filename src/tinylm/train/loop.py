@@ -17,7 +17,7 @@ from tinylm.train.batches import MicroBatch, make_plan, micro_batches
 from tinylm.train.config import TrainConfig
 from tinylm.train.device import bf16_is_fast, choose_device, keep_freed_memory, peak_flops
 from tinylm.train.guards import Guard
-from tinylm.train.loss import Target, chunked_loss
+from tinylm.train.loss import Teacher, chunked_loss
 from tinylm.train.metrics import Metrics, memory_gb
 from tinylm.train.optim import MasterWeights, clip_gradients, learning_rate, make_optimizer
 from tinylm.train.rounds import generator, select
@@ -130,21 +130,28 @@ class Run:
     def loss(self, piece: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """(training loss, plain next-token nats per token of each sequence) of one micro-batch."""
         hidden = self.student.hidden(piece.ids, piece.positions)
-        target = Target(piece.targets.flatten())
-        if self.teacher is not None and hidden.requires_grad:
-            with torch.no_grad():
-                teacher_hidden = self.teacher.hidden(piece.ids, piece.positions)
-            target = Target(
-                piece.targets.flatten(),
-                weight=self.config.distillation_weight,
-                temperature=self.config.distillation_temperature,
-                teacher_hidden=teacher_hidden,
-                teacher_head=self.teacher.head,
-            )
         loss, nats = chunked_loss(
-            hidden, self.student.head, target, z_loss=self.config.z_loss, chunk=self.config.loss_chunk
+            hidden,
+            self.student.head,
+            piece.targets.flatten(),
+            teacher=self.taught(piece) if hidden.requires_grad else None,
+            z_loss=self.config.z_loss,
+            chunk=self.config.loss_chunk,
+            compiled=self.config.compile,
         )
         return loss, nats.view_as(piece.targets).mean(dim=1)
+
+    @torch.no_grad()
+    def taught(self, piece: MicroBatch) -> Teacher | None:
+        """What the teacher says about a micro-batch, if there is one."""
+        if self.teacher is None:
+            return None
+        return Teacher(
+            weight=self.config.distillation_weight,
+            temperature=self.config.distillation_temperature,
+            hidden=self.teacher.hidden(piece.ids, piece.positions),
+            head=self.teacher.head,
+        )
 
     @torch.no_grad()
     def frozen_losses(self, store: TokenStore, sequences: np.ndarray, label: str) -> np.ndarray:
@@ -235,6 +242,7 @@ class Run:
     def finish(self, tokenizer: Any) -> dict[str, Any]:
         """Write the trained model as a Hugging Face directory and ``result.json``."""
         self.masters.restore_model(self.final_dtype)
+        self.student.restore_attention()
         model = self.student.model.eval()
         with atomic_directory(self.out / "model", replace=True) as folder:
             model.save_pretrained(folder)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tinylm.errors import InputError
+from tinylm.train.attention import use_blocked_attention
 from tinylm.train.config import TrainConfig
 from tinylm.train.loss import Head
 
@@ -20,8 +21,15 @@ class Student:
         self.config = config
         if config.gradient_checkpointing and model.training:
             model.gradient_checkpointing_enable({"use_reentrant": False})
+        self.attention = model.config._attn_implementation
+        if next(model.parameters()).dtype == torch.bfloat16 and next(model.parameters()).device.type == "cpu":
+            use_blocked_attention(model)
         if config.compile:
             compile_layers(self.body)
+
+    def restore_attention(self) -> None:
+        """Give the model back the attention it came with."""
+        self.model.set_attn_implementation(self.attention)
 
     def hidden(self, ids: Tensor, positions: Tensor | None = None) -> Tensor:
         """Last hidden states [tokens, hidden] of ids [sequences, length], flat over all positions.
