@@ -74,3 +74,60 @@ def tiny_teacher(folder: Path, vocab_size: int = 500, seed: int = 0, **changes) 
     LlamaForCausalLM(LlamaConfig(**settings | changes)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def sentencepiece_tokenizer(vocab_size: int = 400):
+    """A BPE tokenizer in SentencePiece's manner (spaces as U+2581, bytes for unknown characters) with <s> and </s>."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    names = [f"<0x{byte:02X}>" for byte in range(256)]
+    trained = Tokenizer(models.BPE(unk_token="<unk>"))
+    trained.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=["<unk>", "<s>", "</s>"], show_progress=False)
+    trained.train_from_iterator(texts(300), trainer)
+    state = json.loads(trained.to_str())
+    vocabulary = state["model"]["vocab"]
+    for name in names:
+        vocabulary.setdefault(name, len(vocabulary))
+    state["model"] |= {"byte_fallback": True, "fuse_unk": True}
+    backend = Tokenizer.from_str(json.dumps(state))
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+
+
+def random_model(folder: Path, model_type: str, tokenizer, **changes) -> Path:
+    """A small random model of any family as a `transformers` directory: weights large enough that its text is decided,
+    norm gains and biases away from one and zero so that no part of the graph goes untested."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    settings = {
+        "vocab_size": max(tokenizer.get_vocab().values()) + 1,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "max_position_embeddings": 1024,
+        "tie_word_embeddings": True,
+        "initializer_range": 0.3,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": None,
+    } | changes
+    if model_type in ("phi3", "olmo2"):
+        del settings["head_dim"]
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **settings))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name:
+                parameter.add_(0.2 * torch.randn_like(parameter))
+            elif name.endswith("bias"):
+                parameter.normal_(0, 0.5)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -62,10 +62,10 @@ def run(
 def print_check(facts: dict[str, Any], title: str) -> None:
     """The check as a small table."""
     tokens, bits = facts["tokens"], facts["bits_per_byte"]
-    form = f" (text in {tokens['normalizer']}: llama.cpp does not normalise)" if tokens["normalizer"] else ""
     rows = [
         ("settings, tokens, weights", "equal"),
-        ("token ids of hard text", f"{tokens['ids']} equal in {tokens['texts']} texts{form}"),
+        ("token ids of hard text", f"{tokens['ids']} equal in {tokens['texts']} texts"),
+        *[("  but", difference) for difference in tokens["known_differences"]],
         ("mean KL per token", f"{facts['kl']:.2e} nats, bound {facts['kl_bound']:g}"),
         ("greedy tokens equal", f"{facts['greedy_equal']} of {facts['greedy_tokens']}"),
         ("bits per byte, transformers", f"{bits['transformers']:.4f}"),

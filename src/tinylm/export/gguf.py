@@ -1,6 +1,7 @@
 """A `transformers` directory as one GGUF file, one tensor in memory at a time."""
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +43,7 @@ def export(
     vocabulary = read_vocabulary(model_dir, tokenizer, config.vocab_size, pre_tokenizer)
     with open_weights(model_dir) as weights:
         hf_names = families.hf_names(config, list(weights.shapes), family)
+        _require_complete(model_dir, config, weights.shapes)
         tied = "output.weight" not in hf_names
         formats = {
             name: quantization.choose(quantize, name, weights.shapes[hf_name], config.num_hidden_layers, tied)
@@ -150,7 +152,7 @@ def _write_metadata(
     facts_file = model_dir / "tinylm.json"
     facts = json.loads(facts_file.read_text()) if facts_file.is_file() else {}
     writer.add_type("model")
-    writer.add_name(model_dir.resolve().name)
+    writer.add_name(_name(model_dir, config, vocabulary))
     if facts.get("license"):
         writer.add_license(facts["license"])
     writer.add_file_type(quantization.file_type(quantize))
@@ -162,6 +164,29 @@ def _write_metadata(
         else:
             writer.add_key_value(f"{architecture}.{key}", value, kind[type(value)])
     vocabulary.write(writer)
+
+
+def _name(model_dir: Path, config: Any, vocabulary: Vocabulary) -> str:
+    """The folder's name. llama.cpp takes "phi-3" in it as word of that family's four tokens, and fails without them."""
+    name = model_dir.resolve().name
+    if {"</s>", "<unk>", "<s>", "<|endoftext|>"} <= set(vocabulary.tokens) and config.model_type == "phi3":
+        return name if re.search("phi-?3", name, re.IGNORECASE) else f"phi-3-{name}"
+    return re.sub("(phi)-?3", r"\1_3", name, flags=re.IGNORECASE)
+
+
+def _require_complete(model_dir: Path, config: Any, shapes: dict[str, tuple[int, ...]]) -> None:
+    """InputError when a parameter that the config calls for is missing or has another shape."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        expected = AutoModelForCausalLM.from_config(config).state_dict()
+    for name, tensor in expected.items():
+        if name == "lm_head.weight" and config.tie_word_embeddings:
+            continue
+        if name not in shapes:
+            raise InputError(f"{model_dir} lacks {name}: the checkpoint is incomplete")
+        if shapes[name] != tuple(tensor.shape):
+            raise InputError(f"{model_dir}: {name} has shape {shapes[name]}, the config says {tuple(tensor.shape)}")
 
 
 def _announce(writer: GGUFWriter, name: str, shape: tuple[int, ...], to: GGMLQuantizationType) -> None:

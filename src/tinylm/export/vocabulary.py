@@ -56,10 +56,9 @@ def read_vocabulary(model_dir: Path, tokenizer: Any, rows: int, pre_tokenizer: s
     model = definition["model"]
     if model.get("type") != "BPE":
         raise InputError(f"{model_dir}: a {model.get('type')} tokenizer cannot be exported to GGUF, only BPE can")
-    if len(tokenizer) > rows:
-        raise InputError(
-            f"{model_dir}: {len(tokenizer)} tokens but {rows} embedding rows: tokenizer and model do not fit"
-        )
+    last = max(tokenizer.get_vocab().values())
+    if last >= rows:
+        raise InputError(f"{model_dir}: token ids up to {last} but {rows} embedding rows: they do not fit together")
     if model.get("byte_fallback"):
         vocabulary = _sentencepiece(definition, rows)
     else:
