@@ -1,0 +1,98 @@
+"""What a study will cost, before it starts and while it runs.
+
+Training arithmetic is predicted from each recipe. Seconds come from the study's own finished runs where there are any
+(so teacher passes, scoring and the machine's real speed are in them), else from a measured matrix product.
+"""
+
+import time
+from collections.abc import Iterable, Sequence
+
+from tinylm.architecture.cost import training_flops
+from tinylm.models.shape import Shape
+from tinylm.recipe import Recipe
+
+ASSUMED_UTILISATION = 0.35  # of the measured matrix product's speed, while nothing of this study has been measured
+
+
+def predict_flops(recipe: Recipe) -> float | None:
+    """FLOPs of training the student of ``recipe`` (and its control); None when its length is "all of the corpus".
+
+    A budget without a shape counts 6 per parameter and token. The teacher's passes are not in it.
+    """
+    config = recipe.train
+    if config.steps == 0:
+        return None
+    tokens = config.steps * config.tokens_per_batch
+    if recipe.architecture.shape:
+        vocabulary = recipe.tokenizer.vocab_size if recipe.tokenizer.vocab_size > 0 else 32_768
+        shape = Shape.from_dict({"vocab_size": vocabulary, **recipe.architecture.shape})
+        per_token = float(training_flops(shape, config.sequence_length))
+    else:
+        per_token = 6 * recipe.architecture.budget
+    passes = 1.0 + recipe.control.enabled
+    if config.rounds > 1 and config.loss_source == "pass":  # a forward pass over the first round's data, each round
+        first = 1 / (1 + config.sampling_rate * (config.rounds - 1))
+        passes += (config.rounds - 1) * first / 3
+    return per_token * tokens * passes
+
+
+def predict_seconds(recipe: Recipe, finished: Sequence[tuple[Recipe, float]], flops_per_second: float) -> float | None:
+    """Seconds of a run: scaled from (recipe, seconds) of finished ones by FLOPs, else FLOPs at the given speed."""
+    flops = predict_flops(recipe)
+    if finished:
+        known = [(predict_flops(other), seconds) for other, seconds in finished]
+        total = sum(other for other, _ in known if other)
+        if flops and total:
+            return flops * sum(seconds for other, seconds in known if other) / total
+        return max(seconds for _, seconds in finished)
+    return flops / flops_per_second if flops else None
+
+
+def machine_speed(seconds: float = 0.5) -> float:
+    """FLOP/s that training may expect here: the better of a bf16 and an fp32 matrix product, measured, times 0.35."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    size = 8192 if device == "cuda" else 1024
+    best = 0.0
+    for dtype in (torch.bfloat16, torch.float32):
+        matrix = torch.ones(size, size, dtype=dtype, device=device)
+        (matrix @ matrix).sum().item()
+        start, count = time.perf_counter(), 0
+        while time.perf_counter() - start < seconds:
+            (matrix @ matrix)[0, 0].item()
+            count += 1
+        best = max(best, count * 2 * size**3 / (time.perf_counter() - start))
+    return best * ASSUMED_UTILISATION
+
+
+def total(parts: Iterable[float | None]) -> float | None:
+    """The sum, or None when a part is not known."""
+    values = list(parts)
+    return None if any(value is None for value in values) else sum(value for value in values if value is not None)
+
+
+def hours(seconds: float | None) -> str:
+    """ "3 h 20 min", "12 min", "40 s", "unknown"."""
+    if seconds is None:
+        return "unknown"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def estimate(recipes: Sequence[Recipe], finished: Sequence[tuple[Recipe, float]], workers: int) -> str:
+    """One line: what ``recipes``, still to run, will take."""
+    speed = 0.0 if finished else machine_speed()
+    seconds = total(predict_seconds(recipe, finished, speed) for recipe in recipes)
+    flops = total(predict_flops(recipe) for recipe in recipes)
+    arithmetic = "" if flops is None else f"{flops:.2g} FLOPs of training, "
+    basis = f"going by {len(finished)} finished runs"
+    if not finished:
+        basis = (
+            f"at {speed / 1e9:.0f} GFLOP/s, {ASSUMED_UTILISATION:.0%} of a matrix product measured now; "
+            "teacher passes and scoring come on top"
+        )
+    duration = hours(None if seconds is None else seconds / workers)
+    return f"{len(recipes)} runs to do: {arithmetic}about {duration} ({basis})"

@@ -1,0 +1,148 @@
+"""Run a study: only what is missing, within a budget of hours, a failing run never stopping the others."""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tinylm.artifact import read_json, write_json
+from tinylm.errors import InputError, WorkError
+from tinylm.recipe import Recipe
+from tinylm.study import cost
+from tinylm.study.engines import run_local, run_ray
+from tinylm.study.execute import Job, Runner, recipe_hash
+from tinylm.study.report import sentences, write_report
+from tinylm.study.spec import Run, Study
+from tinylm.study.summary import definition, lookup, summarise
+from tinylm.terminal import console, print_table
+
+
+def run_study(
+    study: Study,
+    out: Path,
+    *,
+    engine: str = "local",
+    workers: int = 1,
+    max_hours: float = 0,
+    runner: Runner | None = None,
+) -> dict[str, Any]:
+    """Run what ``out`` does not hold yet, write results.json, report.html and report.md there, return the results.
+
+    Args:
+        out: the study's folder; runs share its ``work`` so that equal stages are computed once.
+        engine: "local" (processes) or "ray".
+        workers: runs at a time; each gets an equal share of the cores.
+        max_hours: no run is started that would end later than this after the call; 0: no limit.
+        runner: (recipe, out, work) -> results; the pipeline by default.
+
+    Raises:
+        InputError: ``out`` holds another study. WorkError: runs failed; the report is written and says which and why.
+    """
+    if engine not in ("local", "ray"):
+        raise InputError(f"--engine {engine}: use local or ray")
+    if workers < 1:
+        raise InputError(f"--workers {workers}: must be 1 or more")
+    claim_folder(study, out)
+    runs = {run.id: run for run in study.runs()}
+    todo = [run for run in runs.values() if _finished(out, run) is None]
+    finished = [(run.recipe, record["seconds"]) for run in runs.values() if (record := _finished(out, run))]
+    print_plan(study, out, workers)
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    jobs = _jobs(todo, out, runner, threads, workers > 1, max_hours, finished)
+    ended = 0
+
+    def on_record(record: dict[str, Any]) -> None:
+        nonlocal ended
+        ended += 1
+        if record["status"] == "finished":
+            finished.append((runs[record["id"]].recipe, record["seconds"]))
+        console.print(f"[{ended}/{len(todo)}] {_line(record, study)}", markup=False)
+
+    try:
+        (run_local if engine == "local" else run_ray)(jobs, workers, on_record)
+    finally:
+        results = summarise(out)
+        write_report(results, out)
+    failed = [run["id"] for run in results["runs"] if run["status"] == "failed"]
+    if failed:
+        raise WorkError(f"{len(failed)} of {len(runs)} runs failed ({', '.join(failed)}): see {out / 'report.html'}")
+    return results
+
+
+def claim_folder(study: Study, out: Path) -> None:
+    """Write ``study.json`` into ``out``. A study that is there already may gain runs, but none may change."""
+    path, new = out / "study.json", definition(study)
+    if path.exists():
+        old = {run["id"]: run["recipe_hash"] for run in read_json(path)["runs"]}
+        if any(old.get(run["id"], run["recipe_hash"]) != run["recipe_hash"] for run in new["runs"]):
+            raise InputError(f"{out} holds this study with other settings: choose another --out")
+        if not any(run["id"] in old for run in new["runs"]):
+            raise InputError(f"{out} holds another study: choose another --out")
+    write_json(path, new)
+
+
+def print_plan(study: Study, out: Path, workers: int) -> None:
+    """What the study is and what is left of it, before anything starts."""
+    runs = {run.id: run for run in study.runs()}
+    records = {run.id: _finished(out, run) for run in runs.values()}
+    todo = [run.recipe for run in runs.values() if records[run.id] is None]
+    finished = [(run.recipe, record["seconds"]) for run in runs.values() if (record := records[run.id])]
+    seeds = f"{len(study.seeds)} seeds and {len(study.noise_seeds)} more for the noise floor"
+    console.print(f"{study.title} ({study.scale}): {len(study.variations)} variations, {seeds}: {len(runs)} runs")
+    console.print(cost.estimate(todo, finished, workers) if todo else "all runs are finished", markup=False)
+
+
+def print_verdicts(results: dict[str, Any], out: Path) -> None:
+    """The end of `tinylm study` on the terminal."""
+    label = results["measure"]["label"]
+    rows = [(rung["name"], _fixed(rung["mean"]), _fixed(rung["sd"]), rung["verdict"]) for rung in results["rungs"]]
+    print_table(results["title"], ["variation", label, "sd", "verdict"], rows)
+    for sentence in sentences(results):
+        print(sentence)
+    print(f"report: {out / 'report.html'}")
+
+
+def _fixed(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _jobs(
+    todo: list[Run],
+    out: Path,
+    runner: Runner | None,
+    threads: int,
+    quiet: bool,
+    max_hours: float,
+    finished: list[tuple[Recipe, float]],
+) -> Iterator[Job]:
+    """Jobs, made only when one is wanted, so that each is checked against the hours left and what runs took so far."""
+    start = time.time()
+    for position, run in enumerate(todo):
+        left = max_hours * 3600 - (time.time() - start)
+        needed = (cost.predict_seconds(run.recipe, finished, 0) if finished else None) or 0.0
+        if max_hours and needed >= left:
+            console.print(
+                f"stopped: {len(todo) - position} runs not started, the next needs about {cost.hours(needed)} and "
+                f"{cost.hours(max(0, left))} of --max-hours {max_hours:g} are left; run again to go on"
+            )
+            return
+        yield Job(run.id, run.variation, run.seed, run.recipe, str(out), runner, threads, quiet)
+
+
+def _finished(out: Path, run: Run) -> dict[str, Any] | None:
+    """The record of ``run`` if it ended well with exactly this recipe."""
+    path = out / "records" / f"{run.id}.json"
+    if not path.exists():
+        return None
+    record = read_json(path)
+    return record if record["status"] == "finished" and record["recipe_hash"] == recipe_hash(run.recipe) else None
+
+
+def _line(record: dict[str, Any], study: Study) -> str:
+    what = f"{record['variation']}, seed {record['seed']}: "
+    if record["status"] == "failed":
+        return what + f"FAILED, {record['error']}"
+    value = lookup(record["results"], study.measures[0].key)
+    shown = "no value" if value is None else f"{value:.4f}"
+    return what + f"{study.measures[0].label} {shown} in {cost.hours(record['seconds'])}"

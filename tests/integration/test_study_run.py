@@ -1,0 +1,156 @@
+"""A study from its file to its report, with a runner that stands in for the pipeline."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from study_fakes import BASE, STUDY, fake_pipeline
+
+from tinylm.errors import InputError, WorkError
+from tinylm.study import cost
+from tinylm.study.report import write_report
+from tinylm.study.runner import run_study
+from tinylm.study.spec import read_study
+from tinylm.study.summary import summarise
+
+
+@pytest.fixture
+def study_file(tmp_path):
+    (tmp_path / "base.toml").write_text(BASE)
+    path = tmp_path / "rounds-small.toml"
+    path.write_text(STUDY)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def no_stopwatch(monkeypatch):
+    """The measured matrix product has a test of its own."""
+    monkeypatch.setattr(cost, "machine_speed", lambda: 1e11)
+
+
+def calls(out: Path) -> dict[str, int]:
+    return {path.parent.name: len(path.read_text().split()) for path in sorted((out / "runs").glob("*/calls"))}
+
+
+def without_times(out: Path) -> dict:
+    results = json.loads((out / "results.json").read_text())
+    return {key: value for key, value in results.items() if key != "times"}
+
+
+def test_a_whole_study(study_file, tmp_path):
+    results = run_study(read_study(study_file), tmp_path / "out", workers=2, runner=fake_pipeline)
+    assert results["state"] == {"finished": 11, "failed": 0, "to do": 0}
+    assert results["verdicts"] == {"two rounds": "better", "five rounds": "better"}
+    two = results["rungs"][1]
+    assert two["difference"] == pytest.approx(-0.1, abs=0.02) and two["interval"][0] < -0.1 < two["interval"][1]
+    assert two["bits_per_byte"] == two["mean"] and two["seeds"] == [0, 1, 2]
+    assert results["noise_floor"]["runs"] == 5 and results["noise_floor"]["verdict"] == "no difference seen"
+    assert results["equal_budget"]["equal"]
+    assert results["by_source"]["plots"]["one"] == pytest.approx(results["by_source"]["law"]["one"] + 1)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "two rounds: better" in page and "More rounds help." in page and page.count("<svg") == 2
+    assert set(calls(tmp_path / "out").values()) == {1}
+    record = json.loads(next((tmp_path / "out" / "records").glob("*.json")).read_text())
+    assert record["results"]["bits_per_byte"]["threads"] == max(1, (os.cpu_count() or 1) // 2), "its share of the cores"
+    run_study(read_study(study_file), tmp_path / "again", workers=2, runner=fake_pipeline)
+    assert without_times(tmp_path / "out") == without_times(tmp_path / "again")
+
+
+def test_a_failing_and_a_killed_run_do_not_stop_the_others(study_file, tmp_path):
+    for setting, reason in ((13, "training diverged"), (14, "signal 9")):
+        out = tmp_path / str(setting)
+        study = read_study(study_file, settings={"train.log_every": setting})
+        with pytest.raises(WorkError, match=r"3 of 11 runs failed.*report\.html"):
+            run_study(study, out, workers=2, runner=fake_pipeline)
+        results = summarise(out)
+        assert results["state"] == {"finished": 8, "failed": 3, "to do": 0}
+        assert results["verdicts"] == {"two rounds": "better", "five rounds": "not measured"}
+        assert all(reason in run["error"] for run in results["runs"] if run["status"] == "failed")
+        assert reason in (out / "report.html").read_text() and reason in (out / "report.md").read_text()
+
+
+def test_failed_runs_are_tried_again_and_finished_ones_are_not(study_file, tmp_path):
+    out = tmp_path / "out"
+    broken = read_study(study_file, settings={"train.log_every": 13})
+    with pytest.raises(WorkError):
+        run_study(broken, out, runner=fake_pipeline)
+    with pytest.raises(WorkError):
+        run_study(broken, out, runner=fake_pipeline)
+    count = calls(out)
+    assert {count[name] for name in count if "five" in name} == {2}
+    assert {count[name] for name in count if "five" not in name} == {1}
+
+
+def test_a_killed_study_goes_on_without_redoing_finished_runs(study_file, tmp_path):
+    out = tmp_path / "out"
+    script = (
+        "from study_fakes import fake_pipeline; from pathlib import Path\n"
+        "from tinylm.study.runner import run_study; from tinylm.study.spec import read_study\n"
+        "if __name__ == '__main__':\n"
+        f"    run_study(read_study({str(study_file)!r}, settings={{'train.log_every': 15}}), Path({str(out)!r}),"
+        " runner=fake_pipeline)\n"
+    )
+    (tmp_path / "go.py").write_text(script)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])}
+    process = subprocess.Popen([sys.executable, str(tmp_path / "go.py")], env=env, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while len(list(out.glob("records/*.json"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = {path.stem for path in out.glob("records/*.json")}
+    assert 2 <= len(done) < 11
+    preliminary = summarise(out)
+    write_report(preliminary, out)
+    assert "preliminary" in (out / "report.html").read_text() and preliminary["state"]["to do"] == 11 - len(done)
+    time.sleep(1.5)  # the orphaned run notices and ends; nothing of it may land in the folder afterwards
+    assert {path.stem for path in out.glob("records/*.json")} == done
+    study = read_study(study_file, settings={"train.log_every": 15})
+    results = run_study(study, out, workers=4, runner=fake_pipeline)
+    assert results["state"]["finished"] == 11
+    assert {calls(out)[name] for name in done} == {1}
+
+
+def test_max_hours_stops_before_a_run_that_would_not_fit(study_file, tmp_path, capfd):
+    study = read_study(study_file, settings={"train.log_every": 15})
+    results = run_study(study, tmp_path / "out", max_hours=2.5 / 3600, runner=fake_pipeline)
+    assert 1 <= results["state"]["finished"] <= 2 and results["state"]["to do"] >= 9
+    assert "run again to go on" in capfd.readouterr().err
+    assert run_study(study, tmp_path / "out", workers=4, runner=fake_pipeline)["state"]["finished"] == 11
+
+
+def test_more_seeds_may_be_added_but_settings_may_not_change(study_file, tmp_path):
+    out = tmp_path / "out"
+    run_study(read_study(study_file), out, workers=2, runner=fake_pipeline)
+    study_file.write_text(STUDY.replace("[0, 1, 2]", "[0, 1, 2, 3]"))
+    assert run_study(read_study(study_file), out, runner=fake_pipeline)["state"]["finished"] == 14
+    assert set(calls(out).values()) == {1}
+    with pytest.raises(InputError, match="other settings: choose another --out"):
+        run_study(read_study(study_file, settings={"train.steps": 30}), out, runner=fake_pipeline)
+
+
+def test_ray_gives_identical_results(study_file, tmp_path):
+    ray = pytest.importorskip("ray", reason="the extra tinylm[ray] is not installed")
+    import study_fakes
+
+    ray.cloudpickle.register_pickle_by_value(study_fakes)
+    study = read_study(study_file, settings={"train.log_every": 13})
+    for engine in ("local", "ray"):
+        with pytest.raises(WorkError, match="3 of 11"):
+            run_study(study, tmp_path / engine, engine=engine, workers=2, runner=fake_pipeline)
+    assert without_times(tmp_path / "local") == without_times(tmp_path / "ray")
+
+
+def test_bad_calls_are_one_clear_line(study_file, tmp_path):
+    study = read_study(study_file)
+    with pytest.raises(InputError, match="--engine slurm"):
+        run_study(study, tmp_path / "out", engine="slurm")
+    with pytest.raises(InputError, match="--workers 0"):
+        run_study(study, tmp_path / "out", workers=0)
+    with pytest.raises(InputError, match="holds no study"):
+        summarise(tmp_path)
