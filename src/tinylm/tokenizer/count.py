@@ -114,13 +114,13 @@ def count(
     source = read_source(tokenizer_dir)
     items, corpora = _as_documents(texts)
     total, names, done = np.zeros(source.size, dtype=np.int64), [], [0, 0]
-    shards = _shards(items, shard_bytes)
+    stream = shards(items, shard_bytes)
     if engine == "ray":
         from tinylm.tokenizer.cluster import count_with_ray
 
-        results = count_with_ray(source, shards, parts, workers)
+        results = count_with_ray(source, stream, parts, workers)
     else:
-        results = _count_here(source, shards, parts, engine)
+        results = _count_here(source, stream, parts, engine)
     start = time.perf_counter()
     with progress_bar("counting", total_bytes / 1e6 if total_bytes else None, "MB") as bar:
         for shard, vector, ran in results:
@@ -186,9 +186,9 @@ def count_shard(engine: Engine, shard: Shard, parts: Path | None, tokenizer_hash
     return vector, ran
 
 
-def _count_here(source: Source, shards: Iterator[Shard], parts: Path | None, engine: str):
+def _count_here(source: Source, stream: Iterator[Shard], parts: Path | None, engine: str):
     runner = Engine(source, engine)
-    for shard in shards:
+    for shard in stream:
         yield shard, *count_shard(runner, shard, parts, source.hash)
 
 
@@ -199,7 +199,7 @@ def _as_documents(texts: Iterable[Document | str | Path]) -> tuple[Iterator[Docu
     return iter(texts), ()  # type: ignore[arg-type]
 
 
-def _shards(items: Iterable[Document], shard_bytes: int) -> Iterator[Shard]:
+def shards(items: Iterable[Document], shard_bytes: int) -> Iterator[Shard]:
     texts: list[str] = []
     size, digest = 0, hashlib.blake2b(digest_size=12)
     for item in items:

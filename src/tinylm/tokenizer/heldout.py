@@ -25,8 +25,7 @@ def growth_by_source(parent: Source, child: Source, texts: Iterable[Document]) -
             sizes[document.source] = 0
     for source, batch in waiting.items():
         _add(totals, engines, source, batch)
-    if len(totals) > 1:
-        totals["all"] = [sum(column) for column in zip(*totals.values())]
+    totals["all"] = [sum(column) for column in zip(*totals.values())] or [0, 0, 0]
     return {source: _row(*total) for source, total in totals.items()}
 
 
