@@ -52,6 +52,9 @@ def plan(
     finalists: int = 0,
     train_tokens: int = 0,
     data: Path | None = None,
+    bill_tokens: float = 0.0,
+    peak_flops: float = 989e12,
+    mfu: float = 0.4,
     out: Path | None = None,
 ) -> None:
     """Which shapes fit a parameter budget, best first, and why; measured on this machine if you ask.
@@ -71,6 +74,9 @@ def plan(
         finalists: also time so many of the best through llama.cpp in Q8_0.
         train_tokens: train every candidate on so many tokens and report bits per byte (needs --data).
         data: folder with the token stores train/ and valid/, packed with a tokenizer of vocab-size tokens.
+        bill_tokens: also tell what training the best shape on so many tokens costs (FLOPs, device-hours).
+        peak_flops: of one device for that bill, per second; the default is an H100 in bf16.
+        mfu: share of the peak that training is assumed to reach.
         out: folder for plan.json (all numbers), SHAPE.toml (the best shape, for `inherit` and `train`), pareto.svg.
     """
     from tinylm.architecture import plan as planning
@@ -78,6 +84,8 @@ def plan(
     layers = planning.parse_numbers("depths", depths)
     candidates = planning.plan(budget, vocab_size, teacher, layers, block=block, limit=limit)
     planning.print_plan(candidates)
+    if bill_tokens:
+        planning.print_bill(candidates[0], bill_tokens, peak_flops, mfu)
     measured: list[dict[str, Any]] = []
     if measure or train_tokens:
         from tinylm import measured_plan
@@ -410,6 +418,116 @@ def study_report(folder: Annotated[Path, tyro.conf.Positional]) -> None:
     runner.print_verdicts(results, folder)
 
 
+def inherit(
+    teacher: str,
+    shape: Path,
+    out: Path,
+    criterion: Literal["random", "l1", "l2", "taylor", "activation"] = "taylor",
+    layers: Literal["first-last", "skip-loss", "greedy", "similarity"] = "greedy",
+    calibration: list[str] | None = None,
+    chunks: int = 64,
+    length: int = 512,
+    repair: tuple[Literal["norms", "refit"], ...] = ("norms", "refit"),
+    scores: Path | None = None,
+    kept_ids: Path | None = None,
+    dtype: Literal["bfloat16", "float32"] = "bfloat16",
+    seed: int = 0,
+) -> None:
+    """Cut a student of an exact shape out of a teacher, repair it, and prove that it reloads.
+
+    Give the teacher the vocabulary of the student first (`tokenizer compress`). The result is an ordinary model.
+
+    Args:
+        teacher: directory, .gguf file, hub id or smollm2-135m.
+        shape: SHAPE.toml or a plan.json (its first candidate); no axis larger than the teacher's, head_dim the same.
+        out: folder of the student (must not exist yet); OUT/scores holds the scores and the indices kept.
+        criterion: which units inside a layer stay: taylor needs gradients, activation sizes, l1 and l2 weights only.
+        layers: which layers stay: greedy skips one at a time and measures again after each; skip-loss measures once.
+        calibration: text the teacher is scored and the student repaired on: .txt, .jsonl[.gz|.zst], .parquet.
+        chunks: calibration chunks; text is packed, nothing is padded.
+        length: tokens a chunk.
+        repair: after the cut: norms rescales gains after a hidden cut, refit solves matrices by least squares.
+        scores: scores of an earlier run (its OUT/scores): a second shape then takes seconds.
+        kept_ids: id_map.npy naming the teacher's ids that stay, when the target's vocabulary is smaller.
+        dtype: of the teacher at work and of the student.
+        seed: of criterion random.
+    """
+    import torch
+
+    from tinylm.inherit.run import inherit_files
+
+    result = inherit_files(
+        teacher,
+        shape,
+        out,
+        criterion=criterion,
+        layers=layers,
+        calibration=calibration or [],
+        chunks=chunks,
+        length=length,
+        repair=repair,
+        scores=scores,
+        kept_ids=kept_ids,
+        dtype=getattr(torch, dtype),
+        seed=seed,
+    )
+    spent = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.seconds.items())
+    print(f"{result.model.num_parameters():,} parameters in {out}; layers {result.kept.layers}; {spent}")
+
+
+def evaluate(
+    model: tuple[str, ...],
+    text: tuple[Path, ...] = (),
+    tasks: tuple[str, ...] = (),
+    task_data: Path | None = None,
+    out: Path = Path("results.json"),
+    limit: int | None = None,
+    documents: int | None = None,
+    num_fewshot: int | None = None,
+    batch_size: str = "auto",
+    context: int | None = None,
+    dtype: str = "bfloat16",
+) -> None:
+    """Bits per byte of held-out text and benchmark scores, with errors, for any number of models side by side.
+
+    Bits per byte compares models whatever their tokenizers. Tasks: ceval cmmlu mmlu agieval boolq ax-b piqa eprstmt
+    xsum c3 (the paper's ten), hellaswag arc-easy lambada blimp wikitext; `paper` and `all` name the lists. They run
+    through lm-eval. Beside OUT come .md, .html, a record of every item, and all answers: a stopped run goes on.
+
+    Args:
+        model: directories, .gguf files, hub ids or smollm2-135m; the first is what the others are compared with.
+        text: held-out files or folders (.txt, .jsonl[.gz|.zst], .parquet) for bits per byte.
+        tasks: benchmarks to run.
+        task_data: folder of the benchmark files (layout: docs/evaluation.md); without it they come from the hub.
+        out: where the results go.
+        limit: items of each task, spread over its subjects; all by default. Small limits have large errors.
+        documents: documents scored of each --text file, from its start; all by default.
+        num_fewshot: solved examples before each item; by default 5 for MMLU, C-Eval and CMMLU, 0 for the rest.
+        batch_size: tokens per forward pass, or auto.
+        context: tokens a model sees at once; by default 512 for --text, and all the model has for tasks.
+        dtype: bfloat16, float16 or float32.
+    """
+    from tinylm.evaluate import results
+    from tinylm.evaluate.bits_per_byte import held_out
+    from tinylm.evaluate.tasks import choose
+    from tinylm.evaluate.tasks import evaluate as run_evaluation
+
+    result = run_evaluation(
+        model,
+        choose(tasks),
+        task_data=task_data,
+        documents=held_out(text, documents),
+        limit=limit,
+        num_fewshot=num_fewshot,
+        batch_size=int(batch_size) if batch_size.isdigit() else batch_size,
+        context=context,
+        dtype=dtype,
+        out=out,
+    )
+    results.write(result, out)
+    results.show(result)
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
     "run": run,
     "plan": plan,
@@ -417,7 +535,9 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "tokenizer count": tokenizer_count,
     "tokenizer compress": tokenizer_compress,
     "tokenizer coverage": tokenizer_coverage,
+    "inherit": inherit,
     "train": train,
+    "evaluate": evaluate,
     "generate": generate,
     "chat": chat,
     "export": export,

@@ -34,6 +34,8 @@ from tinylm.terminal import progress_bar
 
 SIZES = (512, 1024, 2048)  # tokens of a forward pass that "auto" chooses from
 
+PREFIX = "tinylm_"  # of our task names inside lm-eval, so that its own tasks of that name stay reachable
+
 Answer = tuple[float, bool]  # log-likelihood of the continuation in nats, whether greedy decoding would give it
 
 
@@ -194,7 +196,7 @@ class TinyLM(TemplateLM):
         for row, prompt in enumerate(prompts):
             inputs[row, longest - len(prompt) :] = torch.tensor(prompt)
             mask[row, longest - len(prompt) :] = 1
-        output = self.scorer.model.generate(
+        output = self.scorer.model.generate(  # type: ignore[operator]
             inputs.to(self.scorer.device),
             attention_mask=mask.to(self.scorer.device),
             max_new_tokens=new_tokens,
@@ -246,11 +248,12 @@ class TinyLM(TemplateLM):
 
     def _count_truncated(self, requests: Sequence[Instance], pairs: Sequence[tuple[list[int], list[int]]]) -> None:
         """Count prompts that do not fit. If most of a task's do not, the context is too short for its examples."""
-        asked = Counter(request.task_name or "" for request in requests)
+        names = [(request.task_name or "").removeprefix(PREFIX) for request in requests]
+        asked = Counter(names)
         longest: Counter[str] = Counter()
         cut: Counter[str] = Counter()
-        for request, (context, continuation) in zip(requests, pairs):
-            name, length = request.task_name or "", len(context) + len(continuation) - 1
+        for name, (context, continuation) in zip(names, pairs):
+            length = len(context) + len(continuation) - 1
             cut[name] += length > self.max_length
             longest[name] = max(longest[name], length)
             if len(continuation) > self.max_length:
@@ -277,7 +280,7 @@ class TinyLM(TemplateLM):
         greedy = np.ones(len(sequences), dtype=bool)
         missing = np.array([len(sequence.targets) for sequence in sequences])
         with scoring(self.scorer.model), progress_bar("items", total, "tokens") as bar:
-            self._keep(keys, np.flatnonzero(missing == 0), logprob, greedy)
+            self.responses.add({keys[int(n)]: [None, False] for n in np.flatnonzero(missing == 0)})  # nothing to score
             for step, scores in self._run(plan):
                 for target, (value, best) in zip(step.targets, scores):
                     logprob[target.sequence] += value
@@ -311,7 +314,7 @@ class TinyLM(TemplateLM):
         if step.base or not step.linear:
             inputs["attention_mask"] = self._mask(step)
             inputs["position_ids"] = torch.from_numpy(step.positions())[None].to(self.scorer.device)
-        features, _ = self.scorer.features(torch.tensor([step.tokens], device=self.scorer.device), **inputs)
+        features = self.scorer.features(torch.tensor([step.tokens], device=self.scorer.device), **inputs)
         return features[0]
 
     def _scores(self, step: Step, features: torch.Tensor) -> list[Answer]:

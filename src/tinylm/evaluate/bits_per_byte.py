@@ -14,13 +14,15 @@ What is conditioned on what, so that the number means the same for every model:
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tinylm.corpus.read import Document
+from tinylm.corpus.read import Document, documents, expand
 from tinylm.errors import InputError
 from tinylm.evaluate.forward import Scorer, check_context, check_vocabulary, prefix_token, scoring
 from tinylm.terminal import progress_bar
@@ -80,6 +82,11 @@ def bits_per_byte(
     scores = score_documents(
         model, tokenizer, documents, context, stride=stride, batch_tokens=batch_tokens, dtype=dtype
     )
+    return {**report(scores, context, resamples, seed), "stride": stride or context}
+
+
+def report(scores: Scores, context: int, resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
+    """What :func:`bits_per_byte` returns, from scores made with ``context``."""
     by_source = {}
     for source in sorted(set(scores.sources)):
         chosen = np.array([name == source for name in scores.sources])
@@ -89,7 +96,6 @@ def bits_per_byte(
         "tokens": int(scores.tokens.sum()),
         "unknown_tokens": scores.unknown_tokens,
         "context": context,
-        "stride": stride or context,
         "by_source": by_source,
     }
 
@@ -132,6 +138,12 @@ def score_documents(
         sources=[document.source for document in kept],
         unknown_tokens=0 if unknown is None else int(sum((ids == unknown).sum() for ids in tokens)),
     )
+
+
+def held_out(paths: Sequence[str | Path], per_source: int | None = None) -> list[Document]:
+    """The documents of ``paths``, of each file only the first ``per_source`` unless that is None."""
+    files = expand(paths) if paths else []
+    return [document for file in files for document in islice(documents([file]), per_source)]
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[np.ndarray]:
@@ -177,7 +189,7 @@ def window_nats(scorer: Scorer, batch: Sequence[Window]) -> list[float]:
     for row, window in enumerate(batch):
         inputs[row, : len(window.inputs)] = window.inputs
         scored[row, len(window.inputs) - len(window.targets) : len(window.inputs)] = True
-    features, _ = scorer.features(torch.from_numpy(inputs).to(scorer.device), use_cache=False)
+    features = scorer.features(torch.from_numpy(inputs).to(scorer.device), use_cache=False)
     targets = torch.from_numpy(np.concatenate([window.targets for window in batch])).to(scorer.device)
     logprob = scorer.score(features[torch.from_numpy(scored).to(scorer.device)], targets).logprob
     return [-float(part.double().sum()) for part in logprob.split([len(window.targets) for window in batch])]

@@ -54,13 +54,11 @@ class Scorer:
         parts = self.head(self.body(input_ids=probe, use_cache=False).last_hidden_state).float()
         return parts.shape == whole.shape and torch.allclose(parts, whole, atol=1e-2, rtol=1e-2)
 
-    def features(self, input_ids: Tensor, **inputs: object) -> tuple[Tensor, object]:
-        """What :meth:`score` needs for each position, [batch, time, width], and the key-value cache if one is kept."""
+    def features(self, input_ids: Tensor, **inputs: object) -> Tensor:
+        """What :meth:`score` needs for each position, [batch, time, width]. ``inputs`` go to the model as they are."""
         if self.head is None:
-            output = self.model(input_ids=input_ids, **inputs)
-            return output.logits, output.past_key_values
-        output = self.body(input_ids=input_ids, **inputs)
-        return output.last_hidden_state, output.past_key_values
+            return self.model(input_ids=input_ids, **inputs).logits
+        return self.body(input_ids=input_ids, **inputs).last_hidden_state
 
     def logits(self, features: Tensor) -> Tensor:
         return features if self.head is None else self.head(features)

@@ -1,0 +1,195 @@
+"""From scores to what a person reads: averages, paired differences, the paper's table as text, Markdown and HTML."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinylm.artifact import atomic_file
+from tinylm.evaluate.bits_per_byte import Scores, paired_difference
+from tinylm.report import html
+from tinylm.terminal import print_table
+
+Table = tuple[list[str], list[list[str]]]
+
+GROUPS = {  # the paper's four groups and ten columns, then what tiny models show signal on
+    "Examination": {"ceval": "C-Eval", "cmmlu": "CMMLU", "mmlu": "MMLU", "agieval": "AGI-Eval"},
+    "Knowledge": {"boolq": "BoolQ"},
+    "Reasoning": {"ax-b": "AX-b", "piqa": "PIQA"},
+    "Understanding": {"eprstmt": "EPRSTMT", "xsum": "XSum", "c3": "C3"},
+    "Extra": {
+        "hellaswag": "HellaSwag",
+        "arc-easy": "ARC-easy",
+        "lambada": "LAMBADA",
+        "blimp": "BLiMP",
+        "wikitext": "WikiText (bits per byte)",
+    },
+}
+PAPER = tuple(name for group, tasks in GROUPS.items() if group != "Extra" for name in tasks)
+TITLES = {name: title for tasks in GROUPS.values() for name, title in tasks.items()}
+
+
+def mean_score(tasks: dict[str, dict]) -> dict[str, Any] | None:
+    """Mean over those of the paper's ten columns that were run, with its standard error; None when none was."""
+    run = [name for name in PAPER if name in tasks]
+    if not run:
+        return None
+    errors = [tasks[name]["stderr"] for name in run]
+    stderr = None if None in errors else float(np.sqrt(np.square(errors).sum()) / len(run))
+    chance = float(np.mean([tasks[name]["chance"] for name in run]))
+    return {"score": float(np.mean([tasks[name]["score"] for name in run])), "stderr": stderr, "chance": chance,
+            "columns": len(run)}  # fmt: skip
+
+
+def differences(
+    entry: dict, base: dict, samples: dict[str, list[dict]], base_samples: dict[str, list[dict]],
+    text: Scores | None, base_text: Scores | None,
+) -> dict[str, Any]:  # fmt: skip
+    """``entry`` minus ``base``, item by item: {name: {difference, low, high}} with 95 % confidence intervals."""
+    found: dict[str, Any] = {}
+    if text is not None and base_text is not None:
+        found["bits_per_byte"] = paired_difference(text, base_text)
+    for name, task in entry["tasks"].items():
+        found[name] = _paired(task["metric"], samples[name], base_samples[name])
+    run = [name for name in PAPER if name in found]
+    if run:
+        mean = float(np.mean([found[name]["difference"] for name in run]))
+        half = [(found[name]["high"] - found[name]["low"]) / 2 for name in run]
+        width = float(np.sqrt(np.square(half).sum()) / len(run))
+        found["average"] = {"difference": mean, "low": mean - width, "high": mean + width}
+    return found
+
+
+def _paired(metric: str, samples: Sequence[dict], base_samples: Sequence[dict]) -> dict[str, float]:
+    theirs = {sample["doc_hash"]: sample[metric] for sample in base_samples}
+    pairs = [(sample[metric], theirs[sample["doc_hash"]]) for sample in samples if sample["doc_hash"] in theirs]
+    if metric == "bits_per_byte":
+        ours, base = (_as_scores([pair[side] for pair in pairs]) for side in (0, 1))
+        return paired_difference(ours, base)
+    delta = np.array([mine - other for mine, other in pairs], dtype=float)
+    mean = float(delta.mean())
+    half = 1.96 * float(delta.std(ddof=1)) / np.sqrt(len(delta)) if len(delta) > 1 else float("nan")
+    return {"difference": mean, "low": mean - half, "high": mean + half}
+
+
+def _as_scores(values: Sequence[tuple[float, int]]) -> Scores:
+    nats, sizes = (np.array(column) for column in zip(*values))
+    return Scores(-nats / np.log(2), sizes, np.zeros_like(sizes), [""] * len(sizes), 0)
+
+
+def by_task(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The same scores the other way round: {task: {n, chance, scores: {model: {score, stderr}}}}."""
+    models = result["models"]
+    return {
+        name: {
+            "n": task["n"],
+            "chance": task["chance"],
+            "scores": {m["model"]: {key: m["tasks"][name][key] for key in ("score", "stderr")} for m in models},
+        }
+        for name, task in models[0]["tasks"].items()
+    }
+
+
+def tables(result: dict[str, Any]) -> list[tuple[str, Table]]:
+    """(title, table) for every group of tasks that was run, the average, and bits per byte."""
+    models = result["models"]
+    made: list[tuple[str, Table]] = []
+    if models[0].get("bits_per_byte"):
+        made.append(("Bits per byte", _text_table(models)))
+    for group, titles in GROUPS.items():
+        names = [name for name in titles if name in models[0]["tasks"]]
+        if names:
+            made.append((group, _task_table(models, names)))
+    if models[0].get("average"):
+        made.append((f"Average of {models[0]['average']['columns']} of the paper's ten columns", _average(models)))
+    return made
+
+
+def _task_table(models: Sequence[dict], names: Sequence[str]) -> Table:
+    columns = ["model", *[f"{TITLES[name]} (n={models[0]['tasks'][name]['n']})" for name in names]]
+    rows = [["chance", *[_number(models[0]["tasks"][name]["chance"], name) for name in names]]]
+    rows += [[m["model"], *[_with_error(m["tasks"][name], name) for name in names]] for m in models]
+    for m in models[1:]:
+        cells = [_interval(m["difference"][name], name) for name in names]
+        rows.append([f"{m['model']} - {models[0]['model']}", *cells])
+    return columns, rows
+
+
+def _average(models: Sequence[dict]) -> Table:
+    rows = [["chance", _number(models[0]["average"]["chance"], "average")]]
+    rows += [[m["model"], _with_error(m["average"], "average")] for m in models]
+    rows += [
+        [f"{m['model']} - {models[0]['model']}", _interval(m["difference"]["average"], "average")] for m in models[1:]
+    ]
+    return ["model", "average"], rows
+
+
+def _text_table(models: Sequence[dict]) -> Table:
+    sources = list(models[0]["bits_per_byte"]["by_source"])
+    rows = []
+    for m in models:
+        parts = [m["bits_per_byte"], *[m["bits_per_byte"]["by_source"][source] for source in sources]]
+        rows.append([m["model"], *[_bits(part) for part in parts]])
+    for m in models[1:]:
+        cell = _interval(m["difference"]["bits_per_byte"], "wikitext")
+        rows.append([f"{m['model']} - {models[0]['model']}", cell, *[""] * len(sources)])
+    return ["model", "all text", *sources], rows
+
+
+def _bits(part: dict) -> str:
+    return f"{part['bits_per_byte']:.4f}" + ("" if part["stderr"] is None else f" ± {part['stderr']:.4f}")
+
+
+def _number(value: float | None, name: str) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if name == "wikitext" else f"{100 * value:.1f}"
+
+
+def _with_error(entry: dict, name: str) -> str:
+    error = entry["stderr"]
+    return _number(entry["score"], name) + ("" if error is None else f" ± {_number(error, name)}")
+
+
+def _interval(entry: dict, name: str) -> str:
+    scale, digits = (1, 4) if name == "wikitext" else (100, 1)
+    mid, low, high = (scale * entry[key] for key in ("difference", "low", "high"))
+    return f"{mid:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+
+
+def notes(result: dict[str, Any]) -> list[str]:
+    """What a reader must know beside the numbers: metrics, shots, items left out, prompts cut."""
+    lines = ["Scores are percentages with standard errors over items; differences are paired, with 95 % intervals."]
+    for name, task in result["models"][0]["tasks"].items():
+        rule = f"{task['metric']}, {task['num_fewshot']}-shot, {task['n']} items"
+        line = f"{TITLES[name]}: {rule}, data {task['data_hash']}"
+        if "mean_over_subjects" in task:
+            line += f", mean over {len(task['by_subject'])} subjects {_number(task['mean_over_subjects'], name)}"
+        if task["bad_items"]:
+            reasons = "; ".join(task["bad_examples"]) or "no finite score"
+            line += f"; {task['bad_items']} items could not be used ({reasons})"
+        if task["truncated"]:
+            line += f"; {task['truncated']} prompts lost their beginning to the context"
+        lines.append(line)
+    return lines
+
+
+def show(result: dict[str, Any]) -> None:
+    for title, (columns, rows) in tables(result):
+        print_table(title, columns, rows)
+    for line in notes(result):
+        print(line)
+
+
+def write(result: dict[str, Any], out: Path) -> None:
+    """Markdown and HTML beside ``out`` (results.json -> results.md, results.html)."""
+    made = tables(result)
+    text = "# Evaluation\n\n" + "\n".join(f"## {title}\n\n{html.markdown_table(*table)}" for title, table in made)
+    with atomic_file(out.with_suffix(".md")) as scratch:
+        scratch.write_text(text + "\n" + "\n".join(f"- {line}" for line in notes(result)) + "\n", encoding="utf-8")
+    sections = [(title, html.table(*table)) for title, table in made]
+    sections.append(("Notes", "".join(html.paragraph(line) for line in notes(result))))
+    lead = ", ".join(model["model"] for model in result["models"])
+    with atomic_file(out.with_suffix(".html")) as scratch:
+        scratch.write_text(html.page("Evaluation", lead, sections), encoding="utf-8")
