@@ -98,7 +98,8 @@ def mean_with_error(values: Sequence[float], errors: Sequence[float]) -> tuple[f
 
 def student_t_cdf(t: float, df: float) -> float:
     """P(T <= t) of Student's t with ``df`` degrees of freedom, to about 1e-12."""
-    tail = 0.5 * _incomplete_beta(df / (df + t * t), df / 2, 0.5)
+    square = t * t
+    tail = 0.5 * _incomplete_beta(df / (df + square), square / (df + square), df / 2, 0.5)
     return tail if t < 0 else 1 - tail
 
 
@@ -115,13 +116,13 @@ def student_t_quantile(p: float, df: float) -> float:
     return (low + high) / 2
 
 
-def _incomplete_beta(x: float, a: float, b: float) -> float:
-    """Regularised incomplete beta function I_x(a, b), by Lentz's continued fraction (DLMF 8.17.22)."""
-    if x in (0.0, 1.0):
+def _incomplete_beta(x: float, y: float, a: float, b: float) -> float:
+    """Regularised incomplete beta function I_x(a, b), y = 1 - x, by Lentz's continued fraction (DLMF 8.17.22)."""
+    if x == 0 or y == 0:
         return x
     if x > (a + 1) / (a + b + 2):  # where the fraction converges slowly
-        return 1 - _incomplete_beta(1 - x, b, a)
-    log_front = a * math.log(x) + b * math.log1p(-x) - math.log(a)
+        return 1 - _incomplete_beta(y, x, b, a)
+    log_front = a * math.log(x) + b * math.log(y) - math.log(a)
     log_front += math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
     tiny, c, d = 1e-300, 1.0, 1 / (1 - (a + b) * x / (a + 1))
     fraction = d

@@ -17,7 +17,7 @@ def test_t_distribution_equals_scipy(t, df):
 
 @given(st.floats(0.0005, 0.9995), st.integers(1, 60))
 def test_t_quantile_equals_scipy(p, df):
-    assert statistics.student_t_quantile(p, df) == pytest.approx(stats.t.ppf(p, df), rel=1e-8, abs=1e-9)
+    assert statistics.student_t_quantile(p, df) == pytest.approx(stats.t.ppf(p, df), rel=1e-8, abs=1e-8)
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 7])
@@ -39,9 +39,9 @@ def coverage(draw, truth, n, trials=600):
     return hits / trials
 
 
-@pytest.mark.parametrize(("n", "trials"), [(3, 2000), (5, 2000), (8, 400), (12, 400)])
+@pytest.mark.parametrize(("n", "trials"), [(3, 2000), (5, 2000), (8, 1200), (12, 1200)])
 def test_interval_covers_the_truth_95_percent_of_the_time(n, trials, monkeypatch):
-    monkeypatch.setattr(statistics, "RESAMPLES", 1000)
+    monkeypatch.setattr(statistics, "RESAMPLES", 1500)
     random = np.random.default_rng(7)
     measured = coverage(lambda size: random.normal(0.3, 2.0, size), 0.3, n, trials)
     assert abs(measured - 0.95) < 3.5 * math.sqrt(0.95 * 0.05 / trials)
