@@ -1,0 +1,283 @@
+"""Whole training runs on a tiny model: it learns, is repeatable, survives being killed, and refuses wrong input."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from builders import byte_level_tokenizer, texts
+from safetensors.torch import load_file
+
+from tinylm.corpus.pack import pack
+from tinylm.corpus.store import open_store
+from tinylm.errors import InputError, WorkError
+from tinylm.models.teacher import load_model, load_tokenizer
+from tinylm.train import metrics
+from tinylm.train.batches import make_plan
+from tinylm.train.config import TrainConfig
+from tinylm.train.loop import Run, train
+from tinylm.train.optim import learning_rate
+
+GOLDEN = [
+    6.2014,
+    6.1966,
+    6.1008,
+    6.0242,
+    6.0572,
+    5.8832,
+    5.82,
+    5.7456,
+    5.7172,
+    5.6501,
+    5.6112,
+    5.5443,
+    5.4955,
+    5.4989,
+    5.4883,
+    5.4798,
+    5.4319,
+    5.4361,
+    5.3936,
+    5.4255,
+]
+CONFIG = TrainConfig(
+    sequence_length=32, batch_size=4, steps=20, rounds=2, compile=False, checkpoint_every=4, base_batch_tokens=128
+)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return pack(texts(150), byte_level_tokenizer(), tmp_path_factory.mktemp("data") / "store")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(teacher_dir, store, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "undisturbed"
+    train(load_model(teacher_dir), store, CONFIG, out, tokenizer=load_tokenizer(teacher_dir))
+    return out
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / "model" / "model.safetensors")
+
+
+def assert_bitwise_equal(out: Path, other: Path) -> None:
+    ours, theirs = weights(out), weights(other)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    for a, b in zip(metrics.read(out), metrics.read(other), strict=True):
+        assert (a["step"], a["loss"], a["lr"], a["round"]) == (b["step"], b["loss"], b["lr"], b["round"])
+
+
+def losses(out: Path) -> list[float]:
+    return [line["loss"] for line in metrics.read(out) if "loss" in line]
+
+
+def test_golden_losses(teacher_dir, store, tmp_path):
+    """Twenty steps in float32 from fixed weights and data; a change of any part of the engine shows here."""
+    train(load_model(teacher_dir), store, dataclasses.replace(CONFIG, bf16=False, rounds=1), tmp_path)
+    assert losses(tmp_path) == pytest.approx(GOLDEN, abs=2e-3)
+
+
+def test_equals_a_plain_loop_with_the_library_loss(teacher_dir, store, tmp_path):
+    """Eight steps against transformers' own loss, PyTorch's AdamW and clipping, on the same batches and rates."""
+    config = dataclasses.replace(CONFIG, bf16=False, rounds=1, steps=8)
+    train(load_model(teacher_dir), store, config, tmp_path)
+    plan, model = make_plan(config, store), load_model(teacher_dir)
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    rest = [p for p in model.parameters() if p.ndim < 2]
+    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8)
+    expected = []
+    for step in range(8):
+        window = torch.from_numpy(store.windows(plan.pool.reshape(-1)[plan.batch(0, step)], 32))
+        logits = model(window[:, :-1]).logits
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), window[:, 1:].flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(config, plan, step)
+        optimizer.step()
+        optimizer.zero_grad()
+        expected.append(loss.item())
+    assert losses(tmp_path) == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_same_run_twice_gives_the_same_bits(teacher_dir, store, undisturbed, tmp_path):
+    result = train(load_model(teacher_dir), store, CONFIG, tmp_path / "again")
+    assert_bitwise_equal(tmp_path / "again", undisturbed)
+    assert result["steps"] == 20 and result["tokens_trained"] == 20 * 128
+
+
+def test_it_learns_and_writes_a_plain_model(undisturbed, teacher_dir, store):
+    first, last = np.mean(losses(undisturbed)[:3]), np.mean(losses(undisturbed)[-3:])
+    assert last < first - 0.1
+    model = load_model(undisturbed / "model")
+    assert model.dtype == torch.float32 and model.config._attn_implementation == "sdpa"
+    before = load_model(teacher_dir)
+    assert not torch.equal(model.lm_head.weight, before.lm_head.weight)
+    assert (undisturbed / "model" / "tokenizer.json").exists()
+    choice = np.load(undisturbed / "rounds" / "round-1.npz")
+    assert np.isfinite(choice["losses"]).all() and len(choice["chosen"]) == round(0.5 * len(choice["sequences"]))
+
+
+SCRIPT = """
+import sys
+from tinylm.corpus.store import open_store
+from tinylm.models.teacher import load_model
+from tinylm.train.batches import make_plan
+from tinylm.train.config import TrainConfig
+from tinylm.train.loop import train
+model, store, out, config = sys.argv[1:]
+train(load_model(model), open_store(store), TrainConfig(**eval(config)), out)
+"""
+
+
+def start(teacher_dir, store, out: Path, config: TrainConfig) -> subprocess.Popen:
+    arguments = [sys.executable, "-c", SCRIPT, teacher_dir, store.path, out, repr(config.to_dict())]
+    return subprocess.Popen(list(map(str, arguments)), env=os.environ, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_step(process: subprocess.Popen, out: Path, step: int) -> None:
+    end = time.monotonic() + 60
+    while time.monotonic() < end and process.poll() is None:
+        if (out / metrics.FILE).exists() and any(line["step"] >= step for line in metrics.read(out)):
+            return
+        time.sleep(0.005)
+    raise AssertionError(f"step {step} was not reached: {process.stderr.read() if process.stderr else ''}")
+
+
+@pytest.mark.parametrize("step", [10, 15])  # in round 0, in round 1
+def test_sigkill_then_the_same_command_gives_the_same_bits(teacher_dir, store, undisturbed, tmp_path, step):
+    process = start(teacher_dir, store, tmp_path / "run", CONFIG)
+    wait_for_step(process, tmp_path / "run", step)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "run" / "model").exists()
+    train(load_model(teacher_dir), store, CONFIG, tmp_path / "run")
+    assert_bitwise_equal(tmp_path / "run", undisturbed)
+
+
+def test_sigterm_writes_a_checkpoint_and_exits_with_143(teacher_dir, store, tmp_path):
+    config = dataclasses.replace(CONFIG, steps=100_000, rounds=1, checkpoint_every=0)
+    process = start(teacher_dir, store, tmp_path, config)
+    wait_for_step(process, tmp_path, 5)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 143
+    assert "stopped by SIGTERM" in process.stderr.read()
+    (checkpoint,) = (tmp_path / "checkpoints").iterdir()
+    assert int(checkpoint.name.removeprefix("step-")) == metrics.read(tmp_path)[-1]["step"] + 1
+
+
+def test_a_damaged_checkpoint_costs_steps_but_not_the_result(teacher_dir, store, undisturbed, tmp_path):
+    run = Run(load_model(teacher_dir), store, CONFIG, tmp_path, None)
+    run.resume()
+    for _ in range(2):
+        for _ in range(3):
+            run.train_step(*run.plan.locate(run.step))
+        run.save_checkpoint()
+    newest = tmp_path / "checkpoints" / "step-00000006" / "state.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    train(load_model(teacher_dir), store, CONFIG, tmp_path)
+    assert_bitwise_equal(tmp_path, undisturbed)
+
+
+def test_micro_batches_give_the_same_losses_to_float_tolerance(teacher_dir, store, tmp_path):
+    exact = dataclasses.replace(CONFIG, bf16=False, rounds=1, steps=6)
+    train(load_model(teacher_dir), store, exact, tmp_path / "whole")
+    train(load_model(teacher_dir), store, dataclasses.replace(exact, micro_batch_size=2), tmp_path / "pieces")
+    assert losses(tmp_path / "pieces") == pytest.approx(losses(tmp_path / "whole"), rel=1e-4)
+
+
+def test_documents_do_not_see_each_other_with_the_document_mask(teacher_dir, store, tmp_path):
+    """A document gets the same losses packed behind another one as alone at the front of a window."""
+    run = Run(
+        load_model(teacher_dir), store, dataclasses.replace(CONFIG, bf16=False, document_mask=True), tmp_path, None
+    )
+    start = int(store.documents[1])
+    ids = torch.from_numpy(store.windows([0], 200)[:, :-1])
+    positions = torch.from_numpy(store.positions([0], 200))
+    packed = run.student.hidden(ids, positions)[start:]
+    alone = run.student.hidden(ids[:, start:], positions[:, start:])
+    torch.testing.assert_close(packed, alone, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(run.student.hidden(ids)[start:], alone, atol=1e-2)
+
+
+def test_a_model_taught_by_itself_has_no_divergence(teacher_dir, store, tmp_path):
+    config = dataclasses.replace(CONFIG, bf16=False, distillation="live", distillation_weight=1.0, steps=2, rounds=1)
+    train(load_model(teacher_dir), store, config, tmp_path, teacher=load_model(teacher_dir))
+    assert losses(tmp_path)[0] == pytest.approx(0.0, abs=1e-5)
+
+
+def test_distillation_pulls_the_student_to_its_teacher(teacher_dir, undisturbed, store, tmp_path):
+    config = dataclasses.replace(CONFIG, distillation="live", distillation_weight=1.0, rounds=1)
+    train(load_model(teacher_dir), store, config, tmp_path, teacher=load_model(undisturbed / "model"))
+    assert losses(tmp_path)[-1] < 0.5 * losses(tmp_path)[0]
+
+
+def test_validation_gives_loss_and_bits_per_byte(teacher_dir, store, tmp_path):
+    result = train(
+        load_model(teacher_dir), store, dataclasses.replace(CONFIG, evaluate_every=10), tmp_path, valid_store=store
+    )
+    lines = [line for line in metrics.read(tmp_path) if "valid_loss" in line]
+    assert [line["step"] for line in lines] == [10, 20, 20]
+    assert lines[1]["valid_loss"] < lines[0]["valid_loss"]
+    bits = result["valid_loss"] / np.log(2) * store.num_tokens / store.text_bytes
+    assert result["valid_bits_per_byte"] == pytest.approx(bits)
+
+
+def test_steps_that_are_not_numbers_are_skipped_and_stop_the_run_after_a_limit(teacher_dir, store, tmp_path):
+    model = load_model(teacher_dir)
+    with torch.no_grad():
+        model.model.norm.weight[0] = float("nan")
+    with pytest.raises(WorkError, match="3 steps were skipped, the last for a loss of nan"):
+        train(model, store, dataclasses.replace(CONFIG, max_skips=2), tmp_path)
+    assert not (tmp_path / "model").exists()
+
+
+class TestWrongInput:
+    def test_a_store_of_a_larger_vocabulary(self, teacher_dir, tmp_path):
+        tokenizer = byte_level_tokenizer()
+        tokenizer.add_tokens(["<one-more>"])
+        larger = pack(texts(20), tokenizer, tmp_path / "store")
+        with pytest.raises(InputError, match="vocabulary of"):
+            train(load_model(teacher_dir), larger, CONFIG, tmp_path / "run")
+
+    def test_a_store_made_by_another_tokenizer(self, teacher_dir, tmp_path):
+        other = pack(texts(20), byte_level_tokenizer(400), tmp_path / "store")
+        with pytest.raises(InputError, match="another tokenizer"):
+            train(load_model(teacher_dir), other, CONFIG, tmp_path / "run", tokenizer=load_tokenizer(teacher_dir))
+
+    def test_a_checkpoint_of_other_settings(self, teacher_dir, store, undisturbed):
+        with pytest.raises(InputError, match="its settings differs"):
+            train(load_model(teacher_dir), store, dataclasses.replace(CONFIG, seed=1), undisturbed)
+
+    def test_distillation_without_a_teacher(self, teacher_dir, store, tmp_path):
+        with pytest.raises(InputError, match="needs a teacher"):
+            train(load_model(teacher_dir), store, dataclasses.replace(CONFIG, distillation="live"), tmp_path)
+
+
+def test_the_commands(teacher_dir, tmp_path, capsys):
+    from builders import corpus_file
+
+    from tinylm.cli import main
+
+    corpus = corpus_file(tmp_path / "corpus.jsonl", 60)
+    data, out = tmp_path / "data", tmp_path / "run"
+    main(["corpus", "pack", "--tokenizer", str(teacher_dir), "--corpus", str(corpus), "--out", str(data)])
+    assert "60 documents" in capsys.readouterr().out
+    command = ["train", "--model", str(teacher_dir), "--data", str(data), "--out", str(out), "--init", "random"]
+    main([*command, "--steps", "3", "--sequence-length", "32", "--no-compile", "--rounds", "2", "--valid", str(data)])
+    assert json.loads((out / "result.json").read_text())["steps"] == 3
+    assert load_model(out / "model").config.vocab_size == open_store(data).vocab_size
+    with pytest.raises(SystemExit) as end:
+        main([*command, "--rounds", "0"])
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith("tinylm: train.rounds = 0")
