@@ -109,7 +109,7 @@ def test_head_on_slices_equals_whole_logits(model, monkeypatch):
     with scoring(model):
         scorer = Scorer(model)
         assert scorer.head is not None
-        features, _ = scorer.features(ids, use_cache=False)
+        features = scorer.features(ids, use_cache=False)
         scores = scorer.score(features[0, :-1], ids[0, 1:])
         logits = model(ids).logits[0, :-1]
     expected = torch.log_softmax(logits, -1).gather(1, ids[0, 1:, None])[:, 0]
