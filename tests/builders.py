@@ -131,3 +131,35 @@ def random_model(folder: Path, model_type: str, tokenizer, **changes) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+FAMILIES = "llama mistral smollm3 granite qwen2 qwen3 gemma gemma2 gemma3_text phi3 olmo2".split()
+
+
+def family_model(model_type: str, tied: bool = True, dtype: torch.dtype = torch.float32, seed: int = 0, **changes):
+    """A random model of a family: 4 layers, hidden 32, FFN 48, 4 heads / 2 kv of 8, vocabulary 64, uneven gains."""
+    from transformers import AutoModelForCausalLM
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    settings = {
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "tie_word_embeddings": tied,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[model_type](**(settings | changes)), dtype=dtype)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 1:
+                parameter.add_(0.2 * torch.randn_like(parameter))
+            elif "embed" not in name and "lm_head" not in name:
+                parameter.mul_(8)  # the default 0.02 leaves the layers with next to no effect
+    return model.eval()

@@ -1,0 +1,88 @@
+"""From files to files: load the teacher, pack calibration text, inherit, write, reload."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tinylm.artifact import atomic_directory
+from tinylm.corpus.pack import find_separator
+from tinylm.corpus.read import documents
+from tinylm.errors import InputError
+from tinylm.inherit.inheritance import Inherited, inherit, save
+from tinylm.inherit.memory import memory_line
+from tinylm.inherit.scores import Scores
+from tinylm.models.shape import Shape, read_shape
+from tinylm.models.teacher import load_config, load_model, load_tokenizer, resolve
+from tinylm.terminal import console
+
+
+def inherit_files(
+    teacher: str,
+    shape: Path,
+    out: Path,
+    *,
+    criterion: str,
+    layers: str,
+    calibration: Sequence[str] = (),
+    chunks: int = 64,
+    length: int = 512,
+    repair: Sequence[str] = (),
+    scores: Path | None = None,
+    kept_ids: Path | None = None,
+    dtype: torch.dtype = torch.bfloat16,
+    seed: int = 0,
+) -> Inherited:
+    """The work of ``tinylm inherit``; arguments as there. Writes the folder ``out`` and returns what is in it."""
+    folder, target = resolve(teacher), read_shape(shape)
+    tokenizer = load_tokenizer(folder) if (folder / "tokenizer.json").exists() else None
+    ids = None
+    if calibration:
+        if tokenizer is None:
+            raise InputError(f"teacher {teacher} has no tokenizer.json: calibration text cannot be read")
+        ids = calibration_chunks(calibration, tokenizer, chunks, length)
+    console.print(memory_line(Shape.from_config(load_config(folder)), target, dtype, length), highlight=False)
+    result = inherit(
+        load_model(folder, dtype),
+        target,
+        ids,
+        criterion,
+        layers,
+        repair=repair,
+        scores=Scores.load(scores) if scores else None,
+        vocab=_kept_ids(kept_ids) if kept_ids else None,
+        seed=seed,
+    )
+    with atomic_directory(out) as scratch:
+        save(result, scratch, tokenizer if kept_ids is None else None)
+        about = {"seconds": result.seconds, "kept_layers": result.kept.layers, "shape": target.to_dict()}
+        (scratch / "inherit.json").write_text(json.dumps({"teacher": teacher, **about}, indent=2) + "\n")
+    return result
+
+
+def calibration_chunks(paths: Sequence[str], tokenizer, chunks: int, length: int) -> Tensor:
+    """int64 [chunks, length] of packed text, no padding. A long document gives at most a 16th of it."""
+    separator, needed = find_separator(tokenizer), chunks * length
+    most = max(length, needed // 16)
+    ids: list[int] = []
+    for document in documents(list(paths)):
+        text = document.text[: most * 16]  # a token is rarely longer; spares tokenizing whole books
+        ids += [*tokenizer.encode(text, add_special_tokens=False)[:most], separator]
+        if len(ids) >= needed:
+            return torch.tensor(ids[:needed]).view(chunks, length)
+    raise InputError(
+        f"calibration is too short: {len(ids)} tokens, {chunks} chunks of {length} need {needed}; "
+        "give more text or fewer --chunks"
+    )
+
+
+def _kept_ids(path: Path) -> Tensor:
+    try:
+        return torch.from_numpy(np.load(path, allow_pickle=False).astype(np.int64))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"kept ids {path} cannot be read ({error}): give the id_map.npy of a compact tokenizer"
+        ) from error

@@ -1,0 +1,65 @@
+import json
+import shutil
+
+import pytest
+import torch
+from builders import corpus_file
+from transformers import AutoModelForCausalLM
+
+from tinylm.cli import main
+from tinylm.models.shape import Shape, read_shape, write_shape
+
+
+@pytest.fixture(scope="module")
+def done(teacher_dir, tmp_path_factory):
+    """The folder of one inherited student, made by the command."""
+    folder = tmp_path_factory.mktemp("inherit")
+    corpus_file(folder / "text.jsonl")
+    teacher = Shape.from_config(AutoModelForCausalLM.from_pretrained(teacher_dir).config)
+    write_shape(folder / "shape.toml", Shape(**teacher.to_dict() | {"num_layers": 2, "hidden_size": 48}))
+    common = ["inherit", "--teacher", str(teacher_dir), "--shape", str(folder / "shape.toml")]
+    calibration = ["--calibration", str(folder / "text.jsonl"), "--chunks", "8", "--length", "32"]
+    main([*common, *calibration, "--out", str(folder / "student")])
+    return folder, common, calibration
+
+
+def test_the_command_writes_an_ordinary_model_with_its_scores(done, capsys) -> None:
+    folder, common, calibration = done
+    student = AutoModelForCausalLM.from_pretrained(folder / "student")
+    assert Shape.from_config(student.config) == read_shape(folder / "shape.toml")
+    assert (folder / "student" / "tokenizer.json").exists()
+    about = json.loads((folder / "student" / "scores" / "scores.json").read_text())
+    assert about["criterion"] == "taylor" and about["calibration_tokens"] == 256
+    main([*common, *calibration, "--scores", str(folder / "student" / "scores"), "--out", str(folder / "again")])
+    assert "parameters in" in capsys.readouterr().out
+    again = AutoModelForCausalLM.from_pretrained(folder / "again")
+    for mine, other in zip(student.parameters(), again.parameters(), strict=True):
+        assert torch.equal(mine, other)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--chunks", "100000"], "calibration is too short"),
+        (["--kept-ids", "missing.npy"], "kept ids missing.npy cannot be read"),
+        (["--shape", "missing.toml"], "missing.toml does not exist"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(done, change, message, capsys) -> None:
+    folder, common, calibration = done
+    with pytest.raises(SystemExit) as stop:
+        main([*common, *calibration, "--out", str(folder / "bad"), *change])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and message in error and "Traceback" not in error
+    assert not (folder / "bad").exists()
+
+
+def test_a_truncated_shard_is_one_line_and_exit_2(done, teacher_dir, tmp_path, capsys) -> None:
+    _, common, calibration = done
+    broken = tmp_path / "broken"
+    shutil.copytree(teacher_dir, broken)
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(SystemExit) as stop:
+        main([*common, *calibration, "--teacher", str(broken), "--out", str(tmp_path / "out")])
+    assert stop.value.code == 2 and "cannot be loaded" in capsys.readouterr().err

@@ -1,0 +1,102 @@
+"""Repairs on teachers made so that the right answer is known."""
+
+import dataclasses
+
+import pytest
+import torch
+from builders import FAMILIES, family_model
+
+from tinylm.inherit.cut import Kept, build, cut, model_weights
+from tinylm.inherit.repair import INPUT_GROUPS, embedding_scale, norm_gains, refit
+from tinylm.models.shape import Shape
+
+IDS = torch.randint(1, 64, (8, 24), generator=torch.Generator().manual_seed(1))
+TEST = torch.randint(1, 64, (3, 20), generator=torch.Generator().manual_seed(2))
+
+
+def student_of(teacher, **smaller):
+    """A student that keeps the first units of each axis, and what it kept."""
+    shape = Shape.from_config(teacher.config)
+    target = dataclasses.replace(shape, **smaller)
+    layers = list(range(target.num_layers))
+    kept = Kept(
+        layers,
+        torch.arange(target.hidden_size),
+        [torch.arange(target.intermediate_size)] * target.num_layers,
+        [torch.arange(target.num_attention_heads)] * target.num_layers,
+        [torch.arange(target.num_key_value_heads)] * target.num_layers,
+    )
+    weights = cut(model_weights(teacher), teacher.config, target, kept)
+    return build(weights, teacher.config, target, layers, teacher.dtype), kept
+
+
+@torch.no_grad()
+def distance(teacher, student) -> float:
+    here, there = teacher(input_ids=TEST).logits, student(input_ids=TEST).logits
+    return float((here - there).norm() / here.norm())
+
+
+@pytest.mark.parametrize("family", ["llama", "phi3", "gemma3_text", "granite", "olmo2"])
+def test_dropping_duplicate_units_changes_nothing_after_the_refit(family: str) -> None:
+    teacher = family_model(family)
+    with torch.no_grad():
+        for layer in teacher.model.layers:
+            mlp, attention = layer.mlp, layer.self_attn
+            for gate in [mlp.gate_up_proj.weight] if family == "phi3" else [mlp.gate_proj.weight, mlp.up_proj.weight]:
+                for half in gate.split(48):
+                    half[24:] = half[:24]
+            fused = family == "phi3"
+            parts = (
+                attention.qkv_proj.weight.split([32, 16, 16])
+                if fused
+                else [attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight]
+            )
+            for part in parts:  # the second key-value group is the first again
+                part[len(part) // 2 :] = part[: len(part) // 2]
+            if family == "olmo2":
+                for norm in (attention.q_norm.weight, attention.k_norm.weight):
+                    norm[len(norm) // 2 :] = norm[: len(norm) // 2]
+    student, kept = student_of(teacher, intermediate_size=24, num_attention_heads=2, num_key_value_heads=1)
+    before = distance(teacher, student)
+    refit(student, teacher, kept, IDS, ridge=1e-7)
+    assert before > 0.05 and distance(teacher, student) < 2e-3
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_norm_gains_make_up_for_hidden_numbers_that_were_always_zero(family: str) -> None:
+    teacher = family_model(family)
+    with torch.no_grad():
+        for name, parameter in teacher.named_parameters():
+            if name.endswith(("o_proj.weight", "down_proj.weight", "down_proj.bias", "o_proj.bias")):
+                parameter[24:] = 0
+            elif name.endswith("embed_tokens.weight"):
+                parameter.mul_(20)[:, 24:] = 0  # large beside the norms' eps
+    student, kept = student_of(teacher, hidden_size=24)
+    before = distance(teacher, student)
+    embedding_scale(student, 32)
+    norm_gains(student, teacher, kept, IDS)
+    assert before > 0.01 and distance(teacher, student) < 2e-3
+
+
+def test_a_dropped_layer_becomes_part_of_the_layer_before() -> None:
+    teacher = family_model("llama")
+    with torch.no_grad():  # layer 1 repeats what layer 0's MLP adds: one down_proj can do the work of both
+        first, second = teacher.model.layers[0], teacher.model.layers[1]
+        second.self_attn.o_proj.weight.zero_()
+        second.mlp.load_state_dict(first.mlp.state_dict())
+        second.post_attention_layernorm.weight.copy_(first.post_attention_layernorm.weight)
+        first.mlp.down_proj.weight.mul_(0.05)  # so weak that layer 1 sees nearly the same input
+    student, kept = student_of(teacher, num_layers=3)
+    kept.layers[:] = [0, 2, 3]
+    for new, old in enumerate(kept.layers):
+        student.model.layers[new].load_state_dict(teacher.model.layers[old].state_dict())
+    before = distance(teacher, student)
+    refit(student, teacher, kept, IDS, ridge=1e-3)
+    assert before > 0.1 and distance(teacher, student) < 0.2 * before
+
+
+def test_refitting_a_whole_model_leaves_it_alone() -> None:
+    teacher = family_model("qwen3")
+    student, kept = student_of(teacher)
+    refit(student, teacher, kept, IDS, matrices=[name for group in INPUT_GROUPS for name in group])
+    assert distance(teacher, student) < 1e-4
