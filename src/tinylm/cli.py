@@ -281,6 +281,7 @@ def export(
     model: str,
     out: Path | None = None,
     format: str = "gguf",
+    facts: list[Path] | None = None,
     quantize: str = "F16",
     check: bool = True,
     verify: Path | None = None,
@@ -294,7 +295,8 @@ def export(
     Args:
         model: directory, .gguf file, hub id or smollm2-135m.
         out: the file to write, e.g. student-Q8_0.gguf; a report lands beside it as student-Q8_0.gguf.json.
-        format: gguf (llama.cpp), or onnx (a folder for onnxruntime).
+        format: gguf (for llama.cpp), or card: the model card, README.md of the model's folder.
+        facts: JSON files a card is made from: results.json of a run, reports of exports, the device table.
         quantize: F32, F16, BF16, Q8_0, Q6_K, Q5_K_M, Q5_K_S, Q5_1, Q5_0, Q4_K_M, Q4_K_S, Q4_1 or Q4_0.
         check: run the file in llama.cpp and compare tokens, distributions, greedy text and bits per byte with
             transformers; nothing is written when they differ.
@@ -306,7 +308,7 @@ def export(
     """
     from tinylm.export import command
 
-    command.run(model, out, format, quantize, check, verify, text or [], pre_tokenizer, overwrite, threads)
+    command.run(model, out, format, quantize, check, verify, text or [], pre_tokenizer, overwrite, threads, facts or [])
 
 
 def generate(
@@ -422,8 +424,8 @@ def inherit(
     teacher: str,
     shape: Path,
     out: Path,
-    criterion: Literal["random", "l1", "l2", "taylor", "activation"] = "taylor",
-    layers: Literal["first-last", "skip-loss", "greedy", "similarity"] = "greedy",
+    criterion: Literal["random", "l1", "l2", "taylor", "activation", "learned"] = "taylor",
+    layers: Literal["first-last", "skip-loss", "greedy", "similarity", "learned"] = "greedy",
     calibration: list[str] | None = None,
     chunks: int = 64,
     length: int = 512,
@@ -441,7 +443,7 @@ def inherit(
         teacher: directory, .gguf file, hub id or smollm2-135m.
         shape: SHAPE.toml or a plan.json (its first candidate); no axis larger than the teacher's, head_dim the same.
         out: folder of the student (must not exist yet); OUT/scores holds the scores and the indices kept.
-        criterion: which units inside a layer stay: taylor needs gradients, activation sizes, l1 and l2 weights only.
+        criterion: which units inside a layer stay: taylor by gradients, l1 and l2 by weights, learned by masks.
         layers: which layers stay: greedy skips one at a time and measures again after each; skip-loss measures once.
         calibration: text the teacher is scored and the student repaired on: .txt, .jsonl[.gz|.zst], .parquet.
         chunks: calibration chunks; text is packed, nothing is padded.

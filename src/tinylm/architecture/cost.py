@@ -109,6 +109,15 @@ def training_bill(
     }
 
 
+def describe_bill(bill: dict[str, float]) -> str:
+    """One line for a person: what the run computes and how long it takes at the stated utilisation."""
+    return (
+        f"training on {bill['tokens'] / 1e9:.4g}B tokens ({bill['tokens_per_parameter']:.3g} a parameter): "
+        f"{bill['flops']:.3g} FLOP, {bill['device_hours']:,.4g} device-hours "
+        f"at {bill['mfu']:.0%} of {bill['peak_flops'] / 1e12:,.4g} TFLOP/s"
+    )
+
+
 def costs(shape: Shape, context: int = 2048, config: Any = None) -> dict[str, Any]:
     """Everything above as one dictionary, for plan.json."""
     return {

@@ -21,7 +21,7 @@ from math import e, log
 from pathlib import Path
 from typing import Any, Literal
 
-from tinylm.architecture.cost import costs
+from tinylm.architecture.cost import costs, describe_bill, training_bill
 from tinylm.architecture.shape import Family, family_of, parameters, parameters_by_part, vocabulary_share
 from tinylm.artifact import atomic_directory, write_json
 from tinylm.errors import InputError
@@ -157,6 +157,14 @@ def print_plan(candidates: Sequence[Candidate]) -> None:
     columns = ("layers", "hidden", "FFN", "heads", "parameters", "vocabulary", "cost")
     print_table("Plan, best first", columns, rows)
     print(f"Best: {candidates[0].why}.")
+
+
+def print_bill(candidate: Candidate, tokens: float, peak_flops: float, mfu: float, context: int = 2048) -> None:
+    """What training ``candidate`` would cost, before anything starts."""
+    if not (tokens > 0 and peak_flops > 0 and 0 < mfu <= 1):
+        raise InputError(f"bill: {tokens} tokens, {peak_flops} FLOP/s and mfu {mfu} must be positive, mfu at most 1")
+    bill = training_bill(candidate.shape, tokens, context, peak_flops, mfu, candidate.config)
+    print(f"Cost of the best: {describe_bill(bill)}, sequences of {context}.")
 
 
 def _config_of(teacher: Any) -> Any:

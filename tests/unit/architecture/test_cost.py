@@ -104,3 +104,4 @@ def test_bill_of_a_run() -> None:
     bill = cost.training_bill(SHAPE, tokens=1e9, context=2048, peak_flops=989e12, mfu=0.4)
     assert bill["flops"] == 1e9 * cost.training_flops(SHAPE, 2048)
     assert bill["device_hours"] * 3600 * 989e12 * 0.4 == pytest.approx(bill["flops"])
+    assert "1B tokens" in cost.describe_bill(bill) and "40% of 989 TFLOP/s" in cost.describe_bill(bill)
