@@ -1,17 +1,22 @@
 """What `tinylm export` does: read the texts, write or verify, tell the person, leave a report on disk."""
 
+from collections import Counter
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from tinylm.artifact import write_json
 from tinylm.corpus.read import documents
 from tinylm.errors import InputError
+from tinylm.export.card import sort_facts, write_card
 from tinylm.export.check import check as check_gguf
 from tinylm.export.check import export_checked
 from tinylm.export.gguf import export
 from tinylm.models.teacher import resolve
 from tinylm.terminal import print_table
+
+FORMATS = ("gguf", "card")
 
 
 def run(
@@ -25,20 +30,24 @@ def run(
     pre_tokenizer: str | None,
     overwrite: bool,
     threads: int,
+    facts: Sequence[Path],
 ) -> dict[str, Any]:
     """One `tinylm export`; the arguments are the command's, told by `tinylm export --help`. Returns the report."""
     if threads < 1:
         raise InputError(f"--threads {threads} must be 1 or more")
     model_dir = resolve(model)
-    texts = [document.text for document in documents(text)] if text else []
+    if format not in FORMATS:
+        raise InputError(f"no export format {format!r}: choose one of {', '.join(FORMATS)}")
+    if format == "card":
+        print(write_card(model_dir, out, overwrite=overwrite, **sort_facts(facts)))
+        return {}
+    texts = [document.text for document in islice(documents(text), 200)] if text else []  # more than the check takes
     if verify is not None:
-        facts = check_gguf(model_dir, verify, texts=texts, pre_tokenizer=pre_tokenizer, threads=threads)
-        print_check(facts, f"{verify} is {model}")
-        return facts
+        checked = check_gguf(model_dir, verify, texts=texts, pre_tokenizer=pre_tokenizer, threads=threads)
+        print_check(checked, f"{verify} is {model}")
+        return checked
     if out is None:
         raise InputError("--out is missing: the file to write, e.g. --out model.gguf (or --verify FILE to check one)")
-    if format != "gguf":
-        raise InputError(f"no export format {format!r}: gguf is there")
     if check:
         report = export_checked(
             model_dir,
@@ -52,8 +61,8 @@ def run(
         print_check(report["check"], f"{out} is {model}")
     else:
         report = export(model_dir, out, quantize, pre_tokenizer=pre_tokenizer, overwrite=overwrite)
-    for tensor, change in report["fallbacks"].items():
-        print(f"row length of {tensor} does not divide: {change}")
+    for change, tensors in Counter(report["fallbacks"].values()).items():
+        print(f"{tensors} tensors have rows that do not divide by the format's block: {change}")
     print(f"{out}  {report['bytes'] / 1e6:.1f} MB, {report['bits_per_weight']:.2f} bits per weight")
     write_json(out.with_name(out.name + ".json"), report)
     return report
