@@ -27,7 +27,13 @@ WIDE = STUDY + "".join(
 def with_tasks(recipe, out, work):
     results = fake_pipeline(recipe, out, work)
     score = 0.3 + 0.02 * recipe.train.rounds + 0.001 * recipe.seed
-    return {**results, "tasks": {"student": {"piqa": {"score": score, "stderr": 0.02, "n": 100, "chance": 0.5}}}}
+    tasks = {
+        name: {"score": value, "stderr": 0.02, "n": 100, "chance": 0.5}
+        for name, value in (("piqa", score), ("c3", 0.25))
+    }
+    tasks["wikitext"] = {"score": 2 - score, "stderr": 0.01, "n": 10, "chance": None}
+    models = [{"model": "teacher", "tasks": {}}, {"model": "student", "tasks": tasks}]
+    return {**results, "tasks": {"models": models}}
 
 
 def study_folder(folder, text, *, runner=fake_pipeline, skip=0):
@@ -52,7 +58,7 @@ def test_a_ladder_reports_each_rung_and_the_whole(tmp_path):
     first, last = results["rungs"][0]["mean"], results["rungs"][-1]["mean"]
     assert gain["percent"] == pytest.approx(100 * (1 - last / first), abs=0.2)
     assert gain["percent_interval"][0] < gain["percent"] < gain["percent_interval"][1]
-    assert sentences(results)[0].startswith("Whole ladder, five rounds of all against one: better; a gain of 2")
+    assert sentences(results)[0].startswith("Whole ladder, five rounds of all against one: better, a gain of 2")
     assert json.loads((tmp_path / "results.json").read_text())["verdicts"] == results["verdicts"]
 
 
@@ -60,7 +66,7 @@ def test_markdown_has_the_same_numbers_and_its_figures(tmp_path):
     results = study_folder(tmp_path, LADDER)
     text = (tmp_path / "report.md").read_text()
     for rung in results["rungs"]:
-        assert f"| {rung['name']} | {rung['mean']:.4f} |" in text
+        assert f"| {rung['name']} | {rung['verdict']} | {rung['mean']:.4f} |" in text
     for name in re.findall(r"\]\((figures/.*?\.svg)\)", text):
         assert "<svg" in (tmp_path / name).read_text()
     assert "tinylm study run" in text and results["hash"] in text
@@ -81,9 +87,13 @@ def test_a_study_of_which_nothing_ran_has_a_report(tmp_path):
 
 def test_tasks_are_reported_beside_bits_per_byte(tmp_path):
     results = study_folder(tmp_path, STUDY, runner=with_tasks)
-    (piqa,) = results["other_measures"]
-    assert piqa["measure"]["label"] == "piqa" and piqa["rungs"][2]["verdict"] == "better"
-    assert piqa["rungs"][2]["evaluation_error"] == pytest.approx(0.02)
+    by_name = {other["measure"]["label"]: other["rungs"][2] for other in results["other_measures"]}
+    assert list(by_name) == ["average", "c3", "piqa", "wikitext"]
+    verdicts = {name: rung["verdict"] for name, rung in by_name.items()}
+    assert verdicts == {"average": "better", "c3": "no difference seen", "piqa": "better", "wikitext": "better"}
+    assert by_name["piqa"]["evaluation_error"] == pytest.approx(0.02)
+    assert by_name["average"]["evaluation_error"] == pytest.approx(0.02 / 2**0.5)
+    assert "average" in (tmp_path / "report.md").read_text()
 
 
 def test_a_run_without_a_number_counts_as_failed(tmp_path):

@@ -6,7 +6,7 @@ from typing import Any
 from tinylm.report.figures import BLUE, GREY, RED, figure, to_svg
 from tinylm.study.statistics import student_t_quantile
 
-WIDTH = 5.6  # inches; small enough for the letters to stay readable on a phone
+WIDTH = 4.4  # inches; small, so that letters keep their size on a phone
 COLOURS = {"better": BLUE, "worse": RED, "perhaps better": BLUE, "perhaps worse": RED}
 
 
@@ -45,7 +45,7 @@ def differences(results: dict[str, Any]) -> str | None:
         ax.invert_yaxis()
         ax.grid(axis="y", visible=False)
         good = "negative" if results["measure"]["better"] == "lower" else "positive"
-        ax.set_xlabel(f"difference in {_label(results)}; {good} is better")
+        ax.set_xlabel(f"difference in {_label(results)}\n({good} is better)")
         return to_svg(fig)
 
 
@@ -115,7 +115,7 @@ def _label(results: dict[str, Any]) -> str:
     return measure["label"] + (f", {unit}" if unit and unit not in measure["label"] else "")
 
 
-def _wrap(text: str, width: int = 26) -> str:
+def _wrap(text: str, width: int = 22) -> str:
     lines = [""]
     for word in text.replace("\n", " \n ").split(" "):
         if word == "\n":

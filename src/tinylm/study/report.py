@@ -1,6 +1,7 @@
 """The report of a study, drawn from its summary alone: results.json, report.html, report.md. Verdicts come first."""
 
 import json
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -31,31 +32,32 @@ def write_report(results: dict[str, Any], out: Path) -> None:
 
 def sentences(results: dict[str, Any]) -> list[str]:
     """What was found, one sentence a comparison, the whole ladder first."""
-    label, decimals = results["measure"]["label"], _decimals(results)
-    lines = []
+    return [f"{name}: {word}{evidence}." for name, word, evidence in _findings(results)]
+
+
+def _findings(results: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """(what is compared, verdict, evidence)."""
+    decimals, found = _decimals(results), []
     gain = results["total_gain"]
     if gain:
         interval = gain["percent_interval"]
         between = f" (95 % interval {interval[0]:.1f} to {interval[1]:.1f} %)" if interval else ""
-        lines.append(
-            f"Whole ladder, {gain['to']} against {gain['from']}: {gain['verdict']}; "
-            f"a gain of {gain['percent']:.1f} % in {label}{between}."
-        )
-    by_name = {rung["name"]: rung for rung in results["rungs"]}
-    for rung in results["rungs"]:
-        if rung["reference"]:
-            lines.append(f"{rung['name']}: {rung['verdict']}{_evidence(rung, by_name[rung['reference']], decimals)}.")
-    return lines
+        evidence = f", a gain of {gain['percent']:.1f} % in {results['measure']['label']}{between}"
+        found.append((f"Whole ladder, {gain['to']} against {gain['from']}", gain["verdict"], evidence))
+    return found + [
+        (rung["name"], rung["verdict"], _evidence(rung, decimals)) for rung in results["rungs"] if rung["reference"]
+    ]
 
 
-def _evidence(rung: dict[str, Any], reference: dict[str, Any], decimals: int) -> str:
+def _evidence(rung: dict[str, Any], decimals: int) -> str:
     if rung["difference"] is None:
         return f" (no seed has both it and {rung['reference']} yet)"
-    text = f", {rung['difference']:+.{decimals}f} against {reference['name']}"
+    text = f", {rung['difference']:+.{decimals}f} against {rung['reference']}"
     if rung["interval"]:
         low, high = rung["interval"]
-        text += f" (95 % interval {low:+.{decimals}f} to {high:+.{decimals}f}, {rung['pairs']} seeds"
-        text += f", corrected p = {_p(rung['p_holm'])})"
+        p = _p(rung["p_holm"])
+        text += f" (95 % interval {low:+.{decimals}f} to {high:+.{decimals}f}, {rung['pairs']} seeds, "
+        text += f"corrected p {p if p.startswith('<') else '= ' + p})"
     return text
 
 
@@ -93,19 +95,19 @@ def _sections(results: dict[str, Any]) -> list[tuple[str, str]]:
     return [("Noise floor", noise), ("Is it fair?", fair), ("How to read the verdicts", method)]
 
 
-COLUMNS = ["variation", "mean", "sd", "difference", "95 % interval", "p (Holm)", "verdict", "seeds", "size", "tokens"]
+COLUMNS = ["variation", "verdict", "mean", "difference", "95 % interval", "p (Holm)", "sd", "seeds", "size", "tokens"]
 
 
 def _rows(rungs: list[dict[str, Any]], decimals: int) -> list[list[str]]:
     return [
         [
             rung["name"],
-            _fixed(rung["mean"], decimals),
-            _fixed(rung["sd"], decimals),
-            _fixed(rung["difference"], decimals, sign=True),
-            f"{rung['interval'][0]:+.{decimals}f} … {rung['interval'][1]:+.{decimals}f}" if rung["interval"] else NONE,
-            _p(rung["p_holm"]),
             rung["verdict"],
+            _fixed(rung["mean"], decimals),
+            _fixed(rung["difference"], decimals, sign=True),
+            _interval(rung["interval"], decimals),
+            _p(rung["p_holm"]),
+            _fixed(rung["sd"], decimals),
             str(len(rung["seeds"])),
             _millions(rung["parameters"]),
             _millions(rung["tokens_trained"]),
@@ -125,13 +127,17 @@ def _state(results: dict[str, Any]) -> str:
 def _html(results: dict[str, Any], figures: dict[str, str]) -> str:
     decimals = _decimals(results)
     sections = [("", _tiles(results) + _claim(results))]
-    verdicts = "".join(f"<li>{html.escape(line)}</li>" for line in sentences(results))
+    verdicts = "".join(
+        f"<li>{escape(name)}: <b>{escape(word)}</b>{escape(evidence)}.</li>"
+        for name, word, evidence in _findings(results)
+    )
     sections.append(("Verdicts", f"<ul>{verdicts}</ul>" + "".join(map(html.paragraph, results["notes"]))))
     captions = {
         "levels": "Dots: single runs. Diamonds: means over seeds with their 95 % interval.",
         "differences": "Paired differences with 95 % intervals. Filled: better or worse after correction; open: not.",
     }
-    sections.append(("Figures", "".join(html.figure(svg, captions[name]) for name, svg in figures.items())))
+    drawn = "".join(html.figure(svg, captions[name]) for name, svg in figures.items())
+    sections.append(("Figures", f'<div style="max-width:33rem">{drawn}</div>'))
     sections.append(("Numbers", html.table(COLUMNS, _rows(results["rungs"], decimals))))
     sections += [(heading, html.paragraph(text)) for heading, text in _sections(results)]
     for other in results["other_measures"]:
@@ -229,8 +235,13 @@ def _fixed(value: float | None, decimals: int, *, sign: bool = False) -> str:
     return NONE if value is None else f"{value:{'+' if sign else ''}.{decimals}f}"
 
 
+def _interval(interval: list[float] | None, decimals: int) -> str:
+    """Both ends, with spaces that do not break a line."""
+    return f"{interval[0]:+.{decimals}f}\u00a0…\u00a0{interval[1]:+.{decimals}f}" if interval else NONE
+
+
 def _p(value: float | None) -> str:
-    return NONE if value is None else "< 0.0001" if value < 0.0001 else f"{value:.4f}"
+    return NONE if value is None else "<\u00a00.0001" if value < 0.0001 else f"{value:.4f}"
 
 
 def _millions(value: float | None) -> str:

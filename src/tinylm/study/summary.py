@@ -15,8 +15,9 @@ from tinylm.artifact import hash_of, read_json
 from tinylm.errors import InputError
 from tinylm.study.execute import recipe_hash
 from tinylm.study.spec import Study
-from tinylm.study.statistics import Comparison, compare, holm, verdict
+from tinylm.study.statistics import Comparison, compare, holm, mean_with_error, verdict
 
+WIKITEXT = "wikitext"  # the one task whose score is bits per byte: lower is better, and it averages with no other
 Values = dict[str, dict[int, float]]  # variation -> seed -> value
 
 
@@ -94,6 +95,8 @@ def _records(runs: list[dict[str, Any]], out: Path) -> dict[str, dict[str, Any]]
         if path.exists():
             record = read_json(path)
             if record["recipe_hash"] == run["recipe_hash"]:
+                if _ok(record):
+                    record["results"]["student_tasks"] = _student_tasks(record["results"])
                 found[run["id"]] = record
     return found
 
@@ -230,17 +233,31 @@ def _equal_budget(rungs: list[dict[str, Any]]) -> dict[str, Any]:
     return {**spread, "equal": all(value is None or value <= 0.02 for value in spread.values())}
 
 
+def _student_tasks(results: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """{task: {"score", "stderr"}} of the student, and their average with its error when there are several."""
+    models = (results.get("tasks") or {}).get("models", [])
+    scores: dict[str, Any] = next((model["tasks"] for model in models if model["model"] == "student"), {})
+    tasks = {name: {"score": score["score"], "stderr": score["stderr"] or 0.0} for name, score in scores.items()}
+    averaged = [score for name, score in tasks.items() if name != WIKITEXT]
+    if len(averaged) > 1:
+        mean, error = mean_with_error([score["score"] for score in averaged], [score["stderr"] for score in averaged])
+        tasks["average"] = {"score": mean, "stderr": error}
+    return tasks
+
+
 def _task_measures(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A measure for every zero-shot task the runs scored, best first letter first."""
-    names: set[str] = set()
-    for record in records:
-        tasks = record["results"].get("tasks") if _ok(record) else None
-        student = (tasks or {}).get("student") if isinstance(tasks, dict) else None
-        names |= {name for name, score in (student or {}).items() if isinstance(score, dict) and "score" in score}
-    key = "tasks.student.{}.{}"
+    """A measure for every zero-shot task the runs scored."""
+    names = {name for record in records if _ok(record) for name in record["results"]["student_tasks"]}
+    key = "student_tasks.{}.{}"
     return [
-        {"key": key.format(n, "score"), "error": key.format(n, "stderr"), "label": n, "better": "higher", "unit": ""}
-        for n in sorted(names)
+        {
+            "key": key.format(name, "score"),
+            "error": key.format(name, "stderr"),
+            "label": name,
+            "better": "lower" if name == WIKITEXT else "higher",
+            "unit": "",
+        }
+        for name in sorted(names, key=lambda name: (name != "average", name))
     ]
 
 

@@ -1,0 +1,90 @@
+"""A study of real runs: tiny random teacher, tiny corpus, the whole pipeline."""
+
+import json
+
+import pytest
+from builders import corpus_file
+
+from tinylm import cli
+
+STUDY = """
+title = "Inheritance in the small"
+claim = "Inherited weights beat random ones."
+kind = "list"
+seeds = [0]
+noise_seeds = []
+base = "base.toml"
+
+[[variation]]
+name = "random"
+set.inherit.init = "random"
+
+[[variation]]
+name = "inherited"
+set.inherit.criterion = "l2"
+
+[[variation]]
+name = "impossible"
+set.inherit.calibration_length = 100000
+"""
+BASE = """
+teacher = "{teacher}"
+[corpus]
+paths = ["{corpus}"]
+valid_fraction = 0.2
+eval_bytes = 5000
+[tokenizer]
+vocab_size = 400
+[architecture.shape]
+num_layers = 2
+hidden_size = 32
+intermediate_size = 64
+num_attention_heads = 2
+num_key_value_heads = 1
+head_dim = 16
+[inherit]
+layers = "first-last"
+calibration_chunks = 4
+calibration_length = 32
+[train]
+sequence_length = 32
+batch_size = 4
+steps = 6
+bf16 = false
+compile = false
+[control]
+enabled = false
+"""
+
+
+def test_a_study_of_the_pipeline(tmp_path, teacher_dir, capsys):
+    corpus = corpus_file(tmp_path / "texts.jsonl")
+    (tmp_path / "base.toml").write_text(BASE.format(teacher=teacher_dir, corpus=corpus))
+    (tmp_path / "tiny.toml").write_text(STUDY)
+    out = tmp_path / "out"
+    command = ["study", "run", str(tmp_path / "tiny.toml"), "--out", str(out), "--set", "train.log_every=2"]
+    with pytest.raises(SystemExit) as stop:
+        cli.main(command)
+    assert stop.value.code == 1
+    assert "1 of 3 runs failed (tiny-impossible-s0)" in capsys.readouterr().err
+    results = json.loads((out / "results.json").read_text())
+    assert results["state"] == {"finished": 2, "failed": 1, "to do": 0}
+    assert results["verdicts"] == {"inherited": "one seed: no verdict", "impossible": "not measured"}
+    assert "less than one calibration chunk of 100000" in results["runs"][2]["error"]
+    random, inherited, _ = results["rungs"]
+    assert random["bits_per_byte"] > 0 and inherited["bits_per_byte"] != random["bits_per_byte"]
+    assert results["equal_budget"]["equal"] and random["tokens_trained"] == 6 * 4 * 32
+    assert results["by_source"] and results["versions"]["torch"] and results["machine"]
+    made = [path.name.rpartition("-")[0] for path in (out / "work").iterdir() if not path.name.startswith(".")]
+    counts = {kind: made.count(kind) for kind in ("corpus", "counts", "compact", "pack", "train")}
+    assert counts == {"corpus": 1, "counts": 1, "compact": 1, "pack": 1, "train": 2}, "runs share what they can"
+
+    (tmp_path / "tiny.toml").write_text(STUDY[: STUDY.rindex("[[variation]]")])  # without the impossible one
+    before = {path: path.stat().st_mtime_ns for path in (out / "records").iterdir()}
+    cli.main(command)
+    assert {path: path.stat().st_mtime_ns for path in (out / "records").iterdir()} == before
+    said = capsys.readouterr()
+    assert "all runs are finished" in said.err and "inherited: one seed" in said.out
+    whole = (out / "results.json").read_text()
+    cli.main(["study", "report", str(out)])
+    assert (out / "results.json").read_text() == whole
