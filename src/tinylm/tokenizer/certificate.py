@@ -53,7 +53,7 @@ def check_tokenizer(
         _check_same_ids("fuzz and token strings", parent, child, mapping, fuzz + _spellings(parent)),
         _check_stale(parent, folder),
         _check_transformers(child, folder, fuzz[:500]),
-        *_check_sentencepiece(child, folder, fuzz),
+        *_check_sentencepiece(parent, child, fuzz),
     ]
 
 
@@ -207,12 +207,12 @@ def _check_transformers(child: Source, folder: Path, strings: list[str]) -> dict
     return line("loads in transformers", passed, f"{len(loaded):,} tokens, {wrong} texts differ, wrong: {strange}")
 
 
-def _check_sentencepiece(child: Source, folder: Path, strings: list[str]) -> list[dict[str, Any]]:
-    if not (folder / "tokenizer.model").exists():
+def _check_sentencepiece(parent: Source, child: Source, strings: list[str]) -> list[dict[str, Any]]:
+    if not (child.folder / "tokenizer.model").exists():
         return []
     from tinylm.tokenizer.sentencepiece import differences
 
-    return [line("tokenizer.model", *differences(folder / "tokenizer.model", child, strings))]
+    return [line("tokenizer.model", *differences(parent, child, strings[:3000]))]
 
 
 def teacher_answers(model, kept: np.ndarray) -> dict[str, Any]:

@@ -106,7 +106,8 @@ def rank(source: Source, counts: Counts, splits: Splits | None = None) -> Rankin
     key = formed * np.maximum(1, arity - 1)
     forced = splits.closure(forced_tokens(source, splits))
     ids = np.array([token for token in source.strings if token not in forced], dtype=np.int64)
-    dead = ~splits.merged[ids] & (counts.counts[ids] == 0)  # e.g. tokens no merge reaches: keep them last
+    # Tokens that no merge reaches come last among equals; none of them is part of another token.
+    dead = ~splits.merged[ids] & (splits.lengths[ids] > 1) & (formed[ids] == 0)
     ranked = ids[np.lexsort((ids, splits.lengths[ids], dead, -key[ids]))]
     order = np.concatenate([np.array(sorted(forced), dtype=np.int64), ranked])
     return Ranking(order, len(forced), counts.counts, formed * (arity - 1), counts.bytes)

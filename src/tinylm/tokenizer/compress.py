@@ -16,7 +16,7 @@ from tinylm.tokenizer.count import Counts
 from tinylm.tokenizer.pretokenizer import pretokenizer_name
 from tinylm.tokenizer.remap import Expansion
 from tinylm.tokenizer.rewrite import write_tokenizer
-from tinylm.tokenizer.rows import has_weights, slice_rows, vocabulary_rows, write_model
+from tinylm.tokenizer.rows import has_weights, require_rows, slice_rows, vocabulary_rows, write_model
 from tinylm.tokenizer.source import Source, optional_json, read_source
 from tinylm.tokenizer.splits import splits_of
 
@@ -114,6 +114,7 @@ def _cut_model(cut: Cut, child: Source, model_dir: Path) -> list[dict[str, Any]]
     from tinylm.models.teacher import load_model
 
     model = load_model(model_dir, dtype="auto")  # type: ignore[arg-type]
+    require_rows(model, cut.kept)
     expected = certificate.teacher_answers(model, cut.kept)
     rows = vocabulary_rows(model)
     slice_rows(model, cut.kept)

@@ -23,14 +23,9 @@ def has_weights(folder: Path) -> bool:
 def slice_rows(model, kept: np.ndarray) -> None:
     """Cut every table of ``model`` with one row per token id to the rows ``kept`` (int[K], old ids), in place.
 
-    Tied tables stay tied, head biases are cut along. Raises InputError when a kept id has no row.
+    Tied tables stay tied, head biases are cut along.
     """
     rows = vocabulary_rows(model)
-    if int(kept.max()) >= rows:
-        raise InputError(
-            f"the tokenizer has id {int(kept.max())} but the model only {rows} embedding rows: "
-            "they do not belong together"
-        )
     index = torch.as_tensor(kept, dtype=torch.long)
     head = model.get_output_embeddings()
     tied = head is not None and head.weight is model.get_input_embeddings().weight
@@ -56,6 +51,15 @@ def slice_rows(model, kept: np.ndarray) -> None:
 def vocabulary_rows(model) -> int:
     """Number of rows of the input embedding."""
     return model.get_input_embeddings().weight.shape[0]
+
+
+def require_rows(model, kept: np.ndarray) -> None:
+    """Raise InputError when a kept id has no row."""
+    if int(kept.max()) >= vocabulary_rows(model):
+        raise InputError(
+            f"the tokenizer has id {int(kept.max())} but the model only {vocabulary_rows(model)} embedding rows: "
+            "they do not belong together"
+        )
 
 
 def write_model(model, parent: Path, mapping: IdMap, rows: int, folder: Path) -> None:

@@ -21,21 +21,30 @@ def write_sentencepiece(path: Path, kept: set[str], folder: Path) -> None:
         scratch.write_bytes(model.SerializeToString())
 
 
-def differences(path: Path, child: Source, strings: list[str]) -> tuple[bool, str]:
-    """Whether the cut model loads and gives the pieces of tokenizer.json: (passed, what was found).
+def differences(parent: Source, child: Source, strings: list[str]) -> tuple[bool, str]:
+    """Whether the cut ``tokenizer.model`` does what the old one did: (passed, what was found).
 
-    Added tokens are no pieces of ``strings`` here: SentencePiece treats control pieces in text as plain letters.
+    Strings whose old pieces are all kept must give the same pieces; and where the old file agreed with the old
+    tokenizer.json (conversions of some families do not always) the new one must agree with the new. Strings with the
+    spelling of an added token are left out: SentencePiece treats control pieces in text as plain letters.
     """
     import sentencepiece
 
-    processor = sentencepiece.SentencePieceProcessor(model_proto=path.read_bytes())
-    fast = child.fast
-    plain = [text for text in strings if not any(token["content"] in text for token in child.data["added_tokens"])]
-    wrong = 0
+    old, new = (
+        sentencepiece.SentencePieceProcessor(model_proto=(one.folder / "tokenizer.model").read_bytes())
+        for one in (parent, child)
+    )
+    added = [token["content"] for token in parent.data["added_tokens"]]
+    plain = [text for text in strings if not any(content in text for content in added)]
+    kept, wrong, same = set(child.ids), 0, 0
     for text in plain:
-        tokens = fast.encode(text, add_special_tokens=False).tokens
-        wrong += processor.encode(text, out_type=str) != tokens
-    return not wrong, f"{processor.vocab_size():,} pieces, {wrong} of {len(plain):,} texts differ"
+        before, after = old.encode(text, out_type=str), new.encode(text, out_type=str)
+        wrong += kept.issuperset(before) and before != after
+        if before == parent.fast.encode(text, add_special_tokens=False).tokens:
+            same += 1
+            wrong += after != child.fast.encode(text, add_special_tokens=False).tokens
+    found = f"{new.vocab_size():,} pieces, {wrong} differ of {len(plain):,} texts ({same:,} as in tokenizer.json)"
+    return wrong == 0 and new.unk_id() >= 0, found
 
 
 def _read(path: Path):
