@@ -21,9 +21,13 @@ def collect(recipe, stages: Stages, models, scores, tasks, samples, recipe_path:
     shapes = {name: Shape.from_config(config) for name, config in configs.items()}
     parts = {name: parameters_by_part(shapes[name], configs[name]) for name in configs}
     certificate = stages.result("compact tokenizer")
-    logs = {name: _log(stages.folders[name]) for name in ("train", "control") if name in stages.folders}
+    logs = {
+        name: _log(stages.folders[name], recipe.train.tokens_per_batch)
+        for name in ("train", "control")
+        if name in stages.folders
+    }
     bpb = {name: score["bits_per_byte"] for name, score in scores.items()}
-    tokens = {name: stages.result(name)["tokens"] for name in logs}
+    tokens = {name: stages.result(name)["tokens_trained"] for name in logs}
     return {
         "name": recipe.name,
         "recipe": recipe.to_dict(),
@@ -56,20 +60,20 @@ def collect(recipe, stages: Stages, models, scores, tasks, samples, recipe_path:
 def _gain(bpb: dict[str, float], tokens: dict[str, int]) -> dict[str, float] | None:
     if "control" not in bpb:
         return None
-    percent = 100 * (1 - bpb["student"] / bpb["control"])
+    percent = round(100 * (1 - bpb["student"] / bpb["control"]), 3)
     return {"tokens": tokens["control"], "student": bpb["student"], "control": bpb["control"], "percent": percent}
 
 
-def _log(folder: Path) -> dict[str, Any]:
+def _log(folder: Path, tokens_per_batch: int) -> dict[str, Any]:
     """Losses over tokens, and where rounds begin, from metrics.jsonl."""
     losses, starts, last_round = [], [], -1
     for line in (folder / "metrics.jsonl").read_text().splitlines():
         row = json.loads(line)
         if "loss" not in row:
             continue
-        losses.append([row["tokens"], row["loss"]])
+        losses.append([(row["step"] + 1) * tokens_per_batch, round(row["loss"], 5)])
         if row["round"] != last_round:
-            starts.append(row["tokens"])
+            starts.append(row["step"] * tokens_per_batch)
             last_round = row["round"]
     return {"losses": losses, "round_starts": starts}
 

@@ -195,10 +195,15 @@ def _settings_rows(results: dict[str, Any]) -> list[list[str]]:
 
 def _facts_text(results: dict[str, Any]) -> str:
     tokenizer = results["tokenizer"]
+    if "held_out" not in tokenizer:
+        return f"The teacher's tokenizer of {tokenizer['vocab_size']:,} tokens was kept."
+    held_out = tokenizer["held_out"].get("all") or next(iter(tokenizer["held_out"].values()))
     return (
-        f"Vocabulary {tokenizer['parent_vocab_size']:,} -> {tokenizer['vocab_size']:,}; held-out text becomes "
-        f"{100 * (tokenizer['growth_held_out'] - 1):.2f} % longer in tokens; {tokenizer['unreachable']} tokens became "
-        "unreachable."
+        f"Vocabulary {tokenizer['parent_vocab_size']:,} -> {tokenizer['vocab_size']:,}, which covers "
+        f"{100 * tokenizer['coverage']:.2f} % of the corpus' tokens. Held-out text becomes "
+        f"{100 * (held_out['growth'] - 1):.2f} % longer in tokens (predicted: "
+        f"{100 * (tokenizer['growth_predicted'] - 1):.2f} %); {tokenizer['unreachable']} tokens became unreachable. "
+        f"The certificate passed all {len(tokenizer['lines'])} checks."
     )
 
 
