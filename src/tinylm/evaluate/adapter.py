@@ -101,7 +101,7 @@ class TinyLM(TemplateLM):
         self.responses = Responses(responses)
         self.truncated: Counter[str] = Counter()  # task -> prompts that lost their beginning
         self.computed_tokens = 0
-        self.requested_tokens = 0
+        self.requested_tokens = 0  # of distinct inputs: what one forward pass for each would take
 
     @property
     def eot_token_id(self) -> int:
@@ -152,7 +152,7 @@ class TinyLM(TemplateLM):
         nats = np.zeros(len(todo))
         total = sum(len(window.targets) for window in windows)
         with scoring(self.scorer.model), progress_bar("texts", total, "tokens") as bar:
-            for batch in batches(windows, self.batch_tokens):
+            for batch in batches(windows, self.batch_tokens) if windows else ():
                 for window, value in zip(batch, window_nats(self.scorer, batch)):
                     nats[window.document] += value
                 bar.advance(sum(len(window.targets) for window in batch))
@@ -275,7 +275,7 @@ class TinyLM(TemplateLM):
         else:
             plan = Plan(sequences, self.batch_tokens)
             total = plan.tokens
-        self.requested_tokens += sum(len(sequence.inputs) for sequence in sequences)
+        self.requested_tokens += sum(map(len, {sequence.inputs for sequence in sequences}))
         logprob = np.zeros(len(sequences))
         greedy = np.ones(len(sequences), dtype=bool)
         missing = np.array([len(sequence.targets) for sequence in sequences])
