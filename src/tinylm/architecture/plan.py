@@ -17,13 +17,13 @@ from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from functools import cache
-from math import e, log
+from math import e, inf, log
 from pathlib import Path
 from typing import Any, Literal
 
 from tinylm.architecture.cost import costs, describe_bill, training_bill
 from tinylm.architecture.shape import Family, family_of, parameters, parameters_by_part, vocabulary_share
-from tinylm.artifact import atomic_directory, write_json
+from tinylm.artifact import atomic_file, write_json
 from tinylm.errors import InputError
 from tinylm.models.shape import Shape, write_shape
 from tinylm.terminal import print_table
@@ -90,8 +90,8 @@ def plan(
     Raises:
         InputError: nothing fits; the message names the nearest reachable size.
     """
-    if not budget >= 1 or vocab_size < 1:
-        raise InputError(f"plan: budget {budget} and vocabulary size {vocab_size} must be positive")
+    if not 1 <= budget < inf or min(vocab_size, limit) < 1:
+        raise InputError(f"plan: budget {budget}, vocabulary size {vocab_size} and limit {limit} must be positive")
     config = None if teacher is None else _config_of(teacher)
     config_at = _block_config(block, config)
     if config is None:
@@ -118,7 +118,7 @@ def plan(
 def write_plan(
     candidates: Sequence[Candidate], out: Path, request: dict[str, Any], measured: Sequence[dict[str, Any]] = ()
 ) -> None:
-    """A folder with plan.json ({"request", "rule", "candidates"}, best first) and SHAPE.toml (the best one).
+    """Write plan.json ({"request", "rule", "candidates"}, best first) and SHAPE.toml (the best one) into ``out``.
 
     ``measured`` holds further keys for each candidate ({"speed": ..., "quality": ...}).
     """
@@ -127,9 +127,9 @@ def write_plan(
     )
     extra = measured or [{}] * len(candidates)
     values = [{**candidate.to_dict(), **more} for candidate, more in zip(candidates, extra, strict=True)]
-    with atomic_directory(out, replace=True) as folder:
-        write_json(folder / "plan.json", {"request": request, "rule": rule, "candidates": values})
-        write_shape(folder / "SHAPE.toml", candidates[0].shape)
+    with atomic_file(out / "SHAPE.toml") as scratch:
+        write_shape(scratch, candidates[0].shape)
+    write_json(out / "plan.json", {"request": request, "rule": rule, "candidates": values})
 
 
 def parse_numbers(name: str, text: str | None) -> list[int] | None:

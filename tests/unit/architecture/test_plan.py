@@ -60,7 +60,11 @@ def test_depths_give_the_best_of_each() -> None:
 
 def test_written_plan_is_read_back_as_its_best_shape(tmp_path) -> None:
     candidates = plan(40e6, 16384, TEACHER)
-    write_plan(candidates, tmp_path / "plan", {"budget": 40e6, "teacher": "t"})
+    (tmp_path / "plan").mkdir()
+    (tmp_path / "plan" / "notes.txt").write_text("mine")
+    for _ in range(2):
+        write_plan(candidates, tmp_path / "plan", {"budget": 40e6, "teacher": "t"})
+    assert (tmp_path / "plan" / "notes.txt").read_text() == "mine"
     assert read_shape(tmp_path / "plan" / "plan.json") == candidates[0].shape
     assert read_shape(tmp_path / "plan" / "SHAPE.toml") == candidates[0].shape
     written = json.loads((tmp_path / "plan" / "plan.json").read_text())
@@ -76,6 +80,8 @@ def test_written_plan_is_read_back_as_its_best_shape(tmp_path) -> None:
         ({"budget": 40e6, "vocab_size": 16384, "teacher": TEACHER, "depths": [40]}, "more than the teacher's 30"),
         ({"budget": -1, "vocab_size": 16384}, "must be positive"),
         ({"budget": float("nan"), "vocab_size": 16384}, "must be positive"),
+        ({"budget": float("inf"), "vocab_size": 16384}, "must be positive"),
+        ({"budget": 40e6, "vocab_size": 16384, "limit": 0}, "must be positive"),
         ({"budget": 1e6, "vocab_size": 1_000_000}, "no shape has 1 million"),
     ],
 )
