@@ -238,6 +238,20 @@ def tokenizer_coverage(
         print(out / "coverage.json")
 
 
+def tokenizer_remap(data: Path, compact: Path, out: Path) -> None:
+    """Turn a packed token store into the tokens of a compact tokenizer, without the text.
+
+    Args:
+        data: token store packed with the parent's tokenizer.
+        compact: folder that `tinylm tokenizer compress` wrote.
+        out: folder of the new store (must not exist yet).
+    """
+    from tinylm.tokenizer.remap import remap_store
+
+    store = remap_store(data, compact, out)
+    print(f"{store.num_tokens:,} tokens of {store.num_documents:,} documents, vocabulary {store.vocab_size:,}, in {out}")
+
+
 def train(
     model: str,
     data: Path,
@@ -282,7 +296,7 @@ def export(
     out: Path | None = None,
     format: str = "gguf",
     facts: list[Path] | None = None,
-    quantize: str = "F16",
+    quantize: str | None = None,
     check: bool = True,
     verify: Path | None = None,
     text: list[Path] | None = None,
@@ -295,9 +309,11 @@ def export(
     Args:
         model: directory, .gguf file, hub id or smollm2-135m.
         out: the file to write, e.g. student-Q8_0.gguf; a report lands beside it as student-Q8_0.gguf.json.
-        format: gguf (for llama.cpp), or card: the model card, README.md of the model's folder.
+        format: gguf (for llama.cpp), onnx (a folder for onnxruntime-genai), or card: the model card, README.md of the
+            model's folder.
         facts: JSON files a card is made from: results.json of a run, reports of exports, the device table.
-        quantize: F32, F16, BF16, Q8_0, Q6_K, Q5_K_M, Q5_K_S, Q5_1, Q5_0, Q4_K_M, Q4_K_S, Q4_1 or Q4_0.
+        quantize: F32, F16 (default), BF16, Q8_0, Q6_K, Q5_K_M, Q5_K_S, Q5_1, Q5_0, Q4_K_M, Q4_K_S, Q4_1 or Q4_0;
+            of onnx F32 (default) or INT4.
         check: run the file in llama.cpp and compare tokens, distributions, greedy text and bits per byte with
             transformers; nothing is written when they differ.
         verify: instead of writing, check this GGUF file against --model.
@@ -537,6 +553,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "tokenizer count": tokenizer_count,
     "tokenizer compress": tokenizer_compress,
     "tokenizer coverage": tokenizer_coverage,
+    "tokenizer remap": tokenizer_remap,
     "inherit": inherit,
     "train": train,
     "evaluate": evaluate,

@@ -181,11 +181,12 @@ def _files(exports: Sequence[Mapping[str, Any]]) -> str:
     rows = []
     for report in exports:
         bits = report.get("check", {}).get("bits_per_byte")
-        cost = f"{100 * (bits['llama.cpp'] / bits['transformers'] - 1):+.2f} %" if bits else "not checked"
+        runtime = next((runtime for runtime in bits or {} if runtime != "transformers"), "")
+        cost = f"{100 * (bits[runtime] / bits['transformers'] - 1):+.2f} % in {runtime}" if bits else "not checked"
         name = Path(str(report["file"])).name
         rows.append((name, f"{report['bytes'] / 1e6:.1f}", f"{report['bits_per_weight']:.2f}", cost))
-    head = ("file", "MB", "bits per weight", "bits per byte in llama.cpp against transformers")
-    return "## GGUF files, checked in llama.cpp\n\n" + _table(head, rows)
+    head = ("file", "MB", "bits per weight", "bits per byte against transformers")
+    return "## Files for devices\n\n" + _table(head, rows)
 
 
 def _device(device: Sequence[Mapping[str, Any]]) -> str:

@@ -40,6 +40,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "Q4_K_S": (0.60, 0.25),
     "Q4_1": (0.60, 0.25),
     "Q4_0": (0.60, 0.25),
+    "INT4": (0.60, 0.25),  # ONNX
 }
 GREEDY_TOKENS = 64
 _WINDOW = 256  # tokens scored at once: logits are float32[256, vocab_size]
@@ -126,7 +127,7 @@ def compare_contents(model_dir: Path, gguf_path: Path, pre_tokenizer: str | None
     return quantize
 
 
-def compare_tokens(llama: Llama, tokenizer: Any, texts: Sequence[str] | None = None) -> dict[str, Any]:
+def compare_tokens(llama: Llama | Any, tokenizer: Any, texts: Sequence[str] | None = None) -> dict[str, Any]:
     """llama.cpp's token ids of hard text against the tokenizer's. Returns {"texts", "ids", "known_differences"}."""
     prepare, known = _comparable(tokenizer)
     texts = hard_text.TEXTS + hard_text.random_texts(300) if texts is None else texts
@@ -142,18 +143,20 @@ def compare_tokens(llama: Llama, tokenizer: Any, texts: Sequence[str] | None = N
         if ours != theirs:
             at = next((i for i, (a, b) in enumerate(zip(ours, theirs)) if a != b), min(len(ours), len(theirs)))
             raise WorkError(
-                f"llama.cpp tokenizes {text!r:.80} differently from token {at} on: "
+                f"{llama.runtime} tokenizes {text!r:.80} differently from token {at} on: "
                 f"{tokenizer.convert_ids_to_tokens(theirs[at : at + 4])} instead of "
                 f"{tokenizer.convert_ids_to_tokens(ours[at : at + 4])} (a wrong pre-tokenizer? see --pre-tokenizer)"
             )
         count += len(ours)
     ours, theirs = tokenizer("a b")["input_ids"], llama.tokenize("a b", add_special=True)
     if ours != theirs:
-        raise WorkError(f"llama.cpp puts other special tokens around a text: {theirs} instead of {ours}")
+        raise WorkError(f"{llama.runtime} puts other special tokens around a text: {theirs} instead of {ours}")
     return {"texts": len(texts) + len(written), "ids": count, "known_differences": known}
 
 
-def compare_logits(llama: Llama, model: Any, tokenizer: Any, quantize: str, texts: Sequence[str]) -> dict[str, Any]:
+def compare_logits(
+    llama: Llama | Any, model: Any, tokenizer: Any, quantize: str, texts: Sequence[str]
+) -> dict[str, Any]:
     """Next-token distributions and bits per byte over windows of the hard text and of ``texts``."""
     kl_limit, bits_limit = BOUNDS[quantize]
     kl, worst, positions, bits, length = 0.0, 0.0, 0, np.zeros(2), 0
@@ -175,24 +178,24 @@ def compare_logits(llama: Llama, model: Any, tokenizer: Any, quantize: str, text
         "kl": kl,
         "kl_bound": kl_limit,
         "max_dlogp": worst,
-        "bits_per_byte": {"transformers": float(ours_bpb), "llama.cpp": float(theirs_bpb)},
+        "bits_per_byte": {"transformers": float(ours_bpb), llama.runtime: float(theirs_bpb)},
         "bits_per_byte_bound": bits_limit,
         "bytes": length,
     }
     if not kl <= kl_limit:  # also catches NaN
         raise WorkError(
-            f"llama.cpp's next-token distributions are not the model's: mean KL {kl:.4f} nats, the bound at {quantize} "
-            f"is {kl_limit}{_advice(quantize)}"
+            f"{llama.runtime}'s next-token distributions are not the model's: mean KL {kl:.4f} nats, "
+            f"the bound at {quantize} is {kl_limit}{_advice(quantize)}"
         )
     if not abs(change) <= bits_limit:
         raise WorkError(
-            f"bits per byte {theirs_bpb:.4f} in llama.cpp, {ours_bpb:.4f} in transformers: {100 * change:+.1f} %, "
-            f"the bound at {quantize} is {100 * bits_limit:.1f} %{_advice(quantize)}"
+            f"bits per byte {theirs_bpb:.4f} in {llama.runtime}, {ours_bpb:.4f} in transformers: "
+            f"{100 * change:+.1f} %, the bound at {quantize} is {100 * bits_limit:.1f} %{_advice(quantize)}"
         )
     return facts
 
 
-def compare_greedy(llama: Llama, model: Any, tokenizer: Any, quantize: str, tie: float = _TIE) -> dict[str, Any]:
+def compare_greedy(llama: Llama | Any, model: Any, tokenizer: Any, quantize: str, tie: float = _TIE) -> dict[str, Any]:
     """The first 64 greedy tokens. In F32, F16 and BF16 they must be equal up to a ``tie`` (nats) of the two best."""
     from tinylm.generate import Speed, generate
 
@@ -209,8 +212,8 @@ def compare_greedy(llama: Llama, model: Any, tokenizer: Any, quantize: str, tie:
         facts["greedy_gap"] = gap = float(best[0] - best[1])  # nats between transformers' two best where the texts part
         if quantization.is_float(quantize) and gap > tie:
             raise WorkError(
-                f"greedy text parts at token {equal}: {tokenizer.decode(theirs[equal : equal + 4])!r} in llama.cpp, "
-                f"{tokenizer.decode(ours[equal : equal + 4])!r} in transformers, which is {gap:.2f} nats ahead there"
+                f"greedy text parts at token {equal}: {tokenizer.decode(theirs[equal : equal + 4])!r} "
+                f"in {llama.runtime}, {tokenizer.decode(ours[equal : equal + 4])!r} in transformers, which is {gap:.2f} nats ahead there"
             )
     return facts
 

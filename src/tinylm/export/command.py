@@ -13,17 +13,18 @@ from tinylm.export.card import sort_facts, write_card
 from tinylm.export.check import check as check_gguf
 from tinylm.export.check import export_checked
 from tinylm.export.gguf import export
+from tinylm.export.onnx import export_onnx
 from tinylm.models.teacher import resolve
 from tinylm.terminal import print_table
 
-FORMATS = ("gguf", "card")
+FORMATS = ("gguf", "onnx", "card")
 
 
 def run(
     model: str,
     out: Path | None,
     format: str,
-    quantize: str,
+    quantize: str | None,
     check: bool,
     verify: Path | None,
     text: Sequence[Path],
@@ -48,19 +49,22 @@ def run(
         return checked
     if out is None:
         raise InputError("--out is missing: the file to write, e.g. --out model.gguf (or --verify FILE to check one)")
-    if check:
+    if format == "onnx":
+        report = export_onnx(model_dir, out, quantize or "F32", check=check, texts=texts, overwrite=overwrite)
+    elif check:
         report = export_checked(
             model_dir,
             out,
-            quantize,
+            quantize or "F16",
             texts=texts,
             pre_tokenizer=pre_tokenizer,
             overwrite=overwrite,
             threads=threads,
         )
-        print_check(report["check"], f"{out} is {model}")
     else:
-        report = export(model_dir, out, quantize, pre_tokenizer=pre_tokenizer, overwrite=overwrite)
+        report = export(model_dir, out, quantize or "F16", pre_tokenizer=pre_tokenizer, overwrite=overwrite)
+    if check:
+        print_check(report["check"], f"{out} is {model}")
     for change, tensors in Counter(report["fallbacks"].values()).items():
         print(f"{tensors} tensors have rows that do not divide by the format's block: {change}")
     print(f"{out}  {report['bytes'] / 1e6:.1f} MB, {report['bits_per_weight']:.2f} bits per weight")
@@ -71,16 +75,17 @@ def run(
 def print_check(facts: dict[str, Any], title: str) -> None:
     """The check as a small table."""
     tokens, bits = facts["tokens"], facts["bits_per_byte"]
+    runtime = next(name for name in bits if name != "transformers")
     rows = [
-        ("settings, tokens, weights", "equal"),
+        *([("settings, tokens, weights", "equal")] if runtime == "llama.cpp" else []),
         ("token ids of hard text", f"{tokens['ids']} equal in {tokens['texts']} texts"),
         *[("  but", difference) for difference in tokens["known_differences"]],
         ("mean KL per token", f"{facts['kl']:.2e} nats, bound {facts['kl_bound']:g}"),
         ("greedy tokens equal", f"{facts['greedy_equal']} of {facts['greedy_tokens']}"),
         ("bits per byte, transformers", f"{bits['transformers']:.4f}"),
         (
-            "bits per byte, llama.cpp",
-            f"{bits['llama.cpp']:.4f} ({100 * (bits['llama.cpp'] / bits['transformers'] - 1):+.2f} %, "
+            f"bits per byte, {runtime}",
+            f"{bits[runtime]:.4f} ({100 * (bits[runtime] / bits['transformers'] - 1):+.2f} %, "
             f"bound {100 * facts['bits_per_byte_bound']:g} %)",
         ),
     ]

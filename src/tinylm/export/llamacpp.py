@@ -119,6 +119,8 @@ def _library() -> ctypes.CDLL:
 class Llama:
     """A GGUF file loaded by llama.cpp, with one context of ``context`` tokens. Use as a context manager."""
 
+    runtime = "llama.cpp"
+
     def __init__(self, path: str | Path, *, context: int = 1024, threads: int = 1) -> None:
         """Raises WorkError with llama.cpp's own words when the file does not load."""
         self._library = _library()

@@ -60,7 +60,7 @@ def test_every_fact_is_told(model_dir):
         "40.0M parameters",
         "(134.5M)",
         "| piqa | 0.640 ± 0.039 | 0.550 ± 0.040 | 0.500 | 150 |",
-        "| s-Q8_0.gguf | 42.5 | 8.50 | +0.50 % |",
+        "| s-Q8_0.gguf | 42.5 | 8.50 | +0.50 % in llama.cpp |",
         "| student | Q8_0 | 42.5 | 0.10 | 900 | 120.2 | 61 |",
         "10 documents, 5.00 MB",
         "| tokens trained | 1,228,800 |",
@@ -77,7 +77,7 @@ def test_without_facts_nothing_is_invented(model_dir):
     card = model_card(model_dir)
     assert yaml.safe_load(card.split("---")[1])["license"] == "unknown"
     assert "The licence is unknown" in card
-    for absent in ("Bits per byte", "## Tasks", "GGUF files", "Speed", "How it was made", "None"):
+    for absent in ("Bits per byte", "## Tasks", "Files for devices", "Speed", "How it was made", "None"):
         assert absent not in card
 
 

@@ -1,0 +1,122 @@
+"""A second on-device format: an ONNX folder with key-value cache for onnxruntime-genai, with the same checks as GGUF.
+
+onnxruntime-genai's own builder writes the graph; it is a separate program, run as one. It knows fewer families than
+llama.cpp does here, and reads configs of an older `transformers`: what it cannot build is a clear error.
+"""
+
+import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tinylm.artifact import atomic_directory
+from tinylm.errors import InputError, WorkError
+from tinylm.export.check import compare_greedy, compare_logits, compare_tokens
+from tinylm.models.teacher import load_config, load_model, load_tokenizer
+
+PRECISIONS = {"F32": "fp32", "INT4": "int4"}  # --quantize -> the builder's name; what its CPU kernels have
+
+
+def export_onnx(
+    model_dir: str | Path,
+    out: str | Path,
+    quantize: str = "F32",
+    *,
+    check: bool = True,
+    texts: Sequence[str] = (),
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Write the folder ``out``: model.onnx, its weights, tokenizer and genai_config.json. Returns a report as for GGUF.
+
+    With ``check`` tokens, distributions, greedy text and bits per byte are compared with `transformers` before ``out``
+    appears. Raises InputError when onnxruntime-genai is missing or has no such precision, WorkError when it cannot
+    build this family or computes something else.
+    """
+    model_dir, out = Path(model_dir), Path(out)
+    quantize = quantize.upper()
+    if quantize not in PRECISIONS:
+        raise InputError(f"no ONNX quantisation {quantize!r}: choose one of {', '.join(PRECISIONS)}")
+    if any(importlib.util.find_spec(name) is None for name in ("onnxruntime_genai", "onnx_ir")):
+        raise InputError("ONNX needs onnxruntime-genai: pip install 'tinylm[onnx]'")
+    config = load_config(model_dir).get_text_config()
+    with atomic_directory(out, replace=overwrite) as folder:
+        _build(model_dir, folder, PRECISIONS[quantize], config.model_type)
+        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        parameters = load_model(model_dir).num_parameters()
+        report: dict[str, Any] = {
+            "file": str(out),
+            "bytes": size,
+            "quantize": quantize,
+            "architecture": config.model_type,
+            "parameters": parameters,
+            "bits_per_weight": round(8 * size / parameters, 3),
+            "fallbacks": {},
+        }
+        if check:
+            report["check"] = check_onnx(model_dir, folder, quantize, texts)
+    return report
+
+
+def check_onnx(model_dir: Path, folder: Path, quantize: str, texts: Sequence[str] = ()) -> dict[str, Any]:
+    """The comparisons of :func:`tinylm.export.check.check` that need no knowledge of the file, for an ONNX folder."""
+    tokenizer, model = load_tokenizer(model_dir), load_model(model_dir, torch.float32)
+    runtime = OnnxModel(folder)
+    facts: dict[str, Any] = {"quantize": quantize, "tokens": compare_tokens(runtime, tokenizer)}
+    facts |= compare_logits(runtime, model, tokenizer, quantize, texts)
+    facts |= compare_greedy(runtime, model, tokenizer, quantize, tie=max(0.1, 4 * facts["max_dlogp"]))
+    return facts
+
+
+class OnnxModel:
+    """An ONNX folder run by onnxruntime-genai, with the few methods the checks call."""
+
+    runtime = "onnxruntime"
+
+    def __init__(self, folder: Path) -> None:
+        import onnxruntime_genai
+
+        self._genai = onnxruntime_genai
+        self._model = onnxruntime_genai.Model(str(folder))
+        self._tokenizer = onnxruntime_genai.Tokenizer(self._model)
+        self._prefix = len(self._tokenizer.encode(""))  # special tokens put before every text
+
+    def tokenize(self, text: str, *, add_special: bool = False) -> list[int]:
+        ids = [int(token) for token in self._tokenizer.encode(text)]
+        return ids if add_special else ids[self._prefix :]
+
+    def logits(self, ids: Sequence[int]) -> np.ndarray:
+        """Logits float32[T, vocab_size] of a fresh sequence."""
+        generator = self._start(ids, len(ids) + 1)
+        return np.asarray(generator.get_output("logits"), dtype=np.float32)[0]
+
+    def greedy(self, ids: Sequence[int], new_tokens: int) -> list[int]:
+        """The likeliest continuation; the end-of-text token that stops it is not among it."""
+        generator = self._start(ids, len(ids) + new_tokens)
+        while not generator.is_done():
+            generator.generate_next_token()
+        return [int(token) for token in generator.get_sequence(0)[len(ids) :]]
+
+    def _start(self, ids: Sequence[int], length: int) -> Any:
+        parameters = self._genai.GeneratorParams(self._model)
+        parameters.set_search_options(max_length=length, do_sample=False)
+        generator = self._genai.Generator(self._model, parameters)
+        generator.append_tokens(np.array([ids], dtype=np.int32))
+        return generator
+
+
+def _build(model_dir: Path, folder: Path, precision: str, model_type: str) -> None:
+    with tempfile.TemporaryDirectory(prefix="tinylm-onnx-") as cache:
+        command = [sys.executable, "-m", "onnxruntime_genai.models.builder"]
+        command += ["-i", str(model_dir), "-o", str(folder), "-p", precision, "-e", "cpu", "-c", cache]
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode or not (folder / "genai_config.json").is_file():
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        raise WorkError(f"onnxruntime-genai cannot build {model_type!r}: {lines[-1] if lines else 'no reason given'}")
