@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,7 @@ def print_plan(study: Study, out: Path, workers: int) -> None:
     records = {run.id: _finished(out, run) for run in runs.values()}
     todo = [run.recipe for run in runs.values() if records[run.id] is None]
     finished = [(run.recipe, record["seconds"]) for run in runs.values() if (record := records[run.id])]
-    seeds = f"{len(study.seeds)} seeds and {len(study.noise_seeds)} more for the noise floor"
+    seeds = f"seeds {_listed(study.seeds)}, noise floor {_listed(study.noise_seeds) or 'not measured'}"
     console.print(f"{study.title} ({study.scale}): {len(study.variations)} variations, {seeds}: {len(runs)} runs")
     console.print(cost.estimate(todo, finished, workers) if todo else "all runs are finished", markup=False)
 
@@ -101,6 +101,10 @@ def print_verdicts(results: dict[str, Any], out: Path) -> None:
     for sentence in sentences(results):
         print(sentence)
     print(f"report: {out / 'report.html'}")
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    return ", ".join(map(str, seeds))
 
 
 def _fixed(value: float | None) -> str:
@@ -123,7 +127,7 @@ def _jobs(
         needed = (cost.predict_seconds(run.recipe, finished, 0) if finished else None) or 0.0
         if max_hours and needed >= left:
             console.print(
-                f"stopped: {len(todo) - position} runs not started, the next needs about {cost.hours(needed)} and "
+                f"stopped: {len(todo) - position} of {len(todo)} runs not started; the next needs about {cost.hours(needed)}, "
                 f"{cost.hours(max(0, left))} of --max-hours {max_hours:g} are left; run again to go on"
             )
             return
