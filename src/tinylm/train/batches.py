@@ -95,6 +95,7 @@ def make_plan(config: TrainConfig, store: TokenStore) -> Plan:
 class MicroBatch:
     """What one forward pass reads; tensors are int64[sequences, sequence_length]."""
 
+    sequences: np.ndarray  # their numbers in the store
     ids: torch.Tensor
     targets: torch.Tensor
     positions: torch.Tensor | None  # of every token in its document, with ``document_mask``
@@ -109,4 +110,4 @@ def micro_batches(
         part = sequences[start : start + size]
         window = torch.from_numpy(store.windows(part, length)).to(device)
         positions = torch.from_numpy(store.positions(part, length)).to(device) if config.document_mask else None
-        yield MicroBatch(window[:, :-1].contiguous(), window[:, 1:].contiguous(), positions)
+        yield MicroBatch(part, window[:, :-1].contiguous(), window[:, 1:].contiguous(), positions)

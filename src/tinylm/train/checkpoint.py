@@ -17,6 +17,7 @@ from tinylm.artifact import atomic_directory, file_hash, read_json, require_spac
 from tinylm.errors import InputError
 from tinylm.terminal import console
 from tinylm.train.optim import MasterWeights
+from tinylm.train.parallel import like, whole
 
 TENSORS, STATE = "state.safetensors", "state.json"
 
@@ -57,18 +58,21 @@ def load_latest(folder: Path, identity: dict[str, Any]) -> tuple[dict[str, torch
     return None
 
 
-def pack_state(masters: MasterWeights, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+def pack_state(masters: MasterWeights, optimizers: list[torch.optim.Optimizer]) -> dict[str, torch.Tensor]:
     """Weights and optimiser moments as one flat dict of tensors: ``weight.NAME``, ``exp_avg.NAME``, ..."""
     tensors = {}
     for name, weight in zip(masters.names, masters.weights):
-        tensors[f"weight.{name}"] = weight.detach()
-        for key, value in optimizer.state.get(weight, {}).items():
-            tensors[f"{key}.{name}"] = value
+        tensors[f"weight.{name}"] = whole(weight.detach()).cpu()
+        for optimizer in optimizers:
+            for kind, value in optimizer.state.get(weight, {}).items():
+                tensors[f"{kind}.{name}"] = whole(value).cpu()
     return tensors
 
 
 @torch.no_grad()
-def unpack_state(tensors: dict[str, torch.Tensor], masters: MasterWeights, optimizer: torch.optim.Optimizer) -> None:
+def unpack_state(
+    tensors: dict[str, torch.Tensor], masters: MasterWeights, optimizers: list[torch.optim.Optimizer]
+) -> None:
     """The reverse of :func:`pack_state`, in place. InputError when a weight is missing or has another shape."""
     kinds: dict[str, dict[str, torch.Tensor]] = {}
     for key, value in tensors.items():
@@ -80,8 +84,10 @@ def unpack_state(tensors: dict[str, torch.Tensor], masters: MasterWeights, optim
         if saved is None or saved.shape != weight.shape:
             found = "is missing" if saved is None else f"has shape {list(saved.shape)}, {list(weight.shape)} is needed"
             raise InputError(f"the checkpoint fits another model: {name} {found}")
-        weight.copy_(saved)
-        optimizer.state[weight] = {kind: value.to(weight.device) for kind, value in state.items()}
+        weight.copy_(like(saved, weight))
+        for optimizer in optimizers:
+            if state and any(weight is own for group in optimizer.param_groups for own in group["params"]):
+                optimizer.state[weight] = {kind: like(value, weight) for kind, value in state.items()}
     masters.publish()
 
 

@@ -54,13 +54,15 @@ class TrainConfig:
         "none"  # where teacher logits come from: the teacher beside us, or a stored top-k table
     )
     distillation_weight: float = 0.5  # share of the teacher's target in the loss, next-token loss has the rest
-    distillation_temperature: float = 1.0
+    distillation_temperature: float = 1.0  # of a live teacher; a stored one has 1
+    stored_top_k: int = 32  # tokens kept a position by distillation = "stored"
 
     # Speed and memory
     bf16: bool = True  # compute in bfloat16, weights kept in float32 too; false: all float32
     compile: bool = True  # compile each decoder layer; the first step is some seconds slower
     loss_chunk: int = 1024  # positions whose logits exist at the same time
     gradient_checkpointing: bool = False
+    model_copies: int = 1  # with torchrun: 1 spreads the model over all processes, more keeps so many whole copies
 
     # Guards
     spike_sigmas: float = 6.0  # skip a step whose loss is this many standard deviations above the recent mean; 0: never
@@ -141,6 +143,7 @@ _LEAST = {
     "clip": 0,
     "z_loss": 0,
     "loss_chunk": 1,
+    "model_copies": 1,
     "spike_sigmas": 0,
     "max_skips": 0,
     "checkpoint_every": 0,
@@ -148,5 +151,6 @@ _LEAST = {
     "log_every": 1,
     "evaluate_every": 0,
     "lr_exponent": 0,
+    "stored_top_k": 1,
 }
 _ABOVE_ZERO = ("temperature", "base_lr", "epsilon", "distillation_temperature")

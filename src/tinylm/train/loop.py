@@ -1,6 +1,8 @@
 """The training loop: rounds of steps, each step one batch, and everything needed to stop and go on at any moment."""
 
+import dataclasses
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,17 @@ from tinylm.train import checkpoint
 from tinylm.train.batches import MicroBatch, make_plan, micro_batches
 from tinylm.train.config import TrainConfig
 from tinylm.train.device import bf16_is_fast, choose_device, keep_freed_memory, peak_flops
+from tinylm.train.forgetting import record
 from tinylm.train.guards import Guard
-from tinylm.train.loss import Teacher, chunked_loss
+from tinylm.train.loss import Teacher
 from tinylm.train.metrics import Metrics, memory_gb
-from tinylm.train.optim import MasterWeights, clip_gradients, learning_rate, make_optimizer
+from tinylm.train.optim import MasterWeights, clip_gradients, learning_rate, make_optimizers
+from tinylm.train.parallel import World, shard, whole
 from tinylm.train.rounds import generator, select
 from tinylm.train.stopping import StopSignal
 from tinylm.train.student import Student, set_parameter_dtype
+from tinylm.train.teacher_table import TeacherTable, make_or_open
+from tinylm.train.trackers import start_tracker
 
 LARGE_BATCH = 4_000_000  # tokens; above it the paper's learning-rate rule no longer holds
 
@@ -35,16 +41,21 @@ def train(
     teacher: Any = None,
     valid_store: TokenStore | None = None,
     tokenizer: Any = None,
+    teacher_table: Path | None = None,
+    order_from: Path | None = None,
 ) -> dict[str, Any]:
     """Train ``model`` (a `transformers` causal model, changed in place) on ``store``; returns what result.json holds.
 
     Writes to ``out``: ``model/`` (a plain Hugging Face directory), ``metrics.jsonl``, ``rounds/`` and ``checkpoints/``.
     Called again with the same arguments after a stop of any kind it goes on from the last checkpoint, bitwise as if
-    it had never stopped. ``teacher`` shares the student's vocabulary; it is used when ``config.distillation`` says so.
+    it had never stopped. ``teacher`` shares the student's vocabulary; it is used when ``config.distillation`` says so,
+    and its stored logits are kept in ``teacher_table`` (default ``out/teacher``), where other runs may find them.
+    ``order_from`` is the ``out`` of a finished run of the same settings: later rounds train on the data it chose, so
+    that a control sees the same batches.
     """
     if tokenizer is not None and tokenizer_hash(tokenizer) != store.tokenizer_hash:
         raise InputError(f"{store.path} was packed with another tokenizer than the model's: pack the corpus again")
-    run = Run(model, store, config.validate(), Path(out), teacher)
+    run = Run(model, store, config.validate(), Path(out), teacher, teacher_table, order_from)
     run.resume()
     with StopSignal() as stop, progress_bar("training", run.plan.total_steps, "steps") as bar:
         bar.advance(run.step)
@@ -56,6 +67,7 @@ def train(
             bar.advance(1, run.note)
             if valid_store is not None and config.evaluate_every and run.step % config.evaluate_every == 0:
                 run.evaluate(valid_store)
+            stop.requested = run.world.any(stop.requested)
             if stop.requested or (config.checkpoint_every and run.step % config.checkpoint_every == 0):
                 run.save_checkpoint()
             stop.exit_if_requested(run.out)
@@ -67,22 +79,38 @@ def train(
 class Run:
     """One run's state: model, optimiser, data plan, losses of the data, guard, and the number of steps done."""
 
-    def __init__(self, model: Any, store: TokenStore, config: TrainConfig, out: Path, teacher: Any) -> None:
+    def __init__(
+        self,
+        model: Any,
+        store: TokenStore,
+        config: TrainConfig,
+        out: Path,
+        teacher: Any = None,
+        teacher_table: Path | None = None,
+        order_from: Path | None = None,
+    ) -> None:
         check_inputs(model, store, config, teacher)
         keep_freed_memory()
-        self.config, self.store, self.out = config, store, out
+        self.config, self.store, self.out, self.order_from = config, store, out, order_from
         self.device = choose_device()
         self.dtype = torch.bfloat16 if config.bf16 and bf16_is_fast(self.device) else torch.float32
         self.plan = make_plan(config, store)
         self.final_dtype = next(model.parameters()).dtype
+        self.world = World(self.device)
         set_parameter_dtype(model.to(self.device), torch.float32)
-        self.masters = MasterWeights(model, self.dtype)
-        self.student = Student(model.train(), config)
+        self.student = Student(model.train(), config, self.device, self.dtype)
+        if self.world.size > 1:
+            shard(self.student, self.student.layers, self.world, self.dtype, config.model_copies)
+        self.masters = MasterWeights(model, self.dtype if self.world.size == 1 else torch.float32)
         self.teacher: Student | None = None
-        if config.distillation == "live":
+        self.table: TeacherTable | None = None
+        if config.distillation != "none":
             set_parameter_dtype(teacher.to(self.device).eval().requires_grad_(False), self.dtype)
-            self.teacher = Student(teacher, config)
-        self.optimizer = make_optimizer(config, self.masters)
+            self.teacher = Student(teacher, config, self.device, self.dtype)
+        if self.teacher is not None and config.distillation == "stored":
+            self.table = self.store_teacher(self.teacher, teacher_table or out / "teacher")
+            self.teacher = None
+        self.optimizers = make_optimizers(config, self.masters)
         self.guard = Guard(config)
         self.step, self.seconds, self.note = 0, 0.0, ""
         self.chosen: np.ndarray | None = None  # units of the present round; None: all
@@ -92,7 +120,7 @@ class Run:
         weights = sum(weight.numel() for weight in self.masters.weights)
         self.flops_per_token = 6 * weights + 6 * _attention_flops(model, config.sequence_length)
         if config.tokens_per_batch > LARGE_BATCH:
-            console.print(f"[yellow]{config.tokens_per_batch:,} tokens a batch: above 4M the rule for lr fails[/]")
+            self.say(f"[yellow]{config.tokens_per_batch:,} tokens a batch: above 4M the rule for lr fails[/]")
 
     def train_step(self, round_number: int, inside: int) -> None:
         """One batch forward, backward and into the weights, unless the guard refuses it."""
@@ -104,12 +132,13 @@ class Run:
         norm = float(clip_gradients(self.masters.weights, self.config.clip))
         refused = self.guard.refuses(self.step, loss, norm)
         if refused is None:
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            self.optimizer.step()
+            for optimizer in self.optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                optimizer.step()
             self.masters.publish()
         else:
-            console.print(f"[yellow]step {self.step} skipped: {refused}[/]")
+            self.say(f"[yellow]step {self.step} skipped: {refused}[/]")
         self.masters.clear_gradients()
         self.report(start, round=round_number, loss=loss, lr=rate, gradient_norm=norm, skipped=refused or "")
         self.step += 1
@@ -117,77 +146,99 @@ class Run:
     def forward_backward(self, places: np.ndarray) -> float:
         """Gradients of the mean loss over the batch at ``places`` of the pool; returns the loss in nats per token."""
         total, nats = 0.0, []
-        pieces = list(micro_batches(self.store, self.config, self.plan.pool.reshape(-1)[places], self.device))
+        mine = self.world.mine(self.plan.pool.reshape(-1)[places])
+        pieces = list(micro_batches(self.store, self.config, mine, self.device))
         for piece in pieces:
-            loss, piece_nats = self.loss(piece)
+            loss, piece_nats = self.student(piece, self.taught(piece))
             (loss / len(pieces)).backward()
             self.masters.collect_gradients()
             total += loss.item() / len(pieces)
             nats.append(piece_nats)
-        self.seen[places] = torch.cat(nats).cpu().numpy()
-        return total
+        self.seen[places] = self.world.together(torch.cat(nats))
+        return self.world.mean(total)
 
-    def loss(self, piece: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """(training loss, plain next-token nats per token of each sequence) of one micro-batch."""
-        hidden = self.student.hidden(piece.ids, piece.positions)
-        loss, nats = chunked_loss(
+    def store_teacher(self, teacher: Student, folder: Path) -> TeacherTable:
+        """The teacher's best tokens on the whole pool, from ``folder`` or computed now."""
+
+        def hidden(sequences: np.ndarray) -> torch.Tensor:
+            one_piece = dataclasses.replace(self.config, micro_batch_size=0)
+            (piece,) = micro_batches(self.store, one_piece, sequences, self.device)
+            return teacher.hidden(piece.ids, piece.positions)
+
+        sample = torch.cat([weight.flatten()[:64].float().cpu() for weight in teacher.model.parameters()])
+        identity = {"store": self.store.fingerprint, "teacher": hash_of(sample.tolist())}
+        identity["document_mask"] = str(self.config.document_mask)
+        return make_or_open(
+            folder,
+            identity,
+            np.sort(self.plan.pool.reshape(-1)),
+            (self.config.sequence_length, self.config.stored_top_k),
+            teacher.head.weight.shape[0],
             hidden,
-            self.student.head,
-            piece.targets.flatten(),
-            teacher=self.taught(piece) if hidden.requires_grad else None,
-            z_loss=self.config.z_loss,
-            chunk=self.config.loss_chunk,
-            compiled=self.config.compile,
+            teacher.head,
+            self.config.micro_batch_size or self.config.batch_size,
         )
-        return loss, nats.view_as(piece.targets).mean(dim=1)
 
     @torch.no_grad()
     def taught(self, piece: MicroBatch) -> Teacher | None:
         """What the teacher says about a micro-batch, if there is one."""
-        if self.teacher is None:
-            return None
-        return Teacher(
-            weight=self.config.distillation_weight,
-            temperature=self.config.distillation_temperature,
-            hidden=self.teacher.hidden(piece.ids, piece.positions),
-            head=self.teacher.head,
-        )
+        weight = self.config.distillation_weight
+        if self.table is not None:
+            log_probs, ids = self.table.lookup(piece.sequences, self.device)
+            return Teacher(weight, top_log_probs=log_probs, top_ids=ids)
+        if self.teacher is not None:
+            hidden = self.teacher.hidden(piece.ids, piece.positions)
+            return Teacher(weight, self.config.distillation_temperature, hidden=hidden, head=self.teacher.head)
+        return None
 
     @torch.no_grad()
     def frozen_losses(self, store: TokenStore, sequences: np.ndarray, label: str) -> np.ndarray:
         """Nats per token of every sequence with the model as it is now: one pass, no gradients."""
-        self.student.model.eval()
-        size, found = self.config.micro_batch_size or self.config.batch_size, []
+        self.student.eval()
+        size, found = self.config.micro_batch_size * self.world.size or self.config.batch_size, []
         padded = np.resize(sequences, math.ceil(len(sequences) / size) * size)  # one shape, so one compiled program
         with progress_bar(label, len(padded) // size, "batches") as bar:
             for start in range(0, len(padded), size):
-                for piece in micro_batches(store, self.config, padded[start : start + size], self.device):
-                    found.append(self.loss(piece)[1].cpu().numpy())
+                mine = self.world.mine(padded[start : start + size])
+                (piece,) = micro_batches(store, self.config, mine, self.device)
+                found.append(self.world.together(self.student(piece)[1]))
                 bar.advance()
-        self.student.model.train()
+        self.student.train()
         return np.concatenate(found)[: len(sequences)].astype(np.float64)
+
+    def record_forgetting(self, round_number: int, losses: np.ndarray) -> dict[str, float]:
+        """Numbers and picture of what a round forgot, given the losses at its end."""
+        if not self.world.leads:
+            return {}
+        measured = record(self.out / "rounds", self.plan, round_number, self.chosen, self.seen, losses)
+        return {"forgetting": measured["forgetting"], "forgetting_stderr": measured["stderr"]}
+
+    def say(self, message: str) -> None:
+        if self.world.leads:
+            console.print(message)
+
+    def pool_losses(self, rounds_done: int) -> np.ndarray:
+        return self.frozen_losses(self.store, self.plan.pool.reshape(-1), f"losses after round {rounds_done}")
 
     def begin_round(self, round_number: int) -> None:
         """Choose this round's data by the losses at the end of the one before."""
         previous = self.losses
-        if self.config.strategy in ("uniform", "all") and not self.config.forgetting:
-            losses = self.seen  # nothing depends on them: no pass
-        elif self.config.loss_source == "training":
-            losses = self.seen.copy()
-        else:
-            losses = self.frozen_losses(self.store, self.plan.pool.reshape(-1), f"losses after round {round_number}")
+        needed = self.config.strategy not in ("uniform", "all") and self.config.loss_source == "pass"
+        needed = needed and self.order_from is None
+        losses = self.pool_losses(round_number) if needed or self.config.forgetting else self.seen.copy()
+        if self.config.forgetting:
+            self.record_forgetting(round_number - 1, losses)
         before = None if np.isnan(previous).any() else self.plan.unit_losses(previous)
-        self.chosen = select(self.config, self.plan.unit_losses(losses), before, round_number)
+        if self.order_from is None:
+            self.chosen = select(self.config, self.plan.unit_losses(losses), before, round_number)
+        else:
+            self.chosen = np.load(self.order_from / "rounds" / f"round-{round_number}.npz")["chosen"]
         self.losses = losses
         self.guard.recent.clear()  # chosen data are harder: their losses are not a spike
-        (self.out / "rounds").mkdir(parents=True, exist_ok=True)
-        np.savez(
-            self.out / "rounds" / f"round-{round_number}.npz",
-            sequences=self.plan.pool,
-            losses=losses,
-            seen=self.seen,
-            chosen=self.chosen,
-        )
+        if self.world.leads:
+            (self.out / "rounds").mkdir(parents=True, exist_ok=True)
+            file = self.out / "rounds" / f"round-{round_number}.npz"
+            np.savez(file, sequences=self.plan.pool, losses=losses, seen=self.seen, chosen=self.chosen)
 
     def evaluate(self, store: TokenStore) -> None:
         """Loss on a validation store: nats per token, and bits per byte (comparable across tokenizers)."""
@@ -195,16 +246,17 @@ class Run:
         loss = float(self.frozen_losses(store, sequences, "validation").mean())
         bits_per_byte = loss / math.log(2) * store.num_tokens / store.text_bytes
         self.valid = {"valid_loss": loss, "valid_bits_per_byte": bits_per_byte}
-        self.metrics.log(self.step, **self.valid)
+        if self.world.leads:
+            self.metrics.log(self.step, **self.valid)
 
     def report(self, start: float, **values: Any) -> None:
         """One line of metrics, and the note beside the progress bar."""
         seconds = time.perf_counter() - start
         self.seconds += seconds
         speed = self.config.tokens_per_batch / seconds
-        mfu = speed * self.flops_per_token / peak_flops(self.device, self.dtype)
+        mfu = speed * self.flops_per_token / peak_flops(self.device, self.dtype) / self.world.size
         self.note = f"loss {values['loss']:.3f}  {speed / 1000:.1f}k tokens/s"
-        if self.step % self.config.log_every == 0:
+        if self.world.leads and self.step % self.config.log_every == 0:
             memory = memory_gb(self.device)
             self.metrics.log(self.step, **values, tokens_per_second=speed, mfu=mfu, memory_gb=memory)
 
@@ -218,36 +270,38 @@ class Run:
         return {"settings": hash_of(settings), "data": self.store.fingerprint, "model shape": hash_of(shapes)}
 
     def save_checkpoint(self) -> None:
-        tensors = checkpoint.pack_state(self.masters, self.optimizer)
+        tensors = checkpoint.pack_state(self.masters, self.optimizers)
         tensors["rounds.losses"] = torch.from_numpy(self.losses)
         tensors["rounds.seen"] = torch.from_numpy(self.seen)
         if self.chosen is not None:
             tensors["rounds.chosen"] = torch.from_numpy(self.chosen)
         state = {"identity": self.identity(), "guard": self.guard.state(), "seconds": self.seconds}
-        checkpoint.save(self.out / "checkpoints", self.step, tensors, state, self.config.keep_checkpoints)
+        if self.world.leads:
+            checkpoint.save(self.out / "checkpoints", self.step, tensors, state, self.config.keep_checkpoints)
+        self.world.wait()
 
     def resume(self) -> None:
         """Go on from the newest whole checkpoint, if there is one."""
         found = checkpoint.load_latest(self.out / "checkpoints", self.identity())
         if found is not None:
             tensors, state = found
-            checkpoint.unpack_state(tensors, self.masters, self.optimizer)
+            checkpoint.unpack_state(tensors, self.masters, self.optimizers)
             self.step, self.seconds = state["step"], state["seconds"]
             self.losses, self.seen = tensors["rounds.losses"].numpy(), tensors["rounds.seen"].numpy()
             self.chosen = tensors["rounds.chosen"].numpy() if "rounds.chosen" in tensors else None
             self.guard.restore(state["guard"])
-            console.print(f"going on from step {self.step} of {self.plan.total_steps}")
-        self.metrics = Metrics(self.out, self.step)
+            self.say(f"going on from step {self.step} of {self.plan.total_steps}")
+        self.world.wait()
+        if self.world.leads:
+            trackers = [start_tracker(name, self.out, self.config.to_dict()) for name in self.config.trackers]
+            self.metrics = Metrics(self.out, self.step, trackers)
 
     def finish(self, tokenizer: Any) -> dict[str, Any]:
         """Write the trained model as a Hugging Face directory and ``result.json``."""
-        self.masters.restore_model(self.final_dtype)
-        self.student.restore_attention()
-        model = self.student.model.eval()
-        with atomic_directory(self.out / "model", replace=True) as folder:
-            model.save_pretrained(folder)
-            if tokenizer is not None:
-                tokenizer.save_pretrained(folder)
+        forgetting = {}
+        if self.config.forgetting:
+            forgetting = self.record_forgetting(self.config.rounds - 1, self.pool_losses(self.config.rounds))
+        self.write_model(tokenizer)
         result = {
             "steps": self.step,
             "tokens_trained": self.step * self.config.tokens_per_batch,
@@ -255,10 +309,29 @@ class Run:
             "tokens_per_second": self.step * self.config.tokens_per_batch / max(self.seconds, 1e-9),
             "skipped_steps": self.guard.skipped,
             **self.valid,
+            **forgetting,
         }
-        write_json(self.out / "result.json", result)
-        self.metrics.close()
+        if self.world.leads:
+            write_json(self.out / "result.json", result)
+            self.metrics.close()
+        self.world.wait()
         return result
+
+    def write_model(self, tokenizer: Any) -> None:
+        """``out/model``: config, weights in the format they came in, tokenizer."""
+        gathered = {}
+        if self.world.size == 1:
+            self.masters.restore_model(self.final_dtype)
+        else:  # the model stays spread over the processes; the whole weights exist only here
+            pairs = zip(self.masters.names, self.masters.weights)
+            gathered = {name: whole(weight.detach()).to("cpu", self.final_dtype) for name, weight in pairs}
+        model = self.student.release()
+        if not self.world.leads:
+            return
+        with atomic_directory(self.out / "model", replace=True) as folder:
+            model.save_pretrained(folder, state_dict=gathered or None)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(folder)
 
 
 def check_inputs(model: Any, store: TokenStore, config: TrainConfig, teacher: Any) -> None:
@@ -269,9 +342,15 @@ def check_inputs(model: Any, store: TokenStore, config: TrainConfig, teacher: An
             f"{store.path} holds ids of a vocabulary of {store.vocab_size}, the model has {vocabulary}: "
             "pack the corpus with the model's own tokenizer"
         )
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    if config.batch_size % (world * (config.micro_batch_size or 1)):
+        raise InputError(
+            f"train.batch_size = {config.batch_size}: must be a multiple of train.micro_batch_size times the number of "
+            f"processes ({world})"
+        )
     if config.distillation != "none" and teacher is None:
         raise InputError(f"train.distillation = {config.distillation!r} needs a teacher")
-    if config.distillation == "live":
+    if config.distillation != "none":
         teachers = teacher.get_output_embeddings().weight.shape[0]
         if teachers != vocabulary:
             raise InputError(

@@ -2,10 +2,13 @@
 
 import json
 import resource
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from tinylm.train.trackers import Tracker
 
 FILE = "metrics.jsonl"
 
@@ -13,14 +16,14 @@ FILE = "metrics.jsonl"
 class Metrics:
     """Appends lines; on resume it first drops the lines of steps that will be done again."""
 
-    def __init__(self, out: Path, first_step: int) -> None:
+    def __init__(self, out: Path, first_step: int, trackers: Sequence[Tracker] = ()) -> None:
         out.mkdir(parents=True, exist_ok=True)
         path = out / FILE
         kept = [line for line in read(out) if line["step"] < first_step] if path.exists() else []
         with open(path, "w") as file:
             file.writelines(json.dumps(line) + "\n" for line in kept)
         self._file = open(path, "a", buffering=1)  # noqa: SIM115 - open for the whole run; every line reaches the disk
-        self.trackers: list[Any] = []
+        self.trackers = trackers
 
     def log(self, step: int, **values: float | int | str) -> None:
         line = {"step": step, **values}

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from tinylm.train.batches import Plan
 from tinylm.train.config import TrainConfig
+from tinylm.train.parallel import whole
 
 
 class MasterWeights:
@@ -57,18 +58,31 @@ def unique_parameters(model: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
     return [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
 
 
-def make_optimizer(config: TrainConfig, masters: MasterWeights) -> torch.optim.Optimizer:
-    """Fused AdamW; matrices decay, gains and biases do not."""
-    matrices = [weight for weight in masters.weights if weight.ndim >= 2]
+def make_optimizers(config: TrainConfig, masters: MasterWeights) -> list[torch.optim.Optimizer]:
+    """Fused AdamW; matrices decay, gains and biases do not. With ``muon``, it moves the matrices inside the layers.
+
+    Muon makes each update orthogonal; its step is scaled to the size AdamW's would have (Moonlight, arXiv 2502.16982),
+    so one learning rate serves both. Embedding and output matrix stay with AdamW.
+    """
+    named = list(zip(masters.names, masters.weights))
+    inner = [w for name, w in named if config.optimizer == "muon" and w.ndim == 2 and ".layers." in name]
+    chosen = {id(weight) for weight in inner}
+    matrices = [weight for weight in masters.weights if weight.ndim >= 2 and id(weight) not in chosen]
     others = [weight for weight in masters.weights if weight.ndim < 2]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(
+    adamw = torch.optim.AdamW(
         [group for group in groups if group["params"]],
         lr=config.learning_rate,
         betas=(config.beta1, config.beta2),
         eps=config.epsilon,
         fused=True,
     )
+    if not inner:
+        return [adamw]
+    muon = torch.optim.Muon(
+        inner, lr=config.learning_rate, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
+    )
+    return [adamw, muon]
 
 
 def learning_rate(config: TrainConfig, plan: Plan, step: int) -> float:
@@ -88,8 +102,4 @@ def learning_rate(config: TrainConfig, plan: Plan, step: int) -> float:
 
 def clip_gradients(weights: Iterable[Tensor], limit: float) -> Tensor:
     """Scale gradients to a norm of at most ``limit`` (0: leave them); returns the norm before."""
-    weights = list(weights)
-    norm = torch.nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
-    if limit:
-        torch.nn.utils.clip_grads_with_norm_(weights, limit, norm)
-    return norm
+    return whole(torch.nn.utils.clip_grad_norm_(weights, limit or math.inf))

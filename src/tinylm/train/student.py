@@ -1,35 +1,62 @@
 """The model as the loop sees it: hidden states out, an output matrix beside them, parameters in the right format."""
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tinylm.errors import InputError
 from tinylm.train.attention import use_blocked_attention
+from tinylm.train.batches import MicroBatch
 from tinylm.train.config import TrainConfig
-from tinylm.train.loss import Head
+from tinylm.train.loss import Head, Teacher, chunked_loss
 
 
-class Student:
-    """A `transformers` causal model split into its body (ids -> last hidden states) and its head."""
+class Student(nn.Module):
+    """A `transformers` causal model as a function from a micro-batch to its loss, without its logits."""
 
-    def __init__(self, model: Any, config: TrainConfig) -> None:
+    def __init__(self, model: Any, config: TrainConfig, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__()
         self.model = model
-        self.body: nn.Module = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
-        self.head = find_head(model)
         self.config = config
+        self.scale = find_head(model).scale
         if config.gradient_checkpointing and model.training:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         self.attention = model.config._attn_implementation
-        if next(model.parameters()).dtype == torch.bfloat16 and next(model.parameters()).device.type == "cpu":
+        if dtype == torch.bfloat16 and device.type == "cpu":
             use_blocked_attention(model)
         if config.compile:
-            compile_layers(self.body)
+            compile_layers(self.layers)
 
-    def restore_attention(self) -> None:
-        """Give the model back the attention it came with."""
+    @property
+    def layers(self) -> nn.ModuleList:
+        return self.model.get_decoder().layers
+
+    @property
+    def head(self) -> Head:
+        return Head(self.model.get_output_embeddings().weight, self.scale)
+
+    def forward(self, piece: MicroBatch, teacher: Teacher | None = None) -> tuple[Tensor, Tensor]:
+        """(training loss, plain next-token nats per token of each sequence) of one micro-batch."""
+        loss, nats = chunked_loss(
+            self.hidden(piece.ids, piece.positions),
+            self.head,
+            piece.targets.flatten(),
+            teacher=teacher,
+            z_loss=self.config.z_loss,
+            chunk=self.config.loss_chunk,
+            compiled=self.config.compile,
+        )
+        return loss, nats.view_as(piece.targets).mean(dim=1)
+
+    def release(self) -> Any:
+        """The model as it came: its own attention, nothing compiled, in eval mode."""
         self.model.set_attn_implementation(self.attention)
+        for layer in self.layers:
+            layer._compiled_call_impl = None
+        if self.config.gradient_checkpointing and self.model.is_gradient_checkpointing:
+            self.model.gradient_checkpointing_disable()
+        return self.model.eval()
 
     def hidden(self, ids: Tensor, positions: Tensor | None = None) -> Tensor:
         """Last hidden states [tokens, hidden] of ids [sequences, length], flat over all positions.
@@ -39,7 +66,7 @@ class Student:
         arguments: dict[str, Any] = {"input_ids": ids, "use_cache": False}
         if positions is not None:
             arguments |= {"position_ids": positions, "attention_mask": document_mask(positions)}
-        return self.body(**arguments).last_hidden_state.flatten(0, 1)
+        return self.model.get_decoder()(**arguments).last_hidden_state.flatten(0, 1)
 
 
 def document_mask(positions: Tensor) -> Tensor:
@@ -71,8 +98,8 @@ def set_parameter_dtype(model: nn.Module, dtype: torch.dtype) -> None:
         parameter.data = parameter.data.to(dtype)
 
 
-def compile_layers(body: nn.Module) -> None:
+def compile_layers(layers: nn.ModuleList) -> None:
     """Compile each decoder layer in place. All layers share one compiled program, so it is made once: seconds, not
     minutes; and names of parameters stay as they were."""
-    for layer in cast(nn.ModuleList, body.layers):
+    for layer in layers:
         layer.compile(dynamic=False)

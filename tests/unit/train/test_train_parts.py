@@ -14,7 +14,7 @@ from tinylm.train import checkpoint
 from tinylm.train.batches import Plan
 from tinylm.train.config import TrainConfig
 from tinylm.train.guards import Guard
-from tinylm.train.optim import MasterWeights, clip_gradients, learning_rate, make_optimizer
+from tinylm.train.optim import MasterWeights, clip_gradients, learning_rate, make_optimizers
 
 
 def plan_of(config, *steps):
@@ -66,7 +66,7 @@ def test_micro_batch_gradients_add_up():
 
 def test_only_matrices_decay():
     model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.LayerNorm(3))
-    optimizer = make_optimizer(TrainConfig(), MasterWeights(model, torch.float32))
+    (optimizer,) = make_optimizers(TrainConfig(), MasterWeights(model, torch.float32))
     decay = {p.ndim: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     assert decay == {2: 0.1, 1: 0.0}
 
@@ -135,4 +135,4 @@ def test_a_checkpoint_of_another_run_is_an_input_error(saved):
 def test_a_checkpoint_of_another_shape_is_an_input_error():
     masters = SimpleNamespace(names=["a"], weights=[torch.nn.Parameter(torch.zeros(2))], publish=lambda: None)
     with pytest.raises(InputError, match=r"a has shape \[3\]"):
-        checkpoint.unpack_state({"weight.a": torch.zeros(3)}, masters, SimpleNamespace(state={}))
+        checkpoint.unpack_state({"weight.a": torch.zeros(3)}, masters, [])

@@ -1,0 +1,233 @@
+"""Training speed on this CPU: tinylm against Hugging Face Trainer and a hand-written loop, in one run.
+
+Same model (Llama, 31M parameters, vocabulary 16384, sequence 512), same first weights, same batches in the same order,
+same optimiser settings and learning rates. Every contender runs alone in a fresh process. Speed is that of the median
+step (compiling is outside of it, and reported); quality is the loss on held-out data, computed for all by the same
+plain float32 model.
+
+    python benchmarks/train_cpu.py [--steps 20]         Trainer needs `accelerate`; without it those rows are left out
+"""
+
+import argparse
+import importlib.util
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tinylm.corpus.store import TokenStore, open_store, write_header
+from tinylm.train.batches import Plan, make_plan
+from tinylm.train.config import TrainConfig
+from tinylm.train.device import peak_flops
+from tinylm.train.metrics import memory_gb
+from tinylm.train.optim import learning_rate
+
+VOCABULARY, LENGTH, BATCH = 16384, 512, 8
+CONTENDERS = {
+    "tinylm": "this engine at its defaults",
+    "trainer": "transformers.Trainer at its defaults (float32)",
+    "trainer bf16 compile": "transformers.Trainer, bf16=True, torch_compile=True",
+    "plain loop": "hand-written: autocast bf16, whole model compiled, SDPA, fused AdamW",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--only", nargs="*", choices=list(CONTENDERS), help="contenders to run; default: all")
+    parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        return work(arguments.worker[0], Path(arguments.worker[1]), arguments.steps)
+    names = arguments.only or [n for n in CONTENDERS if "trainer" not in n or importlib.util.find_spec("accelerate")]
+    with tempfile.TemporaryDirectory() as folder:
+        write_data(Path(folder) / "train", 600_000, seed=1)
+        write_data(Path(folder) / "valid", 40_000, seed=2)
+        rows = {name: run_worker(name, Path(folder), arguments.steps) for name in names}
+    peak = peak_flops(torch.device("cpu"), torch.bfloat16)
+    for row in rows.values():
+        row["share_of_bf16_peak"] = row["tokens_per_second"] * row["flops_per_token"] / peak
+    print(f"\n{'':22} tokens/s  first step s  total s  memory GB  held-out loss  of bf16 peak", file=sys.stderr)
+    for name, row in rows.items():
+        print(
+            f"{name:22} {row['tokens_per_second']:8.0f}  {row['first_step_seconds']:12.1f}  {row['seconds']:7.1f}"
+            f"  {row['memory_gb']:9.2f}  {row['loss']:13.4f}  {row['share_of_bf16_peak']:12.1%}",
+            file=sys.stderr,
+        )
+    print(json.dumps(summary(rows) | {"steps": arguments.steps, "bf16_peak_tflops": peak / 1e12, "contenders": rows}))
+
+
+def summary(rows: dict[str, dict]) -> dict:
+    """Ratios of our speed over each peer's; ``ratio``: over Trainer's defaults where it ran, else the plain loop."""
+    if "tinylm" not in rows:
+        return {"ratio": None}
+    ours = rows["tinylm"]
+    ratios = {
+        name: ours["tokens_per_second"] / row["tokens_per_second"] for name, row in rows.items() if name != "tinylm"
+    }
+    best = min((n for n in ratios if n != "trainer"), key=lambda n: ratios[n], default=None)
+    return {
+        "ratio": ratios.get("trainer", ratios.get("plain loop")),
+        "ratios": ratios,
+        "best_configured_peer": best,
+        "ratio_best_configured_peer": ratios.get(best) if best else None,
+        "loss_difference": {name: ours["loss"] - rows[name]["loss"] for name in ratios},
+    }
+
+
+def run_worker(name: str, folder: Path, steps: int) -> dict:
+    print(f"{name}: {CONTENDERS[name]}", file=sys.stderr)
+    command = [sys.executable, __file__, "--worker", name, str(folder), "--steps", str(steps)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def work(name: str, folder: Path, steps: int) -> None:
+    config = TrainConfig(sequence_length=LENGTH, batch_size=BATCH, steps=steps, checkpoint_every=0)
+    store = open_store(folder / "train")
+    model = make_model()
+    weights = sum(weight.numel() for weight in model.parameters())
+    attention = model.config.num_hidden_layers * model.config.num_attention_heads * model.config.head_dim * LENGTH
+    start = time.perf_counter()
+    ends = {"tinylm": run_tinylm, "plain loop": run_plain}.get(name, run_trainer)(model, store, config, name, folder)
+    seconds = time.perf_counter() - start
+    durations = np.diff(ends)[1:]  # the first two steps compile
+    row = {
+        "tokens_per_second": config.tokens_per_batch / float(np.median(durations)),
+        "first_step_seconds": ends[0] - start,
+        "seconds": seconds,
+        "memory_gb": memory_gb(torch.device("cpu")),
+        "loss": held_out_loss(model, open_store(folder / "valid")),
+        "flops_per_token": 6 * weights + 6 * attention,
+    }
+    print(json.dumps(row))
+
+
+def run_tinylm(model, store: TokenStore, config: TrainConfig, name: str, folder: Path) -> list[float]:
+    from tinylm.train.loop import Run
+
+    run, ends = Run(model, store, config, folder / "run", None), []
+    run.resume()
+    while run.step < run.plan.total_steps:
+        run.train_step(*run.plan.locate(run.step))
+        ends.append(time.perf_counter())
+    run.finish(None)
+    return ends
+
+
+def run_plain(model, store: TokenStore, config: TrainConfig, name: str, folder: Path) -> list[float]:
+    plan, ends = make_plan(config, store), []
+    optimizer, _ = optimizer_and_schedule(model, config, plan)
+    forward = torch.compile(model)
+    for step in range(config.steps):
+        ids = torch.from_numpy(store.windows(plan.pool.reshape(-1)[plan.batch(0, step)], LENGTH))
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = forward(input_ids=ids[:, :-1], use_cache=False).logits
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(config, plan, step)
+        optimizer.step()
+        optimizer.zero_grad()
+        loss.item()
+        ends.append(time.perf_counter())
+    return ends
+
+
+def run_trainer(model, store: TokenStore, config: TrainConfig, name: str, folder: Path) -> list[float]:
+    from torch.utils.data import SequentialSampler
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    plan, ends = make_plan(config, store), []
+    order = np.concatenate([plan.pool.reshape(-1)[plan.batch(0, step)] for step in range(config.steps)])
+    # labels are the inputs shifted by transformers itself: the last target of a window is not used, 511 of 512 are
+    rows = [{"input_ids": row, "labels": row} for row in torch.from_numpy(store.windows(order, LENGTH)[:, :-1])]
+
+    class Sequential(Trainer):
+        def _get_train_sampler(self, *_):
+            return SequentialSampler(rows)
+
+    class Clock(TrainerCallback):
+        def on_step_end(self, *_, **__):
+            ends.append(time.perf_counter())
+
+    fast = {"bf16": True, "torch_compile": True} if "bf16" in name else {}
+    settings = TrainingArguments(
+        output_dir=str(folder / "trainer"),
+        max_steps=config.steps,
+        per_device_train_batch_size=BATCH,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        use_cpu=True,
+        **fast,
+    )
+    optimizers = optimizer_and_schedule(model, config, plan)
+    Sequential(model=model, args=settings, train_dataset=rows, optimizers=optimizers, callbacks=[Clock()]).train()
+    return ends
+
+
+def optimizer_and_schedule(model, config: TrainConfig, plan: Plan):
+    """PyTorch's fused AdamW with tinylm's groups, and a schedule with tinylm's learning rates."""
+    groups = [
+        {"params": [w for w in model.parameters() if w.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [w for w in model.parameters() if w.ndim < 2], "weight_decay": 0.0},
+    ]
+    betas = (config.beta1, config.beta2)
+    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.epsilon, fused=True)
+    share: Callable[[int], float] = lambda step: (  # noqa: E731
+        learning_rate(config, plan, min(step, plan.total_steps - 1)) / config.learning_rate
+    )
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+
+
+def make_model():
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=384,
+            intermediate_size=1024,
+            num_hidden_layers=16,
+            num_attention_heads=6,
+            num_key_value_heads=2,
+            head_dim=64,
+            max_position_embeddings=LENGTH,
+            tie_word_embeddings=True,
+        )
+    )
+
+
+def write_data(path: Path, tokens: int, seed: int) -> None:
+    """A store of made-up text: Zipf's law, and half of the tokens follow from the one before."""
+    random = np.random.default_rng(seed)
+    path.mkdir()
+    follower = np.random.default_rng(0).zipf(1.2, VOCABULARY) % VOCABULARY
+    text = random.zipf(1.2, tokens) % VOCABULARY
+    for place in np.flatnonzero(random.random(tokens - 1) < 0.5):
+        text[place + 1] = follower[text[place]]
+    text.astype("<u2").tofile(path / "tokens.bin")
+    np.save(path / "documents.npy", np.array([0, tokens]))
+    header = {"vocab_size": VOCABULARY, "num_tokens": tokens, "num_documents": 1, "dtype": "<u2"}
+    write_header(path, **header, separator=0, tokenizer_hash="", text_bytes=4 * tokens)
+
+
+@torch.no_grad()
+def held_out_loss(model, store: TokenStore) -> float:
+    model = model.float().eval()
+    windows = torch.from_numpy(store.windows(range(8), LENGTH))
+    logits = model(windows[:, :-1]).logits
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten()).item()
+
+
+if __name__ == "__main__":
+    main()
