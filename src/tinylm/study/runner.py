@@ -127,8 +127,8 @@ def _jobs(
         needed = (cost.predict_seconds(run.recipe, finished, 0) if finished else None) or 0.0
         if max_hours and needed >= left:
             console.print(
-                f"stopped: {len(todo) - position} of {len(todo)} runs not started; "
-                f"the next needs about {cost.hours(needed)}, {cost.hours(max(0, left))} of --max-hours {max_hours:g} are left; run again to go on"
+                f"stopped: {len(todo) - position} of {len(todo)} runs not started; --max-hours {max_hours:g} leaves "
+                f"{cost.hours(max(0, left))}, the next needs about {cost.hours(needed)}; run again to go on"
             )
             return
         yield Job(run.id, run.variation, run.seed, run.recipe, str(out), runner, threads, quiet)
