@@ -19,11 +19,11 @@ from tinylm.train.config import TrainConfig
 def run(recipe: Annotated[str, tyro.conf.Positional] = "demo", out: Path | None = None, threads: int = 0) -> None:
     """The whole pipeline: teacher + corpus -> tiny model, report, results. Run again to resume.
 
-    Stages: teacher, corpus, compact tokenizer, architecture, inheritance, multiple-round training, a control from random
-    weights, scoring on held-out text, report. Each is kept in OUT/work, so a second run does only what is missing.
+    Stages: teacher, corpus, compact tokenizer, architecture, inheritance, multiple-round training, a control from
+    random weights, scoring on held-out text, report. Each is kept in OUT/work: a second run does only what is missing.
 
     Args:
-        recipe: a .toml file, or the name of a packaged recipe; the embedded demo (about 12 minutes on 2 cores) by default.
+        recipe: a .toml file or the name of a packaged recipe; by default the demo (about 12 minutes on 2 cores).
         out: folder of everything; default runs/NAME, NAME from the recipe.
         threads: CPU threads; 0: as many as there are cores.
     """
@@ -501,6 +501,7 @@ def evaluate(
     out: Path = Path("results.json"),
     limit: int | None = None,
     documents: int | None = None,
+    counts: Path | None = None,
     num_fewshot: int | None = None,
     batch_size: str = "auto",
     context: int | None = None,
@@ -520,6 +521,7 @@ def evaluate(
         out: where the results go.
         limit: items of each task, spread over its subjects; all by default. Small limits have large errors.
         documents: documents scored of each --text file, from its start; all by default.
+        counts: counts.npz of the first model's tokenizer: --text also by how frequent its tokens are.
         num_fewshot: solved examples before each item; by default 5 for MMLU, C-Eval and CMMLU, 0 for the rest.
         batch_size: tokens per forward pass, or auto.
         context: tokens a model sees at once; by default 512 for --text, and all the model has for tasks.
@@ -540,6 +542,7 @@ def evaluate(
         batch_size=int(batch_size) if batch_size.isdigit() else batch_size,
         context=context,
         dtype=dtype,
+        counts=counts,
         out=out,
     )
     results.write(result, out)

@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 
 from tinylm.errors import InputError, WorkError
-from tinylm.inherit import criteria, depth
+from tinylm.inherit import criteria, depth, masks
 from tinylm.inherit.cut import Kept, build, check_target, cut, model_weights
 from tinylm.inherit.repair import embedding_scale, norm_gains, refit
 from tinylm.inherit.scores import Scores
-from tinylm.inherit.select import select
+from tinylm.inherit.select import best, select
 from tinylm.models import axes
 from tinylm.models.shape import Shape
 from tinylm.terminal import console
 
-CRITERIA = ("random", "l1", "l2", "taylor", "activation")
-LAYERS = ("first-last", "skip-loss", "greedy", "similarity")
+CRITERIA = ("random", "l1", "l2", "taylor", "activation", "learned")
+LAYERS = ("first-last", "skip-loss", "greedy", "similarity", "learned")
 REPAIRS = ("norms", "refit")
 TAYLOR_TOKENS = 8192  # calibration tokens for unit scores: the ranking hardly moves beyond
 DEPTH_TOKENS = 2048  # calibration tokens for layer importance: it costs a forward pass a layer
@@ -67,7 +67,7 @@ def inherit(
     _check_choices(criterion, layers, repair)
     seconds: dict[str, float] = {}
     if scores is None:
-        scores = score(teacher, calibration_ids, criterion, layers, target_layers=shape.num_layers, seed=seed)
+        scores = score(teacher, calibration_ids, criterion, layers, target=shape, seed=seed)
         seconds["score"] = scores.about["seconds"]
     scores.check(teacher_shape)
     started = time.perf_counter()
@@ -88,23 +88,34 @@ def score(
     criterion: str = "taylor",
     layers: str = "skip-loss",
     *,
-    target_layers: int | None = None,
+    target: Shape | None = None,
     seed: int = 0,
 ) -> Scores:
-    """Score every unit and layer of ``teacher``; arguments as in :func:`inherit`. ``target_layers`` bounds greedy."""
+    """Score every unit and layer of ``teacher``; arguments as in :func:`inherit`.
+
+    ``target`` says how far greedy removes layers and where learned masks must end; learned scores fit that shape only.
+    """
     _check_choices(criterion, layers, ())
     shape = Shape.from_config(teacher.config)
+    if "learned" in (criterion, layers) and target is None:
+        raise InputError("learned masks need the target shape: scores of learned masks fit one shape only")
     started = time.perf_counter()
+    history: list[dict[str, float]] = []
     with fast_matmul(teacher):
-        if criterion == "random":
-            units = criteria.random(shape, seed)
-        elif criterion in ("l1", "l2"):
-            units = criteria.weight_norm(model_weights(teacher), teacher.config, int(criterion[1]))
-        elif criterion == "taylor":
-            units = criteria.taylor(teacher, _first(calibration_ids, criterion, TAYLOR_TOKENS))
-        else:
-            units = criteria.activation(teacher, _first(calibration_ids, criterion, TAYLOR_TOKENS))
-        importance = _layer_importance(teacher, calibration_ids, layers, target_layers or 1)
+        units = _unit_scores(teacher, calibration_ids, "taylor" if criterion == "learned" else criterion, seed)
+        if layers != "learned":
+            importance = _layer_importance(teacher, calibration_ids, layers, target.num_layers if target else 1)
+        if "learned" in (criterion, layers):
+            assert target is not None
+            chosen = None if layers == "learned" else best(importance, target.num_layers).tolist()
+            learned = masks.learn(
+                teacher, _calibration(calibration_ids, "learned masks"), target, start=units, layers=chosen, seed=seed
+            )
+            history = learned.history
+            if criterion == "learned":
+                units |= {axis: values for axis, values in learned.scores.items() if axis in units}
+            if layers == "learned":
+                importance = learned.scores.get(masks.LAYERS, torch.zeros(shape.num_layers))
     about = {
         "criterion": criterion,
         "layers": layers,
@@ -112,7 +123,18 @@ def score(
         "teacher": shape.to_dict(),
         "seconds": time.perf_counter() - started,
     }
+    if history:
+        about["masks"] = history
     return Scores(units[axes.FFN], units[axes.Q_HEADS], units[axes.HIDDEN], importance, about)
+
+
+def _unit_scores(teacher: Any, calibration_ids: Tensor | None, criterion: str, seed: int) -> dict[str, Tensor]:
+    if criterion == "random":
+        return criteria.random(Shape.from_config(teacher.config), seed)
+    if criterion in ("l1", "l2"):
+        return criteria.weight_norm(model_weights(teacher), teacher.config, int(criterion[1]))
+    chunks = _first(calibration_ids, criterion, TAYLOR_TOKENS)
+    return (criteria.taylor if criterion == "taylor" else criteria.activation)(teacher, chunks)
 
 
 def _layer_importance(teacher: Any, calibration_ids: Tensor | None, layers: str, target_layers: int) -> Tensor:

@@ -41,33 +41,35 @@ def embedding_scale(student: Any, teacher_hidden: int) -> None:
 
 
 @torch.no_grad()
-def norm_gains(student: Any, teacher: Any, kept: Kept, chunks: Tensor, batch_size: int = 4) -> None:
+def norm_gains(student: Any, teacher: Any, kept: Kept, chunks: Tensor | None = None, batch_size: int = 4) -> None:
     """Scale each norm's gain by the mean of rms(kept inputs) / rms(all inputs), measured on ``chunks`` int64 [N, T].
 
-    The student divides by the first, the teacher by the second; their ratio is what the cut changed.
+    The student divides by the first, the teacher by the second; their ratio is what the cut changed. Without chunks
+    the ratio is that of inputs whose dropped part is zero, which is exact for learned masks.
     """
     family, shape = axes.family_of(teacher.config), Shape.from_config(teacher.config)
     ratios: dict[str, list[Tensor]] = {}
     handles = []
-    teacher_layers = dict(enumerate(kept.layers))
-    for name, _ in student.named_modules():
+    for name, norm in student.named_modules():
         dimensions = family.axes(f"{name}.weight")
-        if not name.endswith("norm") or dimensions is None:
-            continue
         layer = axes.layer_of(f"{name}.weight")
-        rows = dimension_rows(dimensions[0], kept, layer, shape)
+        rows = dimension_rows(dimensions[0], kept, layer, shape) if dimensions and name.endswith("norm") else None
         if rows is None:
             continue
-        source = name if layer is None else axes.in_layer(f"{name}.weight", teacher_layers[layer])[: -len(".weight")]
+        source = name if layer is None else axes.in_layer(name, kept.layers[layer])
+        whole = teacher.get_submodule(source)
+        if chunks is None:
+            ratios[name] = [torch.tensor((whole.weight.numel() / norm.weight.numel()) ** 0.5)]
+            continue
 
         def see(module: nn.Module, args: tuple, name: str = name, rows: Tensor = rows) -> None:
             square = args[0].float().pow(2)
             ratio = (square[..., rows].mean(-1) / square.mean(-1).clamp_min(1e-20)).sqrt()
             ratios.setdefault(name, []).append(ratio.mean())
 
-        handles.append(teacher.get_submodule(source).register_forward_pre_hook(see))
+        handles.append(whole.register_forward_pre_hook(see))
     try:
-        for batch in chunks.split(batch_size):
+        for batch in () if chunks is None else chunks.split(batch_size):
             teacher.base_model(input_ids=batch, use_cache=False)
     finally:
         for handle in handles:
@@ -91,7 +93,7 @@ def refit(
     kept: Kept,
     chunks: Tensor,
     matrices: Sequence[str] = OUTPUTS,
-    ridge: float = 1e-2,
+    ridge: float = 0.1,
     batch_size: int = 4,
 ) -> None:
     """Solve ``matrices`` of every layer again, front to back. ``chunks`` int64 [N, T] with N a multiple of batch_size.

@@ -1,0 +1,210 @@
+"""Learned binary masks: which units stay is trained on calibration text while the teacher's weights stay frozen.
+
+Two ways to make a binary choice trainable. ``hard-concrete`` samples a stretched, clamped sigmoid for each unit
+(arXiv 1712.01312) and holds the expected number of open units at the target, which falls from all of them. ``top-k``
+opens exactly the target's number of units in every step and passes gradients straight through the choice.
+
+The usual hard concrete clamps log-alpha, which leaves every closed unit a chance of s_min to be open. A constraint on
+the plain expectation then counts those chances as units and drives too many of the real ones off. Here the constraint
+is on (s - s_min) / (s_max - s_min), which is 0 for a closed unit and 1 for an open one. It is held by moving all
+log-alphas of a group by one common amount after each step: the multiplier of the Lagrangian, solved for instead of
+learned (a learned one swung 5-40 % around the target; docs/decisions/inherit.md).
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from tinylm.inherit.criteria import residual_writers, token_losses
+from tinylm.inherit.cut import Kept
+from tinylm.models import axes
+from tinylm.models.shape import Shape
+from tinylm.terminal import progress_bar
+
+LAYERS = "layers"
+TEMPERATURE, LOW, HIGH = 2 / 3, -0.1, 1.1  # of the hard concrete distribution: beta, gamma, zeta
+CLAMP = math.log(100.0)  # |log-alpha| is at most this, so that a closed unit can open again
+
+
+def open_probability(log_alpha: Tensor) -> Tensor:
+    """P(mask != 0), corrected for the clamp: 0 at -CLAMP, 1 at +CLAMP."""
+    shift = TEMPERATURE * math.log(-LOW / HIGH)
+    least, most = (1 / (1 + math.exp(shift - side)) for side in (-CLAMP, CLAMP))
+    return (torch.sigmoid(log_alpha - shift) - least) / (most - least)
+
+
+def hard_concrete(log_alpha: Tensor, generator: torch.Generator) -> Tensor:
+    """One sample in [0, 1] for each unit, differentiable in ``log_alpha``."""
+    noise = torch.rand(log_alpha.shape, generator=generator).clamp(1e-6, 1 - 1e-6)
+    soft = torch.sigmoid((noise.log() - (1 - noise).log() + log_alpha) / TEMPERATURE)
+    return (soft * (HIGH - LOW) + LOW).clamp(0, 1)
+
+
+def top_k(log_alpha: Tensor, kept: int) -> Tensor:
+    """1 for the ``kept`` highest of the last dimension, 0 for the others; gradients pass straight through."""
+    hard = torch.zeros_like(log_alpha).scatter(-1, log_alpha.topk(kept, -1).indices, 1.0)
+    soft = torch.sigmoid(log_alpha)
+    return hard + soft - soft.detach()
+
+
+def hold(log_alpha: Tensor, share: float) -> Tensor:
+    """``log_alpha`` plus the one number a row that makes its mean open probability ``share`` (bisection)."""
+    low = torch.full((*log_alpha.shape[:-1], 1), -2 * CLAMP - 4)
+    high = -low
+    for _ in range(40):
+        middle = (low + high) / 2
+        many = open_probability((log_alpha + middle).clamp(-CLAMP, CLAMP)).mean(-1, keepdim=True) > share
+        low, high = torch.where(many, low, middle), torch.where(many, middle, high)
+    return (log_alpha + high).clamp(-CLAMP, CLAMP)
+
+
+@dataclass
+class Learned:
+    """What :func:`learn` found."""
+
+    scores: dict[str, Tensor]  # log-alpha of ffn [L, F], q_heads [L, heads], hidden [H], layers [L]; teacher order
+    history: list[dict[str, float]] = field(default_factory=list)  # a step: loss; by axis, shares open and undecided
+
+
+def learn(
+    model: Any,
+    chunks: Tensor,
+    target: Shape,
+    kind: Literal["hard-concrete", "top-k"] = "hard-concrete",
+    *,
+    start: Mapping[str, Tensor] | None = None,
+    layers: list[int] | None = None,
+    steps: int = 100,
+    batch_size: int = 4,
+    learning_rate: float = 0.1,
+    seed: int = 0,
+) -> Learned:
+    """Train masks over every axis on which ``target`` is smaller than ``model``.
+
+    Args:
+        chunks: calibration, int64 [N, T]; batches walk through it again and again.
+        start: scores to start from (their ranks become the first log-alphas); without it all units start alike.
+        layers: the teacher layers that stay; None: layers are learned too, jointly.
+    """
+    shape = Shape.from_config(model.config)
+    generator = torch.Generator().manual_seed(seed)
+    kept = _kept_counts(shape, target, learn_layers=layers is None)
+    log_alpha = {axis: _first_values(axis, shape, start, generator).requires_grad_() for axis in kept}
+    optimizer = torch.optim.Adam(log_alpha.values(), lr=learning_rate)
+    ones = {} if layers is None else {LAYERS: _indicator(torch.tensor(layers), shape.num_layers)}
+    history: list[dict[str, float]] = []
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        with progress_bar("learning masks", steps, "steps") as bar, torch.enable_grad():
+            for step in range(steps):
+                batch = chunks[[(step * batch_size + i) % len(chunks) for i in range(batch_size)]]
+                if kind == "top-k":
+                    gates = {axis: top_k(values, kept[axis]) for axis, values in log_alpha.items()}
+                else:
+                    gates = {axis: hard_concrete(values, generator) for axis, values in log_alpha.items()}
+                with gated(model, gates | ones):
+                    loss = token_losses(model, batch).mean()
+                optimizer.zero_grad()
+                loss.backward()
+                row, reached = {"loss": float(loss.detach())}, min(1.0, 2 * (step + 1) / steps)
+                for values in log_alpha.values():
+                    assert values.grad is not None
+                    values.grad -= values.grad.mean(-1, keepdim=True)  # the common part belongs to the constraint
+                optimizer.step()
+                for axis, values in log_alpha.items():
+                    share = 1 - reached * (1 - kept[axis] / values.shape[-1])
+                    values.data = hold(values.data, share)
+                    chance = open_probability(values.detach())
+                    row[axis] = float(chance.mean())
+                    row[f"{axis}_undecided"] = float(((chance > 0.1) & (chance < 0.9)).float().mean())
+                history.append(row)
+                bar.advance(1, f"loss {row['loss']:.3f}")
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+    return Learned({axis: values.detach() for axis, values in log_alpha.items()}, history)
+
+
+def binary_gates(kept: Kept, shape: Shape) -> dict[str, Tensor]:
+    """The gates that a selection means: 1 for what stays. Rows of dropped layers are 1 (the layer's own gate is 0)."""
+    ffn, q_heads = (
+        torch.ones(shape.num_layers, shape.intermediate_size),
+        torch.ones(shape.num_layers, shape.num_attention_heads),
+    )
+    for new, old in enumerate(kept.layers):
+        ffn[old] = _indicator(kept.ffn[new], shape.intermediate_size)
+        q_heads[old] = _indicator(kept.q_heads[new], shape.num_attention_heads)
+    hidden = _indicator(kept.hidden, shape.hidden_size)
+    layers = _indicator(torch.tensor(kept.layers), shape.num_layers)
+    return {axes.FFN: ffn, axes.Q_HEADS: q_heads, axes.HIDDEN: hidden, LAYERS: layers}
+
+
+@contextmanager
+def gated(model: Any, gates: Mapping[str, Tensor]) -> Iterator[None]:
+    """Inside, ``model`` runs with its units multiplied by ``gates`` (by axis, in the sizes of the scores).
+
+    FFN units and heads are gated where they enter their output matrix, hidden numbers wherever they are written to the
+    residual stream (embedding included), layers where they are added to it. A closed unit is then as good as cut.
+    """
+    shape, handles = Shape.from_config(model.config), []
+
+    def on_input(module: Any, gate: Tensor) -> None:
+        handles.append(module.register_forward_pre_hook(lambda module, args: (args[0] * gate.to(args[0].dtype),)))
+
+    def on_output(module: Any, gate: Tensor) -> None:
+        handles.append(module.register_forward_hook(lambda module, args, out: out * gate.to(out.dtype)))
+
+    if axes.HIDDEN in gates:
+        on_output(model.get_input_embeddings(), gates[axes.HIDDEN])
+    for index, layer in enumerate(model.base_model.layers):
+        if axes.FFN in gates:
+            on_input(layer.mlp.down_proj, gates[axes.FFN][index])
+        if axes.Q_HEADS in gates:
+            on_input(layer.self_attn.o_proj, gates[axes.Q_HEADS][index].repeat_interleave(shape.head_dim))
+        if axes.HIDDEN in gates:
+            on_output(layer.self_attn.o_proj, gates[axes.HIDDEN])
+            on_output(layer.mlp.down_proj, gates[axes.HIDDEN])
+        if LAYERS in gates:
+            for writer in residual_writers(layer, model.config):
+                on_output(writer, gates[LAYERS][index])
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _kept_counts(shape: Shape, target: Shape, learn_layers: bool) -> dict[str, int]:
+    """How many units stay on each axis that shrinks."""
+    counts = {
+        axes.FFN: (target.intermediate_size, shape.intermediate_size),
+        axes.Q_HEADS: (target.num_attention_heads, shape.num_attention_heads),
+        axes.HIDDEN: (target.hidden_size, shape.hidden_size),
+        LAYERS: (target.num_layers if learn_layers else shape.num_layers, shape.num_layers),
+    }
+    return {axis: few for axis, (few, all_) in counts.items() if few < all_}
+
+
+def _first_values(axis: str, shape: Shape, start: Mapping[str, Tensor] | None, generator: torch.Generator) -> Tensor:
+    """Log-alphas to begin with: 2 (nearly open) plus a little noise, or spread from 1 to 3 by the rank in ``start``."""
+    sizes = {
+        axes.FFN: (shape.num_layers, shape.intermediate_size),
+        axes.Q_HEADS: (shape.num_layers, shape.num_attention_heads),
+        axes.HIDDEN: (shape.hidden_size,),
+        LAYERS: (shape.num_layers,),
+    }
+    if start is None or axis not in start:
+        return 2 + 0.01 * torch.randn(sizes[axis], generator=generator)
+    ranks = start[axis].float().argsort(-1).argsort(-1)
+    return 1 + 2 * ranks / (ranks.shape[-1] - 1)
+
+
+def _indicator(indices: Tensor, size: int) -> Tensor:
+    return torch.zeros(size).index_fill_(0, indices, 1.0)

@@ -1,0 +1,107 @@
+import dataclasses
+
+import pytest
+import torch
+from builders import family_model
+
+from tinylm.inherit import inherit, masks
+from tinylm.inherit.cut import build, cut, model_weights
+from tinylm.inherit.repair import embedding_scale, norm_gains
+from tinylm.inherit.scores import Scores
+from tinylm.inherit.select import select
+from tinylm.models.shape import Shape
+
+IDS = torch.randint(1, 64, (8, 24), generator=torch.Generator().manual_seed(1))
+
+
+def random_selection(teacher, target: Shape):
+    sizes = ((4, 48), (4, 4), (32,), (4,))
+    generator = torch.Generator().manual_seed(5)
+    return select(
+        Scores(*(torch.rand(size, generator=generator) for size in sizes)), Shape.from_config(teacher.config), target
+    )
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "granite"])
+def test_the_masked_teacher_is_the_exported_student(family: str) -> None:
+    teacher = family_model(family)
+    with torch.no_grad():
+        teacher.get_input_embeddings().weight.mul_(20)  # large beside the norms' eps
+    shape = Shape.from_config(teacher.config)
+    target = dataclasses.replace(
+        shape, num_layers=3, hidden_size=24, intermediate_size=40, num_attention_heads=2, num_key_value_heads=1
+    )
+    kept = random_selection(teacher, target)
+    student = build(
+        cut(model_weights(teacher), teacher.config, target, kept), teacher.config, target, kept.layers, torch.float32
+    )
+    embedding_scale(student, 32)
+    norm_gains(student, teacher, kept)  # without calibration: as if the dropped numbers had been zero, as they are here
+    with torch.no_grad(), masks.gated(teacher, masks.binary_gates(kept, shape)):
+        masked = teacher(IDS, use_cache=False).logits
+    with torch.no_grad():
+        exported, whole = student(IDS).logits, teacher(IDS).logits
+    torch.testing.assert_close(masked, exported, rtol=2e-3, atol=2e-3 * float(masked.abs().max()))
+    assert float((whole - masked).abs().max()) > 20 * float((masked - exported).abs().max())
+
+
+def test_open_probability_is_what_samples_say_corrected_for_the_clamp() -> None:
+    generator = torch.Generator().manual_seed(0)
+    raw = {}
+    for log_alpha in (-masks.CLAMP, -1.0, 0.5, masks.CLAMP):
+        samples = masks.hard_concrete(torch.full((200_000,), log_alpha), generator)
+        raw[log_alpha] = float((samples > 0).float().mean())
+    assert raw[-masks.CLAMP] == pytest.approx(0.047, abs=0.003)  # the bias that the correction removes
+    least, most = raw[-masks.CLAMP], raw[masks.CLAMP]
+    for log_alpha, probability in raw.items():
+        expected = (probability - least) / (most - least)
+        assert float(masks.open_probability(torch.tensor(log_alpha))) == pytest.approx(expected, abs=0.01)
+
+
+def test_top_k_opens_exactly_k_and_passes_gradients() -> None:
+    values = torch.tensor([[0.1, 2.0, -1.0, 0.5]], requires_grad=True)
+    gate = masks.top_k(values, 2)
+    assert gate.detach().round(decimals=5).tolist() == [[0.0, 1.0, 0.0, 1.0]]
+    (gate * torch.tensor([1.0, 2.0, 3.0, 4.0])).sum().backward()
+    assert (values.grad > 0).all()
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.97])
+def test_hold_reaches_any_share_and_keeps_the_order(share: float) -> None:
+    values = torch.randn(3, 50, generator=torch.Generator().manual_seed(0)) * 3
+    held = masks.hold(values, share)
+    torch.testing.assert_close(masks.open_probability(held).mean(-1), torch.full((3,), share), rtol=0, atol=1e-4)
+    assert (held.gather(-1, values.argsort(-1)).diff(dim=-1) >= 0).all()
+
+
+@pytest.mark.parametrize("kind", ["hard-concrete", "top-k"])
+def test_masks_find_the_units_that_do_the_work(kind: str) -> None:
+    teacher = family_model("llama")
+    with torch.no_grad():
+        for layer in teacher.model.layers:
+            layer.mlp.down_proj.weight[:, ::2] = 0  # half of the units do nothing
+    # a little training, so that the other half reduces the loss
+    optimizer = torch.optim.Adam(teacher.parameters(), lr=3e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        teacher(input_ids=IDS, labels=IDS, use_cache=False).loss.backward()
+        for layer in teacher.model.layers:
+            layer.mlp.down_proj.weight.grad[:, ::2] = 0
+        optimizer.step()
+    target = dataclasses.replace(Shape.from_config(teacher.config), intermediate_size=24)
+    learned = masks.learn(teacher, IDS, target, kind, layers=[0, 1, 2, 3], steps=60, batch_size=8, learning_rate=0.2)
+    chosen = learned.scores["ffn"].topk(24, -1).indices
+    assert float((chosen % 2 == 1).float().mean()) > 0.7
+    if kind == "hard-concrete":
+        assert learned.history[-1]["ffn"] == pytest.approx(0.5, abs=1e-3)
+
+
+def test_learned_masks_end_in_the_target_shape() -> None:
+    teacher = family_model("qwen3")
+    target = Shape(3, 24, 40, 2, 2, 8, 64)
+    result = inherit(teacher, target, IDS, criterion="learned", layers="learned")
+    assert Shape.from_config(result.model.config) == target
+    last = result.scores.about["masks"][-1]
+    shares = {"ffn": 40 / 48, "q_heads": 2 / 4, "hidden": 24 / 32, "layers": 3 / 4}
+    assert {axis: last[axis] for axis in shares} == pytest.approx(shares, abs=1e-3)
+    assert all(parameter.requires_grad for parameter in teacher.parameters())
