@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tinylm.artifact import atomic_file
+from tinylm.artifact import atomic_directory, atomic_file
+from tinylm.corpus.store import DOCUMENTS, TOKENS, TokenStore, open_store, tokenizer_hash, write_header
 from tinylm.errors import InputError
+from tinylm.models.teacher import load_tokenizer
 from tinylm.tokenizer.source import Source
 
 CHUNK = 4_000_000  # tokens at a time
@@ -82,31 +84,60 @@ def remap_file(
     out: Path,
     expansion: Expansion,
     vocab_size: int,
-    dtype: str = "uint16",
-    offsets: np.ndarray | None = None,
-) -> tuple[np.ndarray | None, int]:
+    dtype: str,
+    starts: np.ndarray,
+) -> tuple[np.ndarray, int]:
     """Remap a raw array of ``dtype`` tokens on disk into ``out`` (uint16 when ``vocab_size`` allows, else uint32).
 
-    ``offsets``: document starts in tokens (int64[D + 1]); returned for the new file. Also returns its token count.
-    Reads and writes a chunk at a time.
+    ``starts``: positions in the old file (int64[D + 1], e.g. of documents). Returns where they are in the new file,
+    and its number of tokens. Reads and writes a chunk at a time.
     """
     old = np.memmap(tokens, dtype=dtype, mode="r")
     new_dtype = np.uint16 if vocab_size <= 2**16 else np.uint32
-    before, cuts = 0, [] if offsets is None else [np.asarray(offsets, dtype=np.int64)]
-    new_offsets = np.zeros(len(cuts[0]) if cuts else 0, dtype=np.int64)
+    new_starts, written = np.zeros(len(starts), dtype=np.int64), 0
     with atomic_file(out) as scratch, open(scratch, "wb") as file:
-        for start in range(0, len(old), CHUNK):
-            chunk = np.asarray(old[start : start + CHUNK], dtype=np.int64)
-            if cuts:
-                inside = (cuts[0] >= start) & (cuts[0] < start + len(chunk))
-                sums = np.concatenate([[0], np.cumsum(expansion.lengths[chunk])])
-                new_offsets[inside] = before + sums[cuts[0][inside] - start]
+        for first in range(0, len(old), CHUNK):
+            chunk = np.asarray(old[first : first + CHUNK], dtype=np.int64)
+            inside = (starts >= first) & (starts < first + len(chunk))
+            sums = np.concatenate([[0], np.cumsum(expansion.lengths[chunk])])
+            new_starts[inside] = written + sums[starts[inside] - first]
             new = expansion.apply(chunk).astype(new_dtype)
             file.write(new.tobytes())
-            before += len(new)
-    if cuts:
-        new_offsets[cuts[0] == len(old)] = before
-    return (new_offsets if cuts else None), before
+            written += len(new)
+    new_starts[starts == len(old)] = written
+    return new_starts, written
+
+
+def remap_store(store_dir: str | Path, compact_dir: str | Path, out: str | Path) -> TokenStore:
+    """A packed store in the tokens of ``compact_dir`` (made by `tinylm tokenizer compress`), without its text.
+
+    Raises InputError when the store has ids that the compact tokenizer's parent did not have.
+    """
+    store, expansion = open_store(store_dir), Expansion.load(compact_dir)
+    if store.vocab_size > len(expansion.lengths):
+        raise InputError(
+            f"store {store_dir} has a vocabulary of {store.vocab_size}, the parent of {compact_dir} only "
+            f"{len(expansion.lengths)}: they do not belong together"
+        )
+    tokenizer = load_tokenizer(compact_dir)
+    separator = expansion.apply(np.array([store.separator]))
+    with atomic_directory(Path(out)) as folder:
+        dtype = "uint16" if len(tokenizer) <= 2**16 else "uint32"
+        starts, total = remap_file(
+            store.path / TOKENS, folder / TOKENS, expansion, len(tokenizer), store.dtype, np.asarray(store.documents)
+        )
+        np.save(folder / DOCUMENTS, starts)
+        write_header(
+            folder,
+            vocab_size=len(tokenizer),
+            num_tokens=total,
+            num_documents=store.num_documents,
+            dtype=dtype,
+            separator=int(separator[0]),
+            tokenizer_hash=tokenizer_hash(tokenizer),
+            text_bytes=store.text_bytes,
+        )
+    return open_store(out)
 
 
 def remap_logits(ids: np.ndarray, logits: np.ndarray, kept: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -2,11 +2,13 @@ import numpy as np
 import pytest
 from tokenizer_builders import byte_level_dir, corpus
 
+from tinylm.corpus.pack import pack
 from tinylm.errors import InputError
+from tinylm.models.teacher import load_tokenizer
 from tinylm.tokenizer import certificate, remap
 from tinylm.tokenizer.compress import compress
 from tinylm.tokenizer.count import count
-from tinylm.tokenizer.remap import Expansion, remap_file, remap_logits
+from tinylm.tokenizer.remap import Expansion, remap_file, remap_logits, remap_store
 from tinylm.tokenizer.source import read_source
 
 
@@ -44,11 +46,31 @@ def test_a_file_is_remapped_chunk_by_chunk_with_its_document_starts(cut, tmp_pat
     starts = np.cumsum([0, *map(len, rows)])
     for chunk in (7, 10**6):
         monkeypatch.setattr(remap, "CHUNK", chunk)
-        offsets, total = remap_file(tmp_path / "old.bin", tmp_path / "new.bin", expansion, 384, offsets=starts)
+        offsets, total = remap_file(tmp_path / "old.bin", tmp_path / "new.bin", expansion, 384, "uint16", starts)
         new = np.fromfile(tmp_path / "new.bin", dtype=np.uint16)
         assert total == len(new) == offsets[-1]
         for number, document in enumerate(corpus(30)):
             assert child.fast.decode(new[offsets[number] : offsets[number + 1]].tolist()) == document.text
+
+
+def test_a_packed_store_is_remapped_without_its_text(cut, tmp_path):
+    parent, child, _ = cut
+    old = pack(iter(corpus(30)), load_tokenizer(parent.folder), tmp_path / "old", separator="<|endoftext|>")
+    new = remap_store(tmp_path / "old", child.folder, tmp_path / "new")
+    assert (new.vocab_size, new.num_documents, new.text_bytes) == (384, old.num_documents, old.text_bytes)
+    new.verify()
+    for number, document in enumerate(corpus(30)):
+        ids = new.tokens[new.documents[number] : new.documents[number + 1]].tolist()
+        assert ids[-1] == new.separator == child.ids["<|endoftext|>"]
+        assert child.fast.decode(ids[:-1]) == document.text
+    with pytest.raises(InputError, match="do not belong together"):
+        remap_store(tmp_path / "old", tiny_child(child, tmp_path), tmp_path / "again")
+
+
+def tiny_child(child, folder):
+    """A compact directory whose parent had 3 tokens only."""
+    Expansion(np.arange(4), np.arange(3)).save(folder / "expansion.npz")
+    return folder
 
 
 def test_ids_of_another_vocabulary_are_refused(cut):

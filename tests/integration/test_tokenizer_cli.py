@@ -1,0 +1,100 @@
+"""The tokenizer commands as a user types them: count -> coverage -> compress -> remap, and wrong input."""
+
+import json
+
+import numpy as np
+import pytest
+from builders import corpus_file, tiny_teacher
+
+from tinylm import cli
+from tinylm.tokenizer import certificate
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("work")
+    tiny_teacher(folder / "teacher", vocab_size=600, num_hidden_layers=2)
+    for name, seed in (("a", 0), ("b", 1), ("c", 2)):
+        corpus_file(folder / f"{name}.jsonl", count=60, seed=seed)
+        run("tokenizer", "count", "--tokenizer", folder / "teacher", "--corpus", folder / f"{name}.jsonl",
+            "--out", folder / f"{name}.npz")  # fmt: skip
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def fewer_fuzz_strings(monkeypatch):
+    monkeypatch.setattr(certificate, "FUZZ_STRINGS", 200)
+
+
+def run(*words) -> None:
+    cli.main([str(word) for word in words])
+
+
+def refused(capsys, *words) -> tuple[int, str]:
+    with pytest.raises(SystemExit) as stopped:
+        run(*words)
+    return stopped.value.code, capsys.readouterr().err
+
+
+def test_compress_cuts_tokenizer_and_model_and_says_so(work, tmp_path, capsys):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    run("tokenizer", "compress", "--model", work / "teacher", "--counts", work / "a.npz", "--vocab-size", 400,
+        "--held-out", work / "b.jsonl", "--out", tmp_path / "out")  # fmt: skip
+    shown = capsys.readouterr().out
+    assert "newly unreachable tokens" in shown and "held out, b.jsonl" in shown and "600 -> 512 tokens" in shown
+    found = json.loads((tmp_path / "out/certificate.json").read_text())
+    assert found["passed"] and found["vocab_size"] == 512 and found["unreachable"] == 0
+    assert any("words of the corpus" in one["check"] for one in found["lines"])  # found by the names in the counts
+    model, tokenizer = (kind.from_pretrained(tmp_path / "out") for kind in (AutoModelForCausalLM, AutoTokenizer))
+    assert model.config.vocab_size == len(tokenizer) == len(np.load(tmp_path / "out/id_map.npy")) == 512
+
+
+def test_coverage_writes_the_matrix_and_its_figure(work, tmp_path, capsys):
+    run("tokenizer", "coverage", "--counts", work / "a.npz", work / "b.npz", work / "c.npz", "--vocab-size", 320, 400,
+        "--hidden-size", 64, "--parameters", 2e5, "--out", tmp_path / "out")  # fmt: skip
+    assert "recommended for this budget" in capsys.readouterr().out
+    found = json.loads((tmp_path / "out/coverage.json").read_text())
+    assert found["measured_on"] == ["a", "b", "c"] and found["chosen_on"] == ["a", "b", "c", "all"]
+    for matrix in found["matrices"]:
+        coverage, growth = np.array(matrix["coverage"]), np.array(matrix["growth"])
+        assert coverage.shape == growth.shape == (4, 3)
+        assert (coverage.max(axis=0) <= 1).all() and (growth >= 1).all()
+        assert (growth[:3].argmin(axis=0) == np.arange(3)).all()  # a corpus' own vocabulary suits it best
+    assert (tmp_path / "out/coverage.svg").read_text().startswith("<svg")
+
+
+def test_coverage_of_one_corpus_is_a_curve(work, capsys):
+    run("tokenizer", "coverage", "--counts", work / "a.npz", "--vocab-size", 320, 400)
+    assert "tokens/byte" in capsys.readouterr().out
+
+
+def test_remap_gives_a_store_that_opens(work, tmp_path):
+    from tinylm.corpus.store import open_store
+
+    run("corpus", "pack", "--tokenizer", work / "teacher", "--corpus", work / "a.jsonl", "--out", tmp_path / "store")
+    run("tokenizer", "compress", "--model", work / "teacher", "--counts", work / "a.npz", "--max-growth", 1.05,
+        "--out", tmp_path / "compact")  # fmt: skip
+    run(
+        "tokenizer", "remap", "--data", tmp_path / "store", "--compact", tmp_path / "compact", "--out", tmp_path / "new"
+    )
+    old, new = open_store(tmp_path / "store"), open_store(tmp_path / "new")
+    assert old.num_tokens <= new.num_tokens <= 1.05 * old.num_tokens and new.vocab_size < old.vocab_size
+
+
+def test_wrong_input_is_one_line_exit_2_and_nothing_written(work, tmp_path, capsys):
+    start = ("tokenizer", "compress", "--model", work / "teacher", "--out", tmp_path / "out")
+    tiny_teacher(tmp_path / "other", vocab_size=450, num_hidden_layers=1)
+    for words, message in (
+        ((*start, "--counts", work / "a.npz", "--vocab-size", 100), "too small"),
+        ((*start, "--counts", work / "a.npz"), "exactly one"),
+        ((*start, "--counts", work / "none.npz", "--vocab-size", 400), "do not exist"),
+        (("tokenizer", "compress", "--model", tmp_path / "other", "--out", tmp_path / "out", "--counts", work / "a.npz",
+          "--vocab-size", 400), "count again"),
+        (("tokenizer", "coverage", "--counts", work / "a.npz", "--vocab-size", 5), "not possible"),
+        (("tokenizer", "count", "--tokenizer", work / "teacher", "--corpus", work / "no.txt", "--out", tmp_path / "c"),
+         "does not exist"),
+    ):  # fmt: skip
+        code, error = refused(capsys, *words)
+        assert code == 2 and message in error and len(error.strip().splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
