@@ -154,7 +154,7 @@ class TinyLM(TemplateLM):
         with scoring(self.scorer.model), progress_bar("texts", total, "tokens") as bar:
             for batch in batches(windows, self.batch_tokens) if windows else ():
                 for window, value in zip(batch, window_nats(self.scorer, batch)):
-                    nats[window.document] += value
+                    nats[window.document] += value.sum()
                 bar.advance(sum(len(window.targets) for window in batch))
         self.responses.add({key: -float(value) for key, value in zip(todo, nats)})
         return [self.responses.get(key) for key in keys]

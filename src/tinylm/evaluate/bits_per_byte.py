@@ -44,6 +44,7 @@ class Scores:
 @dataclass(frozen=True)
 class Window:
     document: int
+    first: int  # number of the first target in the document
     inputs: np.ndarray  # int64 [length]
     targets: np.ndarray  # int64 [scored]: what follows the last `scored` inputs
 
@@ -112,32 +113,48 @@ def score_documents(
 ) -> Scores:
     """Bits and bytes of each document; see :func:`bits_per_byte`. Keep these to compare two models document by
     document with :func:`paired_difference`."""
-    stride = stride or context
-    if not 1 <= stride <= context:
-        raise InputError(f"stride {stride} must be 1 to {context} tokens (the context)")
     kept = [document for document in documents if document.text]
     if not kept:
         raise InputError("there is no text to score")
-    check_context(model, context)
     tokens = tokenize(tokenizer, [document.text for document in kept])
-    check_vocabulary(model, max(int(ids.max(initial=0)) for ids in tokens))
-    prefix = prefix_token(tokenizer)
-    windows = [w for index, ids in enumerate(tokens) for w in split_windows(index, ids, prefix, context, stride)]
-    bits = np.zeros(len(kept))
-    with scoring(model), progress_bar("bits per byte", sum(len(w.targets) for w in windows), "tokens") as bar:
-        scorer = Scorer(model, dtype)
-        for batch in batches(windows, batch_tokens):
-            for window, nats in zip(batch, window_nats(scorer, batch)):
-                bits[window.document] += nats / np.log(2)
-            bar.advance(sum(len(w.targets) for w in batch))
+    bits = token_bits(
+        model, prefix_token(tokenizer), tokens, context, stride=stride, batch_tokens=batch_tokens, dtype=dtype
+    )
     unknown = tokenizer.unk_token_id
     return Scores(
-        bits=bits,
+        bits=np.array([float(row.sum()) for row in bits]),
         bytes=np.array([len(document.text.encode("utf-8", "surrogatepass")) for document in kept]),
         tokens=np.array([len(ids) for ids in tokens]),
         sources=[document.source for document in kept],
         unknown_tokens=0 if unknown is None else int(sum((ids == unknown).sum() for ids in tokens)),
     )
+
+
+def token_bits(
+    model: PreTrainedModel,
+    prefix: int,
+    tokens: Sequence[np.ndarray],
+    context: int,
+    *,
+    stride: int | None = None,
+    batch_tokens: int = 8192,
+    dtype: torch.dtype | None = torch.bfloat16,
+) -> list[Float]:
+    """Bits of every token of every document (``tokens`` [documents][tokens]), float64; see :func:`bits_per_byte`."""
+    stride = stride or context
+    if not 1 <= stride <= context:
+        raise InputError(f"stride {stride} must be 1 to {context} tokens (the context)")
+    check_context(model, context)
+    check_vocabulary(model, max(int(ids.max(initial=0)) for ids in tokens))
+    windows = [w for index, ids in enumerate(tokens) for w in split_windows(index, ids, prefix, context, stride)]
+    bits = [np.zeros(len(ids)) for ids in tokens]
+    with scoring(model), progress_bar("bits per byte", sum(map(len, tokens)), "tokens") as bar:
+        scorer = Scorer(model, dtype)
+        for batch in batches(windows, batch_tokens):
+            for window, nats in zip(batch, window_nats(scorer, batch)):
+                bits[window.document][window.first : window.first + len(nats)] = nats / np.log(2)
+            bar.advance(sum(len(w.targets) for w in batch))
+    return bits
 
 
 def held_out(paths: Sequence[str | Path], per_source: int | None = None) -> list[Document]:
@@ -164,7 +181,7 @@ def split_windows(document: int, ids: np.ndarray, prefix: int, context: int, str
     while done < len(ids):
         start = max(0, done - (context - stride))
         end = min(len(ids), done + (stride if done else context))
-        yield Window(document, sequence[start:end], ids[done:end])
+        yield Window(document, done, sequence[start:end], ids[done:end])
         done = end
 
 
@@ -181,8 +198,8 @@ def batches(windows: Sequence[Window], batch_tokens: int) -> Iterator[list[Windo
         yield batch
 
 
-def window_nats(scorer: Scorer, batch: Sequence[Window]) -> list[float]:
-    """-log p of each window's targets. Padding is on the right, where a causal model cannot see it."""
+def window_nats(scorer: Scorer, batch: Sequence[Window]) -> list[Float]:
+    """-log p of each window's targets, float64. Padding is on the right, where a causal model cannot see it."""
     length = len(batch[0].inputs)
     inputs = np.zeros((len(batch), length), dtype=np.int64)
     scored = np.zeros((len(batch), length), dtype=bool)
@@ -192,7 +209,7 @@ def window_nats(scorer: Scorer, batch: Sequence[Window]) -> list[float]:
     features = scorer.features(torch.from_numpy(inputs).to(scorer.device), use_cache=False)
     targets = torch.from_numpy(np.concatenate([window.targets for window in batch])).to(scorer.device)
     logprob = scorer.score(features[torch.from_numpy(scored).to(scorer.device)], targets).logprob
-    return [-float(part.double().sum()) for part in logprob.split([len(window.targets) for window in batch])]
+    return [-part.double().cpu().numpy() for part in logprob.split([len(window.targets) for window in batch])]
 
 
 def summarise(bits: Float, byte_counts: Float, resamples: int = 1000, seed: int = 0) -> dict[str, Any]:

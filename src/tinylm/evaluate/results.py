@@ -97,6 +97,8 @@ def tables(result: dict[str, Any]) -> list[tuple[str, Table]]:
     made: list[tuple[str, Table]] = []
     if models[0].get("bits_per_byte"):
         made.append(("Bits per byte", _text_table(models)))
+        if "by_band" in models[0]["bits_per_byte"]:
+            made.append(("Bits per byte by frequency of the first model's tokens", _band_table(models)))
     for group, titles in GROUPS.items():
         names = [name for name in titles if name in models[0]["tasks"]]
         if names:
@@ -135,6 +137,16 @@ def _text_table(models: Sequence[dict]) -> Table:
         cell = _interval(m["difference"]["bits_per_byte"], "wikitext")
         rows.append([f"{m['model']} - {models[0]['model']}", cell, *[""] * len(sources)])
     return ["model", "all text", *sources], rows
+
+
+def _band_table(models: Sequence[dict]) -> Table:
+    bands = models[0]["bits_per_byte"]["by_band"]
+    total = sum(band["bytes"] for band in bands.values())
+    rows = [["share of bytes", *[_number(band["bytes"] / total, "share") + " %" for band in bands.values()]]]
+    for m in models:
+        values = [band["bits_per_byte"] for band in m["bits_per_byte"]["by_band"].values()]
+        rows.append([m["model"], *["-" if value is None else f"{value:.4f}" for value in values]])
+    return ["model", *bands], rows
 
 
 def _bits(part: dict) -> str:

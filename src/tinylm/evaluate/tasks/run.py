@@ -16,6 +16,7 @@ from tinylm.artifact import atomic_file, write_json
 from tinylm.corpus.read import Document
 from tinylm.errors import InputError
 from tinylm.evaluate.adapter import PREFIX, TinyLM
+from tinylm.evaluate.bands import bits_by_band, byte_bands, read_counts
 from tinylm.evaluate.bits_per_byte import Scores, report, score_documents, summarise
 from tinylm.evaluate.results import PAPER, differences, mean_score
 from tinylm.evaluate.tasks.files import facts
@@ -38,6 +39,7 @@ def evaluate(
     batch_size: int | str = "auto",
     context: int | None = None,
     dtype: str = "bfloat16",
+    counts: Path | None = None,
     out: Path | None = None,
 ) -> dict[str, Any]:
     """Scores of ``models``; the first one is what the others are compared with.
@@ -52,6 +54,7 @@ def evaluate(
         batch_size: tokens per forward pass, or "auto".
         context: tokens the models see at once; None: 512 for bits per byte, and all a model has for tasks.
         dtype: one of :data:`DTYPES`.
+        counts: token counts made with the first model's tokenizer: bits per byte are also given by token frequency.
         out: results.json; item records and answers for resuming go to folders beside it. None: nothing is written.
 
     Returns:
@@ -61,12 +64,16 @@ def evaluate(
     Raises:
         InputError: unknown task, missing or damaged file, model without tokenizer, context too short for the examples.
     """
-    _check(models, tasks, documents, limit, num_fewshot, batch_size, dtype)
+    _check(models, tasks, documents, limit, num_fewshot, batch_size, dtype, counts)
     loaded = load_tasks(tasks, task_data, num_fewshot)
     entries: list[dict[str, Any]] = []
     samples: list[dict[str, list[dict]]] = []
     texts: list[Scores | None] = []
     named = dict(models) if isinstance(models, Mapping) else dict(zip(_labels(models), models))
+    bands = None
+    if counts is not None and documents:
+        reference = load_tokenizer(next(iter(named.values())))
+        bands = byte_bands(reference, read_counts(counts), [document.text for document in documents])
     for name, spec in named.items():
         model, tokenizer = load_model(spec, dtype=DTYPES[dtype]), load_tokenizer(spec)
         entry: dict[str, Any] = {"model": name, "dtype": dtype, "parameters": model.num_parameters()}
@@ -75,6 +82,9 @@ def evaluate(
             text_context = context or min(TEXT_CONTEXT, _positions(model))
             scores = score_documents(model, tokenizer, documents, text_context, dtype=None)
             entry["bits_per_byte"] = report(scores, text_context)
+            if bands is not None:
+                by_band = bits_by_band(model, tokenizer, documents, bands, text_context, dtype=None)
+                entry["bits_per_byte"]["by_band"] = by_band
         answers = _beside(out, "answers", f"{name}-{fingerprint(resolve(spec))}-{dtype}.jsonl")
         lm = TinyLM(model, tokenizer, max_length=context, batch_size=batch_size, responses=answers)
         kept = run_tasks(lm, loaded, limit)
@@ -255,9 +265,11 @@ def _no_tqdm() -> Iterator[None]:
         module.tqdm = original
 
 
-def _check(models, tasks, documents, limit, num_fewshot, batch_size, dtype) -> None:
+def _check(models, tasks, documents, limit, num_fewshot, batch_size, dtype, counts) -> None:
     if not models:
         raise InputError("no model given: say --model DIR")
+    if counts is not None and not documents:
+        raise InputError("--counts sorts the bits of --text by token frequency: give --text too")
     if not tasks and not documents:
         raise InputError("nothing to evaluate: give --text for bits per byte, --tasks, or both")
     if limit is not None and limit < 1:
