@@ -14,6 +14,7 @@ from study_fakes import BASE, STUDY, fake_pipeline
 from tinylm.errors import InputError, WorkError
 from tinylm.study import cost
 from tinylm.study.report import write_report
+from tinylm.study.runner import _alone_in as run_lock
 from tinylm.study.runner import run_study
 from tinylm.study.spec import read_study
 from tinylm.study.summary import summarise
@@ -42,7 +43,8 @@ def without_times(out: Path) -> dict:
     return {key: value for key, value in results.items() if key != "times"}
 
 
-def test_a_whole_study(study_file, tmp_path):
+def test_a_whole_study(study_file, tmp_path, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     results = run_study(read_study(study_file), tmp_path / "out", workers=2, runner=fake_pipeline)
     assert results["state"] == {"finished": 11, "failed": 0, "to do": 0}
     assert results["verdicts"] == {"two rounds": "better", "five rounds": "better"}
@@ -53,7 +55,7 @@ def test_a_whole_study(study_file, tmp_path):
     assert results["equal_budget"]["equal"]
     assert results["by_source"]["plots"]["one"] == pytest.approx(results["by_source"]["law"]["one"] + 1)
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "two rounds: better" in page and "More rounds help." in page and page.count("<svg") == 2
+    assert "two rounds: <b>better</b>" in page and "More rounds help." in page and page.count("<svg") == 2
     assert set(calls(tmp_path / "out").values()) == {1}
     record = json.loads(next((tmp_path / "out" / "records").glob("*.json")).read_text())
     assert record["results"]["bits_per_byte"]["threads"] == max(1, (os.cpu_count() or 1) // 2), "its share of the cores"
@@ -152,5 +154,10 @@ def test_bad_calls_are_one_clear_line(study_file, tmp_path):
         run_study(study, tmp_path / "out", engine="slurm")
     with pytest.raises(InputError, match="--workers 0"):
         run_study(study, tmp_path / "out", workers=0)
+    with run_lock(tmp_path / "busy"), pytest.raises(InputError, match="another `tinylm study run` is working"):
+        run_study(study, tmp_path / "busy", runner=fake_pipeline)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write into"):
+        run_study(study, tmp_path / "file" / "out", runner=fake_pipeline)
     with pytest.raises(InputError, match="holds no study"):
         summarise(tmp_path)

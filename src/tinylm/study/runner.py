@@ -1,8 +1,10 @@
 """Run a study: only what is missing, within a budget of hours, a failing run never stopping the others."""
 
+import fcntl
 import os
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +45,26 @@ def run_study(
         raise InputError(f"--engine {engine}: use local or ray")
     if workers < 1:
         raise InputError(f"--workers {workers}: must be 1 or more")
-    claim_folder(study, out)
+    with _alone_in(out):
+        claim_folder(study, out)
+        results = _run_missing(study, out, engine, workers, max_hours, runner)
+    failed = [run["id"] for run in results["runs"] if run["status"] == "failed"]
+    if failed:
+        raise WorkError(
+            f"{len(failed)} of {len(results['runs'])} runs failed ({', '.join(failed)}): see {out / 'report.html'}"
+        )
+    return results
+
+
+def _run_missing(
+    study: Study, out: Path, engine: str, workers: int, max_hours: float, runner: Runner | None
+) -> dict[str, Any]:
     runs = {run.id: run for run in study.runs()}
     todo = [run for run in runs.values() if _finished(out, run) is None]
     finished = [(run.recipe, record["seconds"]) for run in runs.values() if (record := _finished(out, run))]
     print_plan(study, out, workers)
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    cores = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+    threads = max(1, cores // workers)
     jobs = _jobs(todo, out, runner, threads, workers > 1, max_hours, finished)
     ended = 0
 
@@ -64,10 +80,25 @@ def run_study(
     finally:
         results = summarise(out)
         write_report(results, out)
-    failed = [run["id"] for run in results["runs"] if run["status"] == "failed"]
-    if failed:
-        raise WorkError(f"{len(failed)} of {len(runs)} runs failed ({', '.join(failed)}): see {out / 'report.html'}")
     return results
+
+
+@contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    """Two commands in one folder would run the same runs twice and spoil each other's."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = open(out / ".lock", "w")  # noqa: SIM115 - closed by the `with` below
+    except OSError as error:
+        raise InputError(f"cannot write into {out}: {error.strerror}; choose another --out") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"another `tinylm study run` is working in {out}: wait for it, or add --workers"
+            ) from error
+        yield
 
 
 def claim_folder(study: Study, out: Path) -> None:
