@@ -1,0 +1,102 @@
+"""Two gloo processes by torchrun against one: the same losses, and checkpoints that either can go on from."""
+
+import dataclasses
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from builders import byte_level_tokenizer, texts
+
+from tinylm.corpus.pack import pack
+from tinylm.models.teacher import load_model
+from tinylm.train import metrics
+from tinylm.train.config import TrainConfig
+from tinylm.train.loop import train
+
+# A vocabulary of 501 rows and norms of 64 do not all divide by two: slices are uneven.
+CONFIG = TrainConfig(
+    sequence_length=32,
+    batch_size=4,
+    steps=8,
+    rounds=2,
+    bf16=False,
+    compile=False,
+    checkpoint_every=3,
+    keep_checkpoints=9,
+    base_batch_tokens=128,
+)
+SCRIPT = """
+import sys
+from tinylm.corpus.store import open_store
+from tinylm.models.teacher import load_model
+from tinylm.train.config import TrainConfig
+from tinylm.train.loop import train
+model, store, out, config = sys.argv[1:]
+train(load_model(model), open_store(store), TrainConfig(**eval(config)), out)
+"""
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return pack(texts(80), byte_level_tokenizer(), tmp_path_factory.mktemp("data") / "store")
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    from builders import tiny_teacher
+
+    return tiny_teacher(
+        tmp_path_factory.mktemp("models") / "odd", vocab_size=500, hidden_size=64, intermediate_size=101
+    )
+
+
+def two_processes(teacher: Path, store, out: Path, config: TrainConfig, tmp_path: Path) -> None:
+    script = tmp_path / "train_script.py"
+    script.write_text(SCRIPT)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
+    arguments = [script, teacher, store.path, out, repr(config.to_dict())]
+    done = subprocess.run(
+        [*launch, *map(str, arguments)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def losses(out: Path) -> list[float]:
+    return [line["loss"] for line in metrics.read(out)]
+
+
+def test_two_processes_train_as_one_and_their_checkpoint_resumes_on_one(teacher, store, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    train(load_model(teacher), store, CONFIG, one)
+    two_processes(teacher, store, two, CONFIG, tmp_path)
+    assert losses(two) == pytest.approx(losses(one), rel=1e-4)
+    assert len(metrics.read(two)) == 8  # one process writes, not both
+    ours, theirs = (dict(load_model(out / "model").named_parameters()) for out in (one, two))
+    for name, weight in ours.items():
+        assert (weight - theirs[name]).abs().max() < 1e-3, name
+
+    resumed = tmp_path / "resumed"  # as killed after step 3 of the two-process run
+    (resumed / "checkpoints").mkdir(parents=True)
+    os.rename(two / "checkpoints" / "step-00000003", resumed / "checkpoints" / "step-00000003")
+    train(load_model(teacher), store, CONFIG, resumed)
+    assert [line["step"] for line in metrics.read(resumed)] == [3, 4, 5, 6, 7]
+    assert losses(resumed) == pytest.approx(losses(one)[3:], rel=1e-4)
+
+
+def test_a_checkpoint_of_one_process_resumes_on_two(teacher, store, tmp_path):
+    train(load_model(teacher), store, CONFIG, tmp_path / "one")
+    (tmp_path / "two" / "checkpoints").mkdir(parents=True)
+    name = Path("checkpoints") / "step-00000006"
+    os.rename(tmp_path / "one" / name, tmp_path / "two" / name)
+    two_processes(teacher, store, tmp_path / "two", dataclasses.replace(CONFIG, model_copies=1), tmp_path)
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one")[6:], rel=1e-4)
