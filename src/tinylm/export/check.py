@@ -212,8 +212,9 @@ def compare_greedy(llama: Llama | Any, model: Any, tokenizer: Any, quantize: str
         facts["greedy_gap"] = gap = float(best[0] - best[1])  # nats between transformers' two best where the texts part
         if quantization.is_float(quantize) and gap > tie:
             raise WorkError(
-                f"greedy text parts at token {equal}: {tokenizer.decode(theirs[equal : equal + 4])!r} "
-                f"in {llama.runtime}, {tokenizer.decode(ours[equal : equal + 4])!r} in transformers, which is {gap:.2f} nats ahead there"
+                f"greedy text parts at token {equal}: {tokenizer.decode(theirs[equal : equal + 4])!r} in "
+                f"{llama.runtime}, {tokenizer.decode(ours[equal : equal + 4])!r} in transformers, which is "
+                f"{gap:.2f} nats ahead there"
             )
     return facts
 
