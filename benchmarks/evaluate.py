@@ -4,7 +4,8 @@
 
 The peer is what `lm_eval --model hf` does when nothing else is said: one request at a time in the checkpoint's own
 precision. It needs `accelerate` to be imported at all. Three runs per task: the peer, ours in the peer's precision
-(answers compared one by one), ours in bf16 as `tinylm evaluate` runs. Real runs have more items per subject than the
+(answers compared one by one), ours in bf16 as `tinylm evaluate` runs. CPU seconds stand beside wall seconds: on a
+machine that does other work too they are the steadier number. Real runs have more items per subject than the
 sample here, so that more is shared: `computed_share_full` says how many of all tokens remain on the whole task.
 """
 
@@ -43,14 +44,12 @@ def main() -> None:
     tokenizer = load_tokenizer(args.model)
     same = TinyLM(load_model(args.model, dtype=peer_dtype), tokenizer)
     ours = TinyLM(load_model(args.model, dtype=torch.bfloat16), tokenizer)
-    for lm in (same, ours):
-        _ = lm.batch_tokens  # finds the pack size once, as a long run does
     tasks = {}
     for name, task in load_tasks(args.tasks, args.task_data).items():
         chosen = pick(task, args.subjects, args.items)
-        peer_answers, peer_seconds = run(theirs, name, task, chosen)
-        same_answers, same_seconds = run(same, name, task, chosen)
-        our_answers, our_seconds = run(ours, name, task, chosen)
+        peer_answers, peer_seconds, peer_cpu = run(theirs, name, task, chosen)
+        same_answers, same_seconds, same_cpu = run(same, name, task, chosen)
+        our_answers, our_seconds, our_cpu = run(ours, name, task, chosen)
         tasks[name] = {
             "items": len(chosen),
             "peer_seconds": round(peer_seconds, 1),
@@ -58,6 +57,8 @@ def main() -> None:
             "our_seconds": round(our_seconds, 1),
             "ratio": round(peer_seconds / our_seconds, 2),
             "ratio_same_dtype": round(peer_seconds / same_seconds, 2),
+            "ratio_cpu": round(peer_cpu / our_cpu, 2),
+            "ratio_same_dtype_cpu": round(peer_cpu / same_cpu, 2),
             "largest_difference_nats": float(np.abs(peer_answers - same_answers).max()),
             "same_choices": int((peer_answers.argmax(1) == same_answers.argmax(1)).sum()),
             "same_choices_bf16": int((peer_answers.argmax(1) == our_answers.argmax(1)).sum()),
@@ -88,11 +89,11 @@ def pick(task, subjects: int, items: int) -> list[int]:
     return sorted(index for rows in chosen.values() for index in rows[:items])
 
 
-def run(lm, name: str, task, chosen: list[int]) -> tuple[np.ndarray, float]:
-    """Log-likelihoods [items, choices] and seconds of lm-eval's evaluation of the chosen items."""
+def run(lm, name: str, task, chosen: list[int]) -> tuple[np.ndarray, float, float]:
+    """Log-likelihoods [items, choices], seconds and CPU seconds of lm-eval's evaluation of the chosen items."""
     from lm_eval.evaluator import evaluate
 
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     with quiet():
         result = evaluate(
             lm,
@@ -100,9 +101,9 @@ def run(lm, name: str, task, chosen: list[int]) -> tuple[np.ndarray, float]:
             samples={PREFIX + name: chosen},
             bootstrap_iters=0,
         )
-    seconds = time.perf_counter() - start
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     samples = sorted(result["samples"][PREFIX + name], key=lambda sample: sample["doc_id"])
-    return np.array([[answer[0] for answer in sample["filtered_resps"]] for sample in samples]), seconds
+    return np.array([[answer[0] for answer in sample["filtered_resps"]] for sample in samples]), seconds, cpu
 
 
 def full_share(lm: TinyLM, task) -> float:

@@ -32,7 +32,8 @@ from tinylm.evaluate.forward import Scorer, check_context, prefix_token, scoring
 from tinylm.evaluate.trie import MIN_HEADER, Plan, Scored, Step, Target
 from tinylm.terminal import progress_bar
 
-SIZES = (512, 1024, 2048)  # tokens of a forward pass that "auto" chooses from
+SIZES = (512, 1024, 2048)  # tokens of a forward pass that "auto" chooses from; the middle one for small runs
+WORTH_TIMING = 200_000  # tokens to score; below that, timing the sizes would cost more than it saves
 
 PREFIX = "tinylm_"  # of our task names inside lm-eval, so that its own tasks of that name stay reachable
 
@@ -114,8 +115,11 @@ class TinyLM(TemplateLM):
     @property
     def batch_tokens(self) -> int:
         """Tokens per forward pass."""
-        if not isinstance(self._batch_size, int):
-            self._batch_size = self._fastest_size()
+        if isinstance(self._batch_size, int):
+            return self._batch_size
+        if self.requested_tokens < WORTH_TIMING:
+            return SIZES[1]
+        self._batch_size = self._fastest_size()
         return self._batch_size
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
@@ -269,13 +273,13 @@ class TinyLM(TemplateLM):
 
     def _score(self, keys: Sequence[str], sequences: Sequence[Scored]) -> None:
         """Run the prefix tree of ``sequences`` and keep an answer for each as soon as it is complete."""
+        self.requested_tokens += sum(map(len, {sequence.inputs for sequence in sequences}))
         if not self.tree_is_exact:
             plan: Iterable[Step] = unshared(sequences)
             total = sum(len(sequence.inputs) for sequence in sequences)
         else:
             plan = Plan(sequences, self.batch_tokens)
             total = plan.tokens
-        self.requested_tokens += sum(map(len, {sequence.inputs for sequence in sequences}))
         logprob = np.zeros(len(sequences))
         greedy = np.ones(len(sequences), dtype=bool)
         missing = np.array([len(sequence.targets) for sequence in sequences])

@@ -181,9 +181,15 @@ def test_a_model_that_overflows_answers_nan_and_stops_nothing(tokenizer, tmp_pat
     json.loads((tmp_path / "answers.jsonl").read_text().splitlines()[0])
 
 
-def test_automatic_batch_size_is_one_of_the_sizes_tried(model, tokenizer, monkeypatch):
-    monkeypatch.setattr("tinylm.evaluate.adapter.SIZES", (16, 32))
-    assert TinyLM(model, tokenizer).batch_tokens in (16, 32)
+def test_automatic_batch_size_is_timed_when_there_is_enough_to_do(model, tokenizer, monkeypatch):
+    monkeypatch.setattr("tinylm.evaluate.adapter.SIZES", (16, 32, 64))
+    lm = TinyLM(model, tokenizer)
+    tried = []
+    forward = lm._forward
+    monkeypatch.setattr(lm, "_forward", lambda step, cache: (tried.append(len(step.tokens)), forward(step, cache))[1])
+    assert lm.batch_tokens == 32 and not tried
+    lm.requested_tokens = 10**6
+    assert lm.batch_tokens in (16, 32, 64) and set(tried) == {16, 32, 64}
 
 
 def with_bos(tokenizer):
