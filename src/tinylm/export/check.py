@@ -228,10 +228,12 @@ def model_logits(model: Any, ids: Sequence[int]) -> torch.Tensor:
 def _windows(tokenizer: Any, texts: Sequence[str]):
     """(token ids, bytes they spell after the first) of the text in windows of 256 tokens: 4096 tokens at most."""
     taken = 0
+    start_ids = tokenizer("")["input_ids"]  # the BOS token of models that want one: without it they predict badly
+    start_ids = start_ids if start_ids == [tokenizer.bos_token_id] else []
     for text in [hard_text.PROSE, *texts]:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         for start in range(0, len(ids) - 1, _WINDOW):
-            window = ids[start : start + _WINDOW]
+            window = start_ids + ids[start : start + _WINDOW]
             if len(window) > 1 and taken < 4096:
                 taken += len(window)
                 yield window, len(tokenizer.decode(window[1:]).encode())
