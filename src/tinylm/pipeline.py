@@ -78,7 +78,7 @@ def run(recipe: Recipe, out: Path, work: Path | None = None, recipe_path: str = 
         }
         if recipe.control.enabled:
             random = _random(recipe, stages, compact, shape)
-            control = _train(recipe, stages, "control", random, store, compact)
+            control = _train(recipe, stages, "control", random, store, compact, order_from=student)
             models["control"] = control / "model"
         scores = {name: _scores(recipe, stages, corpus, name, folder) for name, folder in models.items()}
         tasks = _tasks(recipe, stages, models)
@@ -251,23 +251,33 @@ def _random(recipe: Recipe, stages: Stages, compact: Path, shape: Path) -> Path:
     return stages("random weights", inputs, build, kind="random")
 
 
-def _train(recipe: Recipe, stages: Stages, name: str, initial: Path, store: Path, compact: Path) -> Path:
+def _train(
+    recipe: Recipe,
+    stages: Stages,
+    name: str,
+    initial: Path,
+    store: Path,
+    compact: Path,
+    order_from: Path | None = None,
+) -> Path:
     """Formula 4: multiple-round training; resumable, so a kill loses at most the steps since the last checkpoint."""
 
     def build(folder: Path) -> dict[str, Any]:
         model = teachers.load_model(initial / "model", torch.float32)
-        wants_teacher = recipe.train.distillation == "live" and recipe.train.distillation_weight > 0
+        wants_teacher = recipe.train.distillation != "none"
         return train(
             model,
             open_store(store / "train"),
             recipe.train,
             folder,
             teacher=teachers.load_model(compact / "model", torch.float32) if wants_teacher else None,
-            valid_store=open_store(store / "valid"),
             tokenizer=teachers.load_tokenizer(compact / "model"),
+            order_from=order_from,
         )
 
     inputs = {"initial": initial.name, "store": store.name, "compact": compact.name, **recipe.train.to_dict()}
+    if order_from is not None:
+        inputs["order_from"] = order_from.name
     return stages(name, inputs, build, kind="train", resumable=True)
 
 

@@ -4,6 +4,7 @@ Every wrong value is one clear line that names the key, the value and what is al
 """
 
 import dataclasses
+import json
 import tomllib
 import types
 import typing
@@ -130,6 +131,27 @@ def read_recipe(path: str | Path) -> Recipe:
     recipe = from_table(Recipe, table, str(path))
     recipe.validate()
     return recipe
+
+
+def to_toml(recipe: Recipe) -> str:
+    """The whole recipe, defaults included, as TOML that :func:`read_recipe` reads back to an equal recipe."""
+    lines, tables = [], []
+    for key, value in recipe.to_dict().items():
+        if isinstance(value, dict):
+            tables += ["", f"[{key}]", *(f"{name} = {_toml_value(item)}" for name, item in value.items())]
+        else:
+            lines.append(f"{key} = {_toml_value(value)}")
+    return "\n".join(lines + tables) + "\n"
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_toml_value(item)}" for key, item in value.items()) + " }" if value else "{}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
+    if isinstance(value, float):
+        return repr(value) if "e" in repr(value) or "." in repr(value) else f"{value}.0"
+    return json.dumps(value, ensure_ascii=False)  # strings, numbers and booleans are spelt alike in JSON and TOML
 
 
 def packaged_recipes() -> dict[str, Path]:

@@ -3,13 +3,19 @@ import dataclasses
 import pytest
 
 from tinylm.errors import InputError
-from tinylm.recipe import Recipe, packaged_recipes, read_recipe
+from tinylm.recipe import Recipe, packaged_recipes, read_recipe, to_toml
 
 
 def write(tmp_path, text):
     path = tmp_path / "r.toml"
     path.write_text(text)
     return path
+
+
+@pytest.mark.parametrize("name", packaged_recipes())
+def test_toml_reads_back_to_an_equal_recipe(tmp_path, name):
+    recipe = read_recipe(name)
+    assert read_recipe(write(tmp_path, to_toml(recipe))) == recipe
 
 
 @pytest.mark.parametrize("name", packaged_recipes())

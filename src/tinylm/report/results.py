@@ -13,11 +13,12 @@ from tinylm.architecture.shape import parameters_by_part
 from tinylm.artifact import Stages
 from tinylm.models import teacher as teachers
 from tinylm.models.shape import Shape
+from tinylm.recipe import Recipe, to_toml
 
 
-def collect(recipe, stages: Stages, models, scores, tasks, samples, recipe_path: str) -> dict[str, Any]:
+def collect(recipe: Recipe, stages: Stages, models, scores, tasks, samples, recipe_path: str) -> dict[str, Any]:
     """Everything the report shows, as plain data."""
-    configs = {name: teachers.load_config(models[name]) for name in ("teacher", "student")}
+    configs = {name: teachers.load_config(models[name]) for name in ("teacher", "compact", "student")}
     shapes = {name: Shape.from_config(config) for name, config in configs.items()}
     parts = {name: parameters_by_part(shapes[name], configs[name]) for name in configs}
     certificate = stages.result("compact tokenizer")
@@ -31,6 +32,7 @@ def collect(recipe, stages: Stages, models, scores, tasks, samples, recipe_path:
     return {
         "name": recipe.name,
         "recipe": recipe.to_dict(),
+        "recipe_toml": to_toml(recipe),
         "recipe_path": recipe_path,
         "bits_per_byte": bpb,
         "bits_per_byte_stderr": {name: score["stderr"] for name, score in scores.items()},

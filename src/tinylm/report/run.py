@@ -65,7 +65,7 @@ def _ladder_rows(results: dict[str, Any]) -> list[list[str]]:
             [
                 RUNG_NAMES.get(key, key),
                 f"{size / 1e6:.1f}M",
-                "-" if tokens is None else f"{tokens / 1e6:.2f}M",
+                "-" if tokens is None else f"{tokens / 1e6:.2f}M" if tokens else "0",
                 f"{value:.4f}",
                 "-" if error is None else f"{error:.4f}",
             ]
@@ -115,18 +115,18 @@ def _draw_coverage(results: dict[str, Any]) -> str:
         ax.plot(sizes, [100 * point["coverage"] for point in curve], color=BLUE, label="tokens covered")
         ax.plot(sizes, [100 * (point["growth"] - 1) for point in curve], color=RED, label="text grows by (predicted)")
         ax.axhline(97.86, color=GREY, linestyle=":", linewidth=1.2)
-        ax.annotate("97.86 %: the paper's 48k", (sizes[-1], 97.86), ha="right", va="bottom", fontsize=8)
+        ax.annotate("97.86 %: the paper's 48k", (sizes[0], 97.86), ha="left", va="bottom", fontsize=8)
         ax.axvline(kept, color=GREEN, linewidth=1.2)
-        ax.annotate(f" kept: {kept}", (kept, 50), fontsize=9, color=GREEN)
+        ax.annotate(f"kept: {kept:,} ", (kept, 50), fontsize=9, color=GREEN, ha="right")
         ax.set_xscale("log", base=2)
         ticks = [
             size for size in (1024, 2048, 4096, 8192, 16384, 32768, 49152, 65536, 131072, 262144) if size <= sizes[-1]
         ]
         ax.set_xticks(ticks, [f"{tick // 1024}k" for tick in ticks])
-        ax.set_ylim(0, 104)
+        ax.set_ylim(0, 106)
         ax.set_xlabel("vocabulary size")
         ax.set_ylabel("percent")
-        ax.legend(loc="center right")
+        fig.legend(loc="outside upper center", ncols=2, fontsize=8.5)
         return to_svg(fig)
 
 

@@ -1,0 +1,183 @@
+"""`tinylm run` from the outside: the whole pipeline on a tiny teacher, killed, resumed, and given bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from builders import corpus_file
+from safetensors.torch import load_file
+
+RECIPE = """
+name = "tiny"
+teacher = "{teacher}"
+[corpus]
+paths = ["{corpus}"]
+valid_fraction = 0.1
+eval_bytes = 5000
+[tokenizer]
+vocab_size = 384
+[architecture]
+shape = {{ num_layers = 3, hidden_size = 48, intermediate_size = 96, num_attention_heads = 4, num_key_value_heads = 2, head_dim = 16 }}
+[inherit]
+calibration_chunks = 8
+calibration_length = 32
+[train]
+sequence_length = 32
+batch_size = 4
+steps = 24
+rounds = 2
+checkpoint_every = 4
+compile = false
+[evaluate]
+prompts = ["The river"]
+"""  # noqa: E501
+
+
+def tinylm(*arguments, **options) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "tinylm", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, **options)
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory, teacher_dir) -> Path:
+    folder = tmp_path_factory.mktemp("recipe")
+    corpus = corpus_file(folder / "corpus.jsonl", count=300)
+    path = folder / "tiny.toml"
+    path.write_text(RECIPE.format(teacher=teacher_dir, corpus=corpus))
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(recipe, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "undisturbed"
+    done = tinylm("run", recipe, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert "bits per byte" in done.stdout
+    return out
+
+
+def test_results_keep_the_contract(finished):
+    results = json.loads((finished / "results.json").read_text())
+    assert {"teacher", "student", "control"} <= set(results["bits_per_byte"])
+    assert all(0 < value < 20 for value in results["bits_per_byte"].values())
+    assert results["parameters"]["student"] < results["parameters"]["teacher"]
+    assert results["tokens_trained"] == 24 * 4 * 32
+    assert all(seconds >= 0 for seconds in results["seconds"].values())
+    html = (finished / "report.html").read_text()
+    assert html.count("<svg") == 5 and "<script" not in html and "http-equiv" not in html
+    for name in ("ladder", "loss", "coverage", "parts", "layers"):
+        assert f"figures/{name}.svg" in (finished / "report.md").read_text()
+        assert (finished / "figures" / f"{name}.svg").exists()
+    rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert {row["round"] for row in rows if "round" in row} == {0, 1}
+
+
+def test_the_control_sees_the_same_batches(finished):
+    import numpy as np
+
+    artifacts = json.loads((finished / "results.json").read_text())["artifacts"]
+    student, control = (
+        np.load(finished / "work" / artifacts[name] / "rounds" / "round-1.npz") for name in ("train", "control")
+    )
+    assert np.array_equal(student["chosen"], control["chosen"])
+    assert np.array_equal(student["sequences"], control["sequences"])
+
+
+def test_the_model_is_an_ordinary_one(finished):
+    code = (
+        "import sys, torch; from transformers import AutoModelForCausalLM, AutoTokenizer\n"
+        "m = AutoModelForCausalLM.from_pretrained(sys.argv[1]); t = AutoTokenizer.from_pretrained(sys.argv[1])\n"
+        "assert 'tinylm' not in sys.modules and len(t) == 384 == m.config.vocab_size\n"
+        "print(t.decode(m.generate(**t('The river', return_tensors='pt'), max_new_tokens=5)[0]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, finished / "model"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("The river")
+
+
+def test_running_again_trains_nothing_and_changes_nothing(recipe, finished):
+    before = load_file(finished / "model" / "model.safetensors")
+    stamp = {path: path.stat().st_mtime_ns for path in (finished / "work").rglob("*") if path.is_file()}
+    assert tinylm("run", recipe, "--out", finished).returncode == 0
+    after = load_file(finished / "model" / "model.safetensors")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert stamp == {path: path.stat().st_mtime_ns for path in (finished / "work").rglob("*") if path.is_file()}
+
+
+def test_killed_at_any_moment_it_ends_in_the_same_weights(recipe, finished, tmp_path):
+    """SIGKILL after ever longer runs, so that every stage is cut at some point; then one run to the end."""
+    command = [sys.executable, "-m", "tinylm", "run", str(recipe), "--out", str(tmp_path / "killed")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    kills = 0
+    for marker in ("corpus-*", "compact-*", "inherit-*", "train-*.partial/metrics.jsonl", "train-*.partial/rounds/*"):
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            if any((tmp_path / "killed" / "work").glob(marker)):
+                process.send_signal(signal.SIGKILL)
+                kills += 1
+                break
+            time.sleep(0.01)
+        process.wait()
+    assert kills >= 4
+    assert tinylm("run", recipe, "--out", tmp_path / "killed").returncode == 0
+    expected, found = (load_file(out / "model" / "model.safetensors") for out in (finished, tmp_path / "killed"))
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("vocab_size = 384", "vocab_size = 100000", "larger than"),
+        ("vocab_size = 384", "vocab_size = 10", "too small"),
+        ("num_layers = 3", "num_layers = 9", "num_layers"),
+        ("num_layers = 3, ", "", "num_layers"),
+        ("corpus.jsonl", "missing.jsonl", "does not exist"),
+        ("rounds = 2", "roundz = 2", "roundz"),
+        ('name = "tiny"', 'name = "tiny"\nteacher_path = 3', "teacher_path"),
+        ("steps = 24", "steps = 0.5", "steps"),
+    ],
+)
+def test_a_wrong_recipe_is_one_line_and_exit_code_2(recipe, tmp_path, old, new, words):
+    text = recipe.read_text()
+    assert old in text
+    path = tmp_path / "wrong.toml"
+    path.write_text(text.replace(old, new))
+    done = tinylm("run", path, "--out", tmp_path / "out")
+    assert done.returncode == 2, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("tinylm: ") and words in last
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out" / "results.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [("", "empty"), ('{"text": "only one"}\n', "1 different document"), ("{", "not JSON")]
+)
+def test_a_wrong_corpus_is_one_line_and_exit_code_2(recipe, tmp_path, content, words):
+    (tmp_path / "c.jsonl").write_text(content)
+    path = tmp_path / "r.toml"
+    path.write_text(recipe.read_text().replace(str(recipe.parent / "corpus.jsonl"), str(tmp_path / "c.jsonl")))
+    done = tinylm("run", path, "--out", tmp_path / "out")
+    assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_damaged_teacher_is_one_line_and_exit_code_2(recipe, teacher_dir, tmp_path):
+    import shutil
+
+    shutil.copytree(teacher_dir, tmp_path / "teacher")
+    weights = tmp_path / "teacher" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    path = tmp_path / "r.toml"
+    path.write_text(recipe.read_text().replace(str(teacher_dir), str(tmp_path / "teacher")))
+    done = tinylm("run", path, "--out", tmp_path / "out")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "download or convert it again" in done.stderr.splitlines()[-1]
+    assert not list((tmp_path / "out" / "work").glob("compact-*"))
