@@ -70,6 +70,11 @@ def test_scores_are_reused_for_a_second_shape(monkeypatch) -> None:
     assert set(second.kept.layers) <= set(first.kept.layers)
 
 
+def test_a_shape_that_transformers_refuses_is_one_clear_line() -> None:
+    with pytest.raises(InputError, match="refused by transformers' llama config"):
+        inherit(family_model("llama"), Shape(4, 30, 48, 4, 2, 8, 64), criterion="l2", layers="first-last", repair=())
+
+
 def test_bad_weights_and_calibration_are_one_clear_line() -> None:
     teacher, target = family_model("llama"), Shape(2, 32, 48, 4, 2, 8, 64)
     with pytest.raises(InputError, match="needs calibration text"):

@@ -164,6 +164,11 @@ def build(
 
     student_config = target.to_config(config, kept_layers)
     student_config.dtype = dtype
+    try:  # what a config refuses, a reload would refuse
+        type(student_config).from_dict(student_config.to_dict())
+    except Exception as error:  # transformers raises classes of huggingface_hub here, and they change
+        reason = " ".join(str(error).split())[-200:]
+        raise InputError(f"target shape is refused by transformers' {config.model_type} config ({reason})") from error
     model = AutoModelForCausalLM.from_config(student_config, dtype=dtype)
     missing, unexpected = model.load_state_dict(dict(weights), strict=False)
     tied = ["lm_head.weight"] if target.tie_word_embeddings else []
