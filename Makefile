@@ -12,7 +12,7 @@ run: setup  ## the whole pipeline on the embedded demo: teacher, corpus, tiny mo
 	$(BIN)/tinylm run
 
 test: setup lint  ## style, types, then unit, integration and end-to-end tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 setup: $(STAMP)  ## .venv with the locked dependencies
 
