@@ -16,7 +16,7 @@ def test_device_table(tmp_path):
     teacher = tiny_teacher(tmp_path / "teacher", hidden_size=128, intermediate_size=256)
     student = tiny_teacher(tmp_path / "student", num_hidden_layers=1)
     command = [sys.executable, SCRIPT, "--teacher", teacher, "--student", student, "--rounds", "1", "--threads", "1"]
-    done = subprocess.run([*command, "--quantize", "q8_0", "q4_0"], capture_output=True, text=True, check=True)
+    done = subprocess.run([*command, "--quantize", "q8_0"], capture_output=True, text=True, check=True)
     *lines, last = done.stdout.splitlines()
     result = json.loads(last)
     assert list(result)[-1] == "ratio" and result["ratio"] > 0
@@ -24,8 +24,6 @@ def test_device_table(tmp_path):
     assert [(row["model"], row["format"]) for row in result["rows"]] == [
         ("teacher", "Q8_0"),
         ("student", "Q8_0"),
-        ("teacher", "Q4_0"),
-        ("student", "Q4_0"),
     ]
     assert all(row["peak_mb"] > 0 and row["load_s"] > 0 and row["decode_tokens_per_s"] > 0 for row in result["rows"])
-    assert len([line for line in lines if line.startswith("| ")]) == 5
+    assert len([line for line in lines if line.startswith("| ")]) == 3
