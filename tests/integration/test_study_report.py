@@ -7,6 +7,7 @@ import shutil
 import subprocess
 
 import pytest
+from scipy import stats
 from study_fakes import BASE, STUDY, fake_pipeline
 
 from tinylm.study.execute import Job, execute
@@ -54,6 +55,12 @@ def study_folder(folder, text, *, runner=fake_pipeline, skip=0):
 def test_a_ladder_reports_each_rung_and_the_whole(tmp_path):
     results = study_folder(tmp_path, LADDER)
     assert [rung["reference"] for rung in results["rungs"]] == [None, "one", "two rounds"]
+    below, rung, _ = results["rungs"]
+    expected = stats.ttest_rel(rung["values"], below["values"])
+    assert rung["p"] == pytest.approx(expected.pvalue)
+    smallest = min(results["rungs"][1:], key=lambda rung: rung["p"])
+    assert smallest["p_holm"] == pytest.approx(2 * smallest["p"]), "two comparisons"
+    assert rung["interval"] == pytest.approx(expected.confidence_interval(0.95))
     gain = results["total_gain"]
     first, last = results["rungs"][0]["mean"], results["rungs"][-1]["mean"]
     assert gain["percent"] == pytest.approx(100 * (1 - last / first), abs=0.2)
