@@ -17,7 +17,7 @@ from tinylm.terminal import console, progress_bar
 from tinylm.train import checkpoint
 from tinylm.train.batches import MicroBatch, make_plan, micro_batches
 from tinylm.train.config import TrainConfig
-from tinylm.train.device import bf16_is_fast, choose_device, keep_freed_memory, peak_flops
+from tinylm.train.device import bf16_is_fast, can_compile, choose_device, keep_freed_memory, peak_flops
 from tinylm.train.forgetting import record
 from tinylm.train.guards import Guard
 from tinylm.train.loss import Teacher
@@ -91,12 +91,17 @@ class Run:
     ) -> None:
         check_inputs(model, store, config, teacher)
         keep_freed_memory()
-        self.config, self.store, self.out, self.order_from = config, store, out, order_from
         self.device = choose_device()
+        self.world = World(self.device)
+        if config.compile and not can_compile(self.device):
+            self.say(
+                "[yellow]no C++ compiler with Python's headers here: layers are not compiled, training is slower[/]"
+            )
+            config = dataclasses.replace(config, compile=False)
+        self.config, self.store, self.out, self.order_from = config, store, out, order_from
         self.dtype = torch.bfloat16 if config.bf16 and bf16_is_fast(self.device) else torch.float32
         self.plan = make_plan(config, store)
         self.final_dtype = next(model.parameters()).dtype
-        self.world = World(self.device)
         set_parameter_dtype(model.to(self.device), torch.float32)
         self.student = Student(model.train(), config, self.device, self.dtype)
         if self.world.size > 1:
