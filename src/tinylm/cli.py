@@ -445,7 +445,7 @@ def inherit(
     calibration: list[str] | None = None,
     chunks: int = 64,
     length: int = 512,
-    repair: tuple[Literal["norms", "refit"], ...] = ("norms", "refit"),
+    repair: tuple[Literal["norms", "refit", "refit-all"], ...] = ("norms", "refit"),
     scores: Path | None = None,
     kept_ids: Path | None = None,
     dtype: Literal["bfloat16", "float32"] = "bfloat16",
@@ -464,7 +464,7 @@ def inherit(
         calibration: text the teacher is scored and the student repaired on: .txt, .jsonl[.gz|.zst], .parquet.
         chunks: calibration chunks; text is packed, nothing is padded.
         length: tokens a chunk.
-        repair: after the cut: norms rescales gains after a hidden cut, refit solves matrices by least squares.
+        repair: after the cut: norms rescales gains after a hidden cut, refit(-all) solves 2 (7) matrices a layer.
         scores: scores of an earlier run (its OUT/scores): a second shape then takes seconds.
         kept_ids: id_map.npy naming the teacher's ids that stay, when the target's vocabulary is smaller.
         dtype: of the teacher at work and of the student.

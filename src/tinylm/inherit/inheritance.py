@@ -12,7 +12,7 @@ from torch import Tensor
 from tinylm.errors import InputError, WorkError
 from tinylm.inherit import criteria, depth, masks
 from tinylm.inherit.cut import Kept, build, check_target, cut, model_weights
-from tinylm.inherit.repair import embedding_scale, norm_gains, refit
+from tinylm.inherit.repair import INPUT_GROUPS, embedding_scale, norm_gains, refit
 from tinylm.inherit.scores import Scores
 from tinylm.inherit.select import best, select
 from tinylm.models import axes
@@ -21,7 +21,7 @@ from tinylm.terminal import console
 
 CRITERIA = ("random", "l1", "l2", "taylor", "activation", "learned")
 LAYERS = ("first-last", "skip-loss", "greedy", "similarity", "learned")
-REPAIRS = ("norms", "refit")
+REPAIRS = ("norms", "refit", "refit-all")
 TAYLOR_TOKENS = 8192  # calibration tokens for unit scores: the ranking hardly moves beyond
 DEPTH_TOKENS = 2048  # calibration tokens for layer importance: it costs a forward pass a layer
 
@@ -43,7 +43,7 @@ def inherit(
     criterion: str = "taylor",
     layers: str = "greedy",
     *,
-    repair: Sequence[str] = REPAIRS,
+    repair: Sequence[str] = ("norms", "refit"),
     scores: Scores | None = None,
     vocab: Tensor | None = None,
     seed: int = 0,
@@ -56,7 +56,7 @@ def inherit(
         calibration_ids: int64 [chunks, T], full chunks of packed text. Not needed for random / l1 / l2
             with first-last layers and no repair.
         criterion, layers: how units and layers are scored (``CRITERIA``, ``LAYERS``); not used with ``scores``.
-        repair: which of ``REPAIRS`` run after the cut.
+        repair: which of ``REPAIRS`` run after the cut; refit solves two matrices of each layer, refit-all every one.
         scores: from an earlier run or ``Scores.load``: only the cut and the repair are done.
     Raises:
         InputError: a target that cannot be cut from this teacher, calibration missing or too short, NaN weights.
@@ -157,7 +157,10 @@ def repair_student(
     with fast_matmul(teacher):
         if "norms" in which and student.config.hidden_size < teacher.config.hidden_size:
             norm_gains(student, teacher, kept, _calibration(calibration_ids, "norms")[:8])
-        if "refit" in which:
+        if "refit-all" in which:
+            matrices = [name for group in INPUT_GROUPS for name in group]
+            refit(student, teacher, kept, _calibration(calibration_ids, "refit"), matrices)
+        elif "refit" in which:
             refit(student, teacher, kept, _calibration(calibration_ids, "refit"))
 
 
