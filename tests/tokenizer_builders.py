@@ -68,9 +68,9 @@ def wordpiece_dir(folder: Path, vocab_size: int = 400) -> Path:
     return folder
 
 
-def random_bpe(seed: int, tokens: int = 40, letters: str = "abc") -> Source:
+def random_bpe(seed: int, tokens: int = 40, letters: str = "abc", byte_fallback: bool = False) -> Source:
     """A BPE in the style of converted tiktoken files: every pair that spells a token is a merge, in random order, so
-    tokens have several merges and some cannot be reached at all."""
+    tokens have several merges and some cannot be reached at all. With ``byte_fallback`` letters too can be removed."""
     rng = random.Random(seed)
     vocab = list(letters)
     while len(vocab) < tokens:
@@ -84,11 +84,13 @@ def random_bpe(seed: int, tokens: int = 40, letters: str = "abc") -> Source:
         if token[:cut] in vocab and token[cut:] in vocab
     ]
     rng.shuffle(merges)
+    if byte_fallback:
+        vocab = [f"<0x{byte:02X}>" for byte in range(256)] + vocab
     model = {
         "type": "BPE",
         "vocab": {token: i for i, token in enumerate(vocab)},
         "merges": merges,
-        "byte_fallback": False,
+        "byte_fallback": byte_fallback,
     }
     empty = ("normalizer", "pre_tokenizer", "post_processor", "decoder", "truncation", "padding")
     data = {"version": "1.0", "added_tokens": [], "model": model, **dict.fromkeys(empty)}

@@ -102,6 +102,20 @@ def test_predicted_growth_counts_the_pieces_that_removed_tokens_become(seed, siz
     )
 
 
+@few
+@given(seeds, st.integers(256, 296))
+def test_with_byte_fallback_too_no_kept_token_becomes_unreachable(seed, size):
+    """Letters are not forced here: ties among tokens that were never formed must not separate a token from them."""
+    source = random_bpe(seed, byte_fallback=True)
+    ranking = rank(source, counts_of(source, random_strings(seed, number=2)))
+    kept = np.sort(ranking.order[: max(size, ranking.forced)])
+    mapping = {int(old): new for new, old in enumerate(kept)}
+    child, splits = Source(source.folder, cut(source, mapping)), splits_of(source)
+    for i in mapping:
+        if splits.merged[i]:
+            assert child.fast.encode(source.strings[i]).ids == [mapping[i]]
+
+
 def test_a_token_with_a_misleading_first_merge():
     """ "abc" is listed as a+bc first, but "ab" merges before "bc", so ab+c is what happens."""
     model = {"type": "BPE", "vocab": {"a": 0, "b": 1, "c": 2, "ab": 3, "bc": 4, "abc": 5}}
