@@ -255,6 +255,13 @@ class TestWrongInput:
         with pytest.raises(InputError, match="another tokenizer"):
             train(load_model(teacher_dir), other, CONFIG, tmp_path / "run", tokenizer=load_tokenizer(teacher_dir))
 
+    def test_a_damaged_store(self, teacher_dir, tmp_path):
+        damaged = pack(texts(20), byte_level_tokenizer(), tmp_path / "store")
+        file = tmp_path / "store" / "tokens.bin"
+        file.write_bytes(file.read_bytes()[:-1] + b"\x01")
+        with pytest.raises(InputError, match="checksum differs"):
+            train(load_model(teacher_dir), damaged, CONFIG, tmp_path / "run")
+
     def test_a_checkpoint_of_other_settings(self, teacher_dir, store, undisturbed):
         with pytest.raises(InputError, match="its settings differs"):
             train(load_model(teacher_dir), store, dataclasses.replace(CONFIG, seed=1), undisturbed)

@@ -31,6 +31,7 @@ from tinylm.train.teacher_table import TeacherTable, make_or_open
 from tinylm.train.trackers import start_tracker
 
 LARGE_BATCH = 4_000_000  # tokens; above it the paper's learning-rate rule no longer holds
+VERIFIED = 1_000_000_000  # tokens; checksums of larger stores take more than some seconds: call store.verify() by hand
 
 
 def train(
@@ -55,6 +56,8 @@ def train(
     """
     if tokenizer is not None and tokenizer_hash(tokenizer) != store.tokenizer_hash:
         raise InputError(f"{store.path} was packed with another tokenizer than the model's: pack the corpus again")
+    if store.num_tokens < VERIFIED:
+        store.verify()
     run = Run(model, store, config.validate(), Path(out), teacher, teacher_table, order_from)
     run.resume()
     with StopSignal() as stop, progress_bar("training", run.plan.total_steps, "steps") as bar:
