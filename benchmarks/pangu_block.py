@@ -29,6 +29,8 @@ def matched(budget: float, vocab_size: int, depth: int) -> tuple[Candidate, Cand
         if c.shape.num_layers == depth
         and (c.shape.hidden_size, c.shape.num_attention_heads, c.shape.num_key_value_heads) == frame
     ]
+    if not same:
+        raise SystemExit(f"no PanGu-pi shape matches {plain.shape} within 1 %: take another --budget or --depth")
     return plain, min(same, key=lambda c: abs(c.parameters - exact))
 
 

@@ -5,6 +5,7 @@ starts after a warm-up. Shapes take turns within every round, so that a slow min
 Results are cached by shape, protocol and machine.
 """
 
+import ctypes
 import gc
 import os
 import platform
@@ -135,8 +136,9 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats(device)
             return
         try:
+            ctypes.CDLL(None).malloc_trim(0)  # give freed memory back, else the next model would reuse it unseen
             Path("/proc/self/clear_refs").write_text("5")  # resets the kernel's high-water mark
-        except OSError:
+        except (OSError, AttributeError):
             self.device = ""
         self.before = _resident_peak()
 
