@@ -3,10 +3,12 @@ import shutil
 
 import pytest
 import torch
-from builders import corpus_file
+from builders import corpus_file, family_model
 from transformers import AutoModelForCausalLM
 
 from tinylm.cli import main
+from tinylm.inherit import inherit
+from tinylm.inherit.run import inherit_streamed
 from tinylm.models.shape import Shape, read_shape, write_shape
 
 
@@ -63,3 +65,15 @@ def test_a_truncated_shard_is_one_line_and_exit_2(done, teacher_dir, tmp_path, c
     with pytest.raises(SystemExit) as stop:
         main([*common, *calibration, "--teacher", str(broken), "--out", str(tmp_path / "out")])
     assert stop.value.code == 2 and "cannot be loaded" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_streaming_the_shards_gives_the_same_student(tied: bool, tmp_path) -> None:
+    teacher = family_model("gemma2", tied)
+    teacher.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 2
+    target = Shape(3, 24, 40, 2, 1, 8, 64, tied)
+    streamed = inherit_streamed(tmp_path, target, "l2", None, torch.float32)
+    in_memory = inherit(teacher, target, criterion="l2", layers="first-last", repair=())
+    for mine, other in zip(streamed.model.parameters(), in_memory.model.parameters(), strict=True):
+        assert torch.equal(mine, other)

@@ -57,7 +57,7 @@ class Kept:
 class Shards(Mapping[str, Tensor]):
     """The weights of a `transformers` directory, read from its safetensors shards one tensor at a time."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, tied: bool) -> None:
         from safetensors import SafetensorError, safe_open
 
         self._files = {}
@@ -69,6 +69,8 @@ class Shards(Mapping[str, Tensor]):
             self._files.update(dict.fromkeys(file.keys(), file))
         if not self._files:
             raise InputError(f"{folder} has no .safetensors weights")
+        if tied:  # some checkpoints hold the same matrix twice
+            self._files.pop("lm_head.weight", None)
 
     def __getitem__(self, name: str) -> Tensor:
         return self._files[name].get_tensor(name)

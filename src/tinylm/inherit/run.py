@@ -1,8 +1,10 @@
 """From files to files: load the teacher, pack calibration text, inherit, write, reload."""
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,9 +14,14 @@ from tinylm.artifact import atomic_directory
 from tinylm.corpus.pack import find_separator
 from tinylm.corpus.read import documents
 from tinylm.errors import InputError
+from tinylm.inherit import criteria, depth
+from tinylm.inherit.cut import Shards, build, cut
 from tinylm.inherit.inheritance import Inherited, inherit, save
 from tinylm.inherit.memory import memory_line
+from tinylm.inherit.repair import embedding_scale
 from tinylm.inherit.scores import Scores
+from tinylm.inherit.select import select
+from tinylm.models import axes
 from tinylm.models.shape import Shape, read_shape
 from tinylm.models.teacher import load_config, load_model, load_tokenizer, resolve
 from tinylm.terminal import console
@@ -44,6 +51,9 @@ def inherit_files(
         if tokenizer is None:
             raise InputError(f"teacher {teacher} has no tokenizer.json: calibration text cannot be read")
         ids = calibration_chunks(calibration, tokenizer, chunks, length)
+    if criterion in ("random", "l1", "l2") and layers == "first-last" and not repair and scores is None:
+        result = inherit_streamed(folder, target, criterion, _kept_ids(kept_ids) if kept_ids else None, dtype, seed)
+        return _write(result, teacher, target, out, tokenizer if kept_ids is None else None)
     console.print(memory_line(Shape.from_config(load_config(folder)), target, dtype, length), highlight=False)
     result = inherit(
         load_model(folder, dtype),
@@ -56,8 +66,34 @@ def inherit_files(
         vocab=_kept_ids(kept_ids) if kept_ids else None,
         seed=seed,
     )
+    return _write(result, teacher, target, out, tokenizer if kept_ids is None else None)
+
+
+def inherit_streamed(
+    folder: Path, target: Shape, criterion: str, vocab: Tensor | None, dtype: torch.dtype, seed: int = 0
+) -> Inherited:
+    """Weight norms and the cut straight from the shards of ``folder``: one teacher tensor in memory at a time."""
+    started = time.perf_counter()
+    config = load_config(folder)
+    weights, teacher = Shards(folder, bool(config.tie_word_embeddings)), Shape.from_config(config)
+    axes.check_weights(weights.sizes(), config)
+    if criterion == "random":
+        units = criteria.random(teacher, seed)
+    else:
+        units = criteria.weight_norm(weights, config, int(criterion[1]))
+    about = {"criterion": criterion, "layers": "first-last", "calibration_tokens": 0, "teacher": teacher.to_dict()}
+    layers = depth.first_last(teacher.num_layers)
+    scores = Scores(units[axes.FFN], units[axes.Q_HEADS], units[axes.HIDDEN], layers, about)
+    scores.check(teacher)
+    kept = select(scores, teacher, target, vocab)
+    student = build(cut(weights, config, target, kept), config, target, kept.layers, dtype)
+    embedding_scale(student, teacher.hidden_size)
+    return Inherited(student, scores, kept, {"score and cut": time.perf_counter() - started})
+
+
+def _write(result: Inherited, teacher: str, target: Shape, out: Path, tokenizer: Any) -> Inherited:
     with atomic_directory(out) as scratch:
-        save(result, scratch, tokenizer if kept_ids is None else None)
+        save(result, scratch, tokenizer)
         about = {"seconds": result.seconds, "kept_layers": result.kept.layers, "shape": target.to_dict()}
         (scratch / "inherit.json").write_text(json.dumps({"teacher": teacher, **about}, indent=2) + "\n")
     return result
