@@ -6,6 +6,7 @@ nothing or the whole thing.
 """
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -113,6 +114,24 @@ def stage(
     path = Path(root) / f"{name}-{hash_of({'stage': name, **inputs})}"
     if (path / MANIFEST).exists():
         return path
+    with _one_builder(path):
+        if not (path / MANIFEST).exists():  # another process may have made it while we waited
+            _build(path, name, inputs, build, resumable)
+    return path
+
+
+@contextmanager
+def _one_builder(path: Path) -> Iterator[None]:
+    """Runs of a study that share stages wait for one another instead of building the same stage twice."""
+    with _clear_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = open(path.with_name(f".{path.name}.lock"), "w")  # noqa: SIM115 - closed by the `with` below
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _build(path: Path, name: str, inputs: Mapping[str, Any], build: Callable[[Path], Any], resumable: bool) -> None:
     before = 0.0
     with _partial_directory(path) if resumable else atomic_directory(path, replace=True) as folder:
         clock = folder / ".seconds"
@@ -128,7 +147,6 @@ def stage(
         clock.unlink(missing_ok=True)
         seconds = round(before + time.monotonic() - start, 2)
         write_json(folder / MANIFEST, {"stage": name, "inputs": dict(inputs), "seconds": seconds, "result": result})
-    return path
 
 
 @contextmanager

@@ -4,6 +4,7 @@ Each stage is one artifact under ``work``, named by the hash of what made it: a 
 seconds, a killed one goes on where it was, and runs of a study that share ``work`` compute shared stages once.
 """
 
+import dataclasses
 import fcntl
 import shutil
 from collections.abc import Iterator
@@ -242,12 +243,12 @@ def _random(recipe: Recipe, stages: Stages, compact: Path, shape: Path) -> Path:
 
         config = read_shape(shape / "plan.json").to_config(teachers.load_config(compact / "model"))
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        initialise(model, seed=recipe.seed)
+        initialise(model, recipe.inherit.scheme, seed=recipe.seed)
         model.save_pretrained(folder / "model")
         _copy_tokenizer(compact / "model", folder / "model")
         return {}
 
-    inputs = {"compact": compact.name, "shape": shape.name, "seed": recipe.seed}
+    inputs = {"compact": compact.name, "shape": shape.name, "seed": recipe.seed, "scheme": recipe.inherit.scheme}
     return stages("random weights", inputs, build, kind="random")
 
 
@@ -262,20 +263,22 @@ def _train(
 ) -> Path:
     """Formula 4: multiple-round training; resumable, so a kill loses at most the steps since the last checkpoint."""
 
+    config = dataclasses.replace(recipe.train, seed=recipe.train.seed or recipe.seed)
+
     def build(folder: Path) -> dict[str, Any]:
         model = teachers.load_model(initial / "model", torch.float32)
         wants_teacher = recipe.train.distillation != "none"
         return train(
             model,
             open_store(store / "train"),
-            recipe.train,
+            config,
             folder,
             teacher=teachers.load_model(compact / "model", torch.float32) if wants_teacher else None,
             tokenizer=teachers.load_tokenizer(compact / "model"),
             order_from=order_from,
         )
 
-    inputs = {"initial": initial.name, "store": store.name, "compact": compact.name, **recipe.train.to_dict()}
+    inputs = {"initial": initial.name, "store": store.name, "compact": compact.name, **config.to_dict()}
     if order_from is not None:
         inputs["order_from"] = order_from.name
     return stages(name, inputs, build, kind="train", resumable=True)

@@ -56,9 +56,10 @@ class ArchitectureConfig:
 @dataclass(frozen=True)
 class InheritConfig:
     init: Literal["inherit", "random"] = "inherit"  # random: a fresh model of the planned shape
+    scheme: Literal["constant", "gpt2", "depth"] = "constant"  # of random weights, the control's too
     criterion: Literal["random", "l1", "l2", "taylor", "activation", "learned"] = "taylor"
     layers: Literal["first-last", "skip-loss", "greedy", "similarity", "learned"] = "skip-loss"
-    repair: tuple[Literal["norms", "refit"], ...] = ("norms", "refit")  # after the cut; empty: none
+    repair: tuple[Literal["norms", "refit", "refit-all"], ...] = ("norms", "refit")  # after the cut; empty: none
     calibration_chunks: int = 64
     calibration_length: int = 512  # tokens a chunk
 
@@ -88,7 +89,7 @@ class EvaluateConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole run. ``name`` names the output folder; ``seed`` seeds every random choice."""
+    """A whole run. ``name`` names the output folder; ``seed`` seeds every random choice (``train.seed`` beats it)."""
 
     name: str = "demo"
     seed: int = 0

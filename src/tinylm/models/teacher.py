@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -52,12 +53,13 @@ def load_model(spec: str | Path, dtype: torch.dtype = torch.float32, *, trust_re
         raise InputError(f"model {spec} has no .safetensors weights (pickle checkpoints are not read: convert first)")
     _require_plain_config(folder, trust_remote_code)
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"model {spec} cannot be loaded ({first}): download or convert it again") from error
+    model, info = loaded
     missing = [name for name in info["missing_keys"] if name != "lm_head.weight"]
     if missing or info.get("mismatched_keys"):
         name = missing[0] if missing else str(next(iter(info["mismatched_keys"])))

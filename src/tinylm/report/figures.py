@@ -4,8 +4,10 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib
+from cycler import cycler
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -21,7 +23,7 @@ PALETTE = [BLUE, ORANGE, GREEN, PURPLE, RED, SKY, GREY]
 @contextmanager
 def figure(width: float = 6.4, height: float = 3.6, columns: int = 1) -> Iterator[tuple[Figure, plt.Axes]]:
     """A styled figure and its axes (an array of axes when ``columns`` > 1), closed at the end of the block."""
-    style = {
+    style: dict[Any, Any] = {
         "font.size": 10,
         "axes.spines.top": False,
         "axes.spines.right": False,
@@ -30,7 +32,7 @@ def figure(width: float = 6.4, height: float = 3.6, columns: int = 1) -> Iterato
         "axes.axisbelow": True,
         "grid.color": "#e6e8eb",
         "grid.linewidth": 0.8,
-        "axes.prop_cycle": matplotlib.cycler(color=PALETTE),
+        "axes.prop_cycle": cycler(color=PALETTE),
         "legend.frameon": False,
         "svg.fonttype": "path",
         "svg.hashsalt": "tinylm",  # the same figure gives the same bytes

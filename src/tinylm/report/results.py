@@ -28,7 +28,7 @@ def collect(recipe: Recipe, stages: Stages, models, scores, tasks, samples, reci
         if name in stages.folders
     }
     bpb = {name: score["bits_per_byte"] for name, score in scores.items()}
-    tokens = {name: stages.result(name)["tokens_trained"] for name in logs}
+    tokens: dict[str, int] = {name: stages.result(name)["tokens_trained"] for name in logs}
     return {
         "name": recipe.name,
         "recipe": recipe.to_dict(),

@@ -59,7 +59,7 @@ def run_ray(jobs: Jobs, workers: int, on_record: OnRecord) -> None:
     try:
         import ray
     except ImportError as error:
-        raise InputError("--engine ray needs Ray: pip install 'tinylm[ray]', or use --engine local") from error
+        raise InputError("--engine ray needs Ray: pip install 'tinylm[cluster]', or use --engine local") from error
     started_here = not ray.is_initialized()
     if started_here:
         ray.init(log_to_driver=False, include_dashboard=False, configure_logging=False)

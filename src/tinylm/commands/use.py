@@ -1,0 +1,155 @@
+"""`tinylm evaluate`, `generate`, `chat`, `export`: what one does with a model."""
+
+import sys
+from pathlib import Path
+
+
+def evaluate(
+    model: tuple[str, ...],
+    text: tuple[Path, ...] = (),
+    tasks: tuple[str, ...] = (),
+    task_data: Path | None = None,
+    out: Path = Path("results.json"),
+    limit: int | None = None,
+    documents: int | None = None,
+    counts: Path | None = None,
+    num_fewshot: int | None = None,
+    batch_size: str = "auto",
+    context: int | None = None,
+    dtype: str = "bfloat16",
+) -> None:
+    """Bits per byte of held-out text and benchmark scores, with errors, for any number of models side by side.
+
+    Bits per byte compares models whatever their tokenizers. Tasks: ceval cmmlu mmlu agieval boolq ax-b piqa eprstmt
+    xsum c3 (the paper's ten), hellaswag arc-easy lambada blimp wikitext; `paper` and `all` name the lists. They run
+    through lm-eval. Beside OUT come .md, .html, a record of every item, and all answers: a stopped run goes on.
+
+    Args:
+        model: directories, .gguf files, hub ids or smollm2-135m; the first is what the others are compared with.
+        text: held-out files or folders (.txt, .jsonl[.gz|.zst], .parquet) for bits per byte.
+        tasks: benchmarks to run.
+        task_data: folder of the benchmark files (layout: docs/evaluation.md); without it they come from the hub.
+        out: where the results go.
+        limit: items of each task, spread over its subjects; all by default. Small limits have large errors.
+        documents: documents scored of each --text file, from its start; all by default.
+        counts: counts.npz of the first model's tokenizer: --text also by how frequent its tokens are.
+        num_fewshot: solved examples before each item; by default 5 for MMLU, C-Eval and CMMLU, 0 for the rest.
+        batch_size: tokens per forward pass, or auto.
+        context: tokens a model sees at once; by default 512 for --text, and all the model has for tasks.
+        dtype: bfloat16, float16 or float32.
+    """
+    from tinylm.evaluate import results
+    from tinylm.evaluate.bits_per_byte import held_out
+    from tinylm.evaluate.tasks import choose
+    from tinylm.evaluate.tasks import evaluate as run_evaluation
+
+    result = run_evaluation(
+        model,
+        choose(tasks),
+        task_data=task_data,
+        documents=held_out(text, documents),
+        limit=limit,
+        num_fewshot=num_fewshot,
+        batch_size=int(batch_size) if batch_size.isdigit() else batch_size,
+        context=context,
+        dtype=dtype,
+        counts=counts,
+        out=out,
+    )
+    results.write(result, out)
+    results.show(result)
+
+
+def generate(
+    model: str,
+    prompt: str,
+    max_new_tokens: int = 128,
+    temperature: float = 0.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int = 0,
+) -> None:
+    """Continue a text, streamed as it is made; the speed is told at the end on stderr.
+
+    Args:
+        model: directory, .gguf file, hub id or smollm2-135m.
+        prompt: the text to continue; - reads it from stdin.
+        max_new_tokens: stop after so many tokens (or at the end of the text, or of the model's context).
+        temperature: 0 always takes the likeliest token; 1 draws from the model's own distribution.
+        top_k: draw only among the k likeliest tokens; 0 among all.
+        top_p: draw only among the likeliest tokens that hold this share of the probability.
+        seed: same seed, same text.
+    """
+    from tinylm import generate as generation
+    from tinylm.models.teacher import load_model, load_tokenizer
+
+    sampling = generation.Sampling(temperature, top_k, top_p, seed)
+    speed = generation.Speed()
+    text = sys.stdin.read() if prompt == "-" else prompt
+    for piece in generation.generate(load_model(model), load_tokenizer(model), text, max_new_tokens, sampling, speed):
+        print(piece, end="", flush=True)
+    print()
+    print(speed, file=sys.stderr)
+
+
+def chat(
+    model: str,
+    system: str | None = None,
+    max_new_tokens: int = 256,
+    temperature: float = 0.7,
+    top_k: int = 0,
+    top_p: float = 0.9,
+    seed: int = 0,
+) -> None:
+    """Talk with a model, with its own chat template when it has one. An empty line or Ctrl-D ends.
+
+    Args:
+        model: directory, .gguf file, hub id or smollm2-135m.
+        system: an instruction that stands before the conversation.
+        max_new_tokens: longest answer; the oldest exchanges are dropped when the model's context is full.
+        temperature: 0 always takes the likeliest token; 1 draws from the model's own distribution.
+        top_k: draw only among the k likeliest tokens; 0 among all.
+        top_p: draw only among the likeliest tokens that hold this share of the probability.
+        seed: same seed and same questions, same answers.
+    """
+    from tinylm import generate as generation
+    from tinylm.models.teacher import load_model, load_tokenizer
+
+    sampling = generation.Sampling(temperature, top_k, top_p, seed)
+    generation.chat(load_model(model), load_tokenizer(model), system, max_new_tokens, sampling)
+
+
+def export(
+    model: str,
+    out: Path | None = None,
+    format: str = "gguf",
+    facts: list[Path] | None = None,
+    quantize: str | None = None,
+    check: bool = True,
+    verify: Path | None = None,
+    text: list[Path] | None = None,
+    pre_tokenizer: str | None = None,
+    overwrite: bool = False,
+    threads: int = 1,
+) -> None:
+    """Write a model for phones and laptops (GGUF for llama.cpp), and prove that it is the same model.
+
+    Args:
+        model: directory, .gguf file, hub id or smollm2-135m.
+        out: the file to write, e.g. student-Q8_0.gguf; a report lands beside it as student-Q8_0.gguf.json.
+        format: gguf (for llama.cpp), onnx (a folder for onnxruntime-genai), or card: the model card, README.md of the
+            model's folder.
+        facts: JSON files a card is made from: results.json of a run, reports of exports, the device table.
+        quantize: F32, F16 (default), BF16, Q8_0, Q6_K, Q5_K_M, Q5_K_S, Q5_1, Q5_0, Q4_K_M, Q4_K_S, Q4_1 or Q4_0;
+            of onnx F32 (default) or INT4.
+        check: run the file in llama.cpp and compare tokens, distributions, greedy text and bits per byte with
+            transformers; nothing is written when they differ.
+        verify: instead of writing, check this GGUF file against --model.
+        text: corpus files to measure bits per byte on, besides the built-in text (the first few thousand tokens).
+        pre_tokenizer: llama.cpp's name of the rules that split text, when they cannot be recognised.
+        overwrite: replace --out when it exists.
+        threads: threads of llama.cpp during the check.
+    """
+    from tinylm.export import command
+
+    command.run(model, out, format, quantize, check, verify, text or [], pre_tokenizer, overwrite, threads, facts or [])

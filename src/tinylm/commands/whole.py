@@ -1,0 +1,77 @@
+"""`tinylm run`, `study run`, `study report`: many stages at once."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+
+def run(recipe: Annotated[str, tyro.conf.Positional] = "demo", out: Path | None = None, threads: int = 0) -> None:
+    """The whole pipeline: teacher + corpus -> tiny model, report, results. Run again to resume.
+
+    Stages: teacher, corpus, compact tokenizer, architecture, inheritance, multiple-round training, a control from
+    random weights, scoring on held-out text, report. Each is kept in OUT/work: a second run does only what is missing.
+
+    Args:
+        recipe: a .toml file or the name of a packaged recipe; by default the demo (about 12 minutes on 2 cores).
+        out: folder of everything; default runs/NAME, NAME from the recipe.
+        threads: CPU threads; 0: as many as there are cores.
+    """
+    from tinylm import pipeline
+    from tinylm.recipe import read_recipe
+
+    if threads:
+        pipeline.use_threads(threads)
+    chosen = read_recipe(recipe)
+    out = out or Path("runs") / chosen.name
+    pipeline.print_results(pipeline.run(chosen, out, recipe_path=recipe), out)
+
+
+def study_run(
+    study: Annotated[str, tyro.conf.Positional],
+    scale: Literal["cpu", "gpu", "full"] = "cpu",
+    out: Path | None = None,
+    set: tuple[str, ...] = (),
+    engine: Literal["local", "ray"] = "local",
+    workers: int = 1,
+    max_hours: float = 0,
+    dry_run: bool = False,
+) -> None:
+    """Run a study: recipe variations over several seeds, with statistics and a report. Run again to go on.
+
+    Finished runs are never done again, failed ones are tried again, stages that runs share are computed once.
+    Packaged studies: ladder, vocabulary, depth, expansion, inheritance, learned-masks, layers, batch-size,
+    sampling-rate, rounds, strategies.
+
+    Args:
+        study: a .toml file, or the name of a packaged study.
+        scale: cpu (minutes a run on two cores), gpu (minutes a run on one GPU) or full (the paper's 1B).
+        out: folder of everything; default runs/studies/STUDY-SCALE.
+        set: recipe keys for all runs, e.g. --set train.steps=100 'corpus.paths=["my/texts"]'.
+        engine: processes of this machine, or a Ray cluster (RAY_ADDRESS; needs the extra tinylm[cluster]).
+        workers: runs at a time; each gets an equal share of the cores.
+        max_hours: start no run that would end later than this; 0: no limit.
+        dry_run: check the study, print what it would cost, and stop.
+    """
+    from tinylm.study import runner, spec
+
+    chosen = spec.read_study(study, scale, spec.parse_settings(set))
+    out = out or Path("runs") / "studies" / f"{chosen.name}-{scale}"
+    if dry_run:
+        runner.print_plan(chosen, out, workers)
+        return
+    results = runner.run_study(chosen, out, engine=engine, workers=workers, max_hours=max_hours)
+    runner.print_verdicts(results, out)
+
+
+def study_report(folder: Annotated[Path, tyro.conf.Positional]) -> None:
+    """Write the report of a study anew, finished or not: results.json, report.html, report.md.
+
+    Args:
+        folder: the --out of `tinylm study run`.
+    """
+    from tinylm.study import report, runner, summary
+
+    results = summary.summarise(folder)
+    report.write_report(results, folder)
+    runner.print_verdicts(results, folder)
