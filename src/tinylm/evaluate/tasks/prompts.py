@@ -18,8 +18,10 @@ def shots(table: datasets.Dataset) -> datasets.Dataset:
 
 
 def _rows(table: datasets.Dataset, role: str) -> datasets.Dataset:
-    chosen = [index for index, value in enumerate(table["role"]) if value == role]
-    selected = table.select(chosen)
+    """Items come first and shots after them, so that both are slices and nothing is copied."""
+    count = table.data.column("role").to_pylist().count("item")
+    chosen = range(count) if role == "item" else range(count, len(table))
+    selected = table.select(chosen or [])
     selected.info.description = table.info.description
     return selected
 
