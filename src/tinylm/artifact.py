@@ -163,6 +163,20 @@ def manifest(path: Path) -> dict[str, Any]:
     return read_json(Path(path) / MANIFEST)
 
 
+@contextmanager
+def alone_in(out: Path) -> Iterator[None]:
+    """InputError while another process works in ``out``: two commands in one folder would spoil each other's work."""
+    with _clear_disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        lock = open(out / ".lock", "w")  # noqa: SIM115 - closed by the `with` below
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"another tinylm is working in {out}: wait for it or choose another --out") from error
+        yield
+
+
 class Stages:
     """Runs stages under ``work`` and remembers their folders and times."""
 

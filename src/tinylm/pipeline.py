@@ -5,10 +5,7 @@ seconds, a killed one goes on where it was, and runs of a study that share ``wor
 """
 
 import dataclasses
-import fcntl
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +22,7 @@ from tinylm.corpus.split import read_part, spread, write_split
 from tinylm.corpus.store import open_store
 from tinylm.errors import InputError, WorkError
 from tinylm.evaluate.bits_per_byte import bits_per_byte
+from tinylm.export.card import write_card
 from tinylm.generate import generate
 from tinylm.inherit import inherit
 from tinylm.inherit import save as save_inherited
@@ -49,7 +47,8 @@ def run(recipe: Recipe, out: Path, work: Path | None = None, recipe_path: str = 
     """Run ``recipe`` to its end, or go on where an earlier run of it stopped.
 
     Args:
-        out: gets results.json, report.html, report.md, figures/, metrics.jsonl and model/ (a plain HF directory).
+        out: gets results.json, report.html, report.md, figures/, metrics.jsonl and model/ (a plain HF directory with
+            its model card).
         work: folder of artifacts; runs that share it share equal stages. Default: ``out/work``.
         recipe_path: what the user called the recipe, for the report's repeat line.
 
@@ -62,7 +61,7 @@ def run(recipe: Recipe, out: Path, work: Path | None = None, recipe_path: str = 
     recipe.validate()
     quiet_transformers()
     work = work or out / "work"
-    with _only_run_in(out):
+    with artifact.alone_in(out):
         stages = Stages(work)
         teacher = _teacher(recipe, stages)
         corpus = _corpus(recipe, stages)
@@ -89,6 +88,7 @@ def run(recipe: Recipe, out: Path, work: Path | None = None, recipe_path: str = 
         artifact.write_json(out / "results.json", results)
         shutil.copyfile(student / "metrics.jsonl", out / "metrics.jsonl")
         write_report(results, out)
+        write_card(out / "model", overwrite=True, results=results)
     return results
 
 
@@ -355,22 +355,6 @@ def _copy_tokenizer(source: Path, folder: Path) -> None:
     for pattern in names:
         for file in source.glob(pattern):
             shutil.copyfile(file, folder / file.name)
-
-
-@contextmanager
-def _only_run_in(out: Path) -> Iterator[None]:
-    """Two runs in one folder would spoil each other's training checkpoints."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = open(out / ".lock", "w")  # noqa: SIM115 - closed by the `with` below
-    except OSError as error:
-        raise InputError(f"cannot write into {out}: {error.strerror}; choose another --out") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(f"another run is working in {out}: wait for it or choose another --out") from error
-        yield
 
 
 def use_threads(count: int) -> None:

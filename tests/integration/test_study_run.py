@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from study_fakes import BASE, STUDY, fake_pipeline
 
+from tinylm.artifact import alone_in
 from tinylm.errors import InputError, WorkError
 from tinylm.study import cost
 from tinylm.study.report import write_report
-from tinylm.study.runner import _alone_in as run_lock
 from tinylm.study.runner import run_study
 from tinylm.study.spec import read_study
 from tinylm.study.summary import summarise
@@ -154,7 +154,7 @@ def test_bad_calls_are_one_clear_line(study_file, tmp_path):
         run_study(study, tmp_path / "out", engine="slurm")
     with pytest.raises(InputError, match="--workers 0"):
         run_study(study, tmp_path / "out", workers=0)
-    with run_lock(tmp_path / "busy"), pytest.raises(InputError, match="another `tinylm study run` is working"):
+    with alone_in(tmp_path / "busy"), pytest.raises(InputError, match="another tinylm is working"):
         run_study(study, tmp_path / "busy", runner=fake_pipeline)
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write into"):

@@ -1,14 +1,12 @@
 """Run a study: only what is missing, within a budget of hours, a failing run never stopping the others."""
 
-import fcntl
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tinylm.artifact import read_json, write_json
+from tinylm.artifact import alone_in, read_json, write_json
 from tinylm.errors import InputError, WorkError
 from tinylm.recipe import Recipe
 from tinylm.study import cost
@@ -45,7 +43,7 @@ def run_study(
         raise InputError(f"--engine {engine}: use local or ray")
     if workers < 1:
         raise InputError(f"--workers {workers}: must be 1 or more")
-    with _alone_in(out):
+    with alone_in(out):
         claim_folder(study, out)
         results = _run_missing(study, out, engine, workers, max_hours, runner)
     failed = [run["id"] for run in results["runs"] if run["status"] == "failed"]
@@ -81,24 +79,6 @@ def _run_missing(
         results = summarise(out)
         write_report(results, out)
     return results
-
-
-@contextmanager
-def _alone_in(out: Path) -> Iterator[None]:
-    """Two commands in one folder would run the same runs twice and spoil each other's."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = open(out / ".lock", "w")  # noqa: SIM115 - closed by the `with` below
-    except OSError as error:
-        raise InputError(f"cannot write into {out}: {error.strerror}; choose another --out") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(
-                f"another `tinylm study run` is working in {out}: wait for it, or add --workers"
-            ) from error
-        yield
 
 
 def claim_folder(study: Study, out: Path) -> None:

@@ -1,0 +1,55 @@
+import subprocess
+import sys
+
+import pytest
+
+from tinylm import cli
+from tinylm.errors import InputError, WorkError
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_teaches_itself(name, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*name.split(), "--help"])
+    out = capsys.readouterr().out
+    assert stop.value.code == 0 and f"tinylm {name}" in out and len(out.splitlines()) > 8
+
+
+CONTRACT = (
+    "run, tokenizer count, tokenizer compress, tokenizer coverage, plan, inherit, corpus pack, train, evaluate, "
+    "generate, export, study run, study report"
+).split(", ")
+
+
+def test_the_contract_is_there():
+    assert set(CONTRACT) <= set(cli.COMMANDS)
+
+
+def test_help_does_not_load_torch():
+    code = "import sys; from tinylm import cli\ntry: cli.main(['train', '--help'])\nexcept SystemExit: pass\n"
+    code += "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(InputError("two\n lines"), 2), (WorkError("x"), 1), (KeyboardInterrupt(), 130), (OSError(28, "full", "f"), 2)],
+)
+def test_errors_are_one_line_with_their_code(error, code, monkeypatch, capsys):
+    def fail() -> None:
+        """Fails."""
+        raise error
+
+    monkeypatch.setitem(cli.COMMANDS, "fail", fail)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["fail"])
+    err = capsys.readouterr().err
+    assert stop.value.code == code and err.startswith("tinylm: ") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("arguments", "code"), [([], 0), (["--help"], 0), (["tokenizer"], 0), (["nonsense"], 2)])
+def test_overview(arguments, code, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == code
+    assert "tinylm tokenizer count" in "".join(capsys.readouterr())
