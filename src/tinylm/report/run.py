@@ -272,13 +272,19 @@ def _markdown(results: dict[str, Any], figures: dict[str, str]) -> str:
 
 
 def _task_table(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    models = list(next(iter(results["tasks"].values()))["scores"])
-    rows = [
-        [name, str(task["n"]), f"{100 * task['chance']:.1f}" if task["chance"] is not None else "-"]
-        + [f"{100 * task['scores'][m]['score']:.1f} ± {100 * task['scores'][m]['stderr']:.1f}" for m in models]
-        for name, task in results["tasks"].items()
-    ]
-    return ["task", "items", "chance", *models], rows
+    models = results["tasks"]["models"]
+    rows = []
+    for name, first in models[0]["tasks"].items():
+        chance = "-" if first["chance"] is None else f"{100 * first['chance']:.1f}"
+        cells = [model["tasks"][name] for model in models]
+        rows.append(
+            [name, str(first["n"]), chance, *(f"{_percent(c['score'])} ± {_percent(c['stderr'])}" for c in cells)]
+        )
+    return ["task", "items", "chance %", *(f"{model['model']} %" for model in models)], rows
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f}"
 
 
 def _time_rows(results: dict[str, Any]) -> list[list[str]]:
