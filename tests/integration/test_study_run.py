@@ -157,7 +157,7 @@ def test_bad_calls_are_one_clear_line(study_file, tmp_path):
     with alone_in(tmp_path / "busy"), pytest.raises(InputError, match="another tinylm is working"):
         run_study(study, tmp_path / "busy", runner=fake_pipeline)
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot write into"):
+    with pytest.raises(InputError, match="cannot write"):
         run_study(study, tmp_path / "file" / "out", runner=fake_pipeline)
     with pytest.raises(InputError, match="holds no study"):
         summarise(tmp_path)
