@@ -63,7 +63,6 @@ def main() -> None:
             "same_choices": int((peer_answers.argmax(1) == same_answers.argmax(1)).sum()),
             "same_choices_bf16": int((peer_answers.argmax(1) == our_answers.argmax(1)).sum()),
             "computed_share": round(same.computed_tokens / same.requested_tokens, 4),
-            "computed_share_full": round(full_share(ours, task), 4),
         }
         same.computed_tokens = same.requested_tokens = 0
         print(json.dumps({name: tasks[name]}), flush=True)
@@ -104,18 +103,6 @@ def run(lm, name: str, task, chosen: list[int]) -> tuple[np.ndarray, float, floa
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     samples = sorted(result["samples"][PREFIX + name], key=lambda sample: sample["doc_id"])
     return np.array([[answer[0] for answer in sample["filtered_resps"]] for sample in samples]), seconds, cpu
-
-
-def full_share(lm: TinyLM, task) -> float:
-    """Tokens left to compute on the whole task, as a share of what one pass per question would take."""
-    with quiet():
-        task.build_all_requests()
-    pairs = lm._encode_pairs([request.args for request in task.instances])
-    sequences = {
-        tuple((context + continuation)[:-1]): Scored(tuple((context + continuation)[:-1]), tuple(continuation))
-        for context, continuation in pairs
-    }
-    return Plan(list(sequences.values()), lm.batch_tokens).tokens / sum(map(len, sequences))
 
 
 if __name__ == "__main__":
