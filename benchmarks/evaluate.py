@@ -19,7 +19,6 @@ import torch
 from tinylm.evaluate.adapter import PREFIX, TinyLM
 from tinylm.evaluate.tasks import load_tasks
 from tinylm.evaluate.tasks.run import quiet
-from tinylm.evaluate.trie import Plan, Scored
 from tinylm.models.teacher import load_model, load_tokenizer, resolve
 
 
