@@ -102,6 +102,8 @@ def _save_tokenizer(gguf_path: Path, folder: Path, pre_tokenizer: str | None) ->
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
         )
+    for key in ("local_files_only", "name_or_path"):  # about this load, not about the tokenizer
+        tokenizer.init_kwargs.pop(key, None)
     tokenizer.save_pretrained(folder)
 
 
