@@ -127,7 +127,7 @@ def _require_plain_config(folder: Path, trust_remote_code: bool) -> None:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not valid JSON: download or convert the model again") from error
     if "auto_map" in config and not trust_remote_code:
-        raise InputError(f"model {folder} needs code of its own: say --trust-remote-code if you have read it")
+        raise InputError(f"model {folder} needs code of its own: load_model(..., trust_remote_code=True) runs it")
 
 
 def _converted(gguf_path: Path) -> Path:
