@@ -27,6 +27,7 @@ from tinylm.generate import generate
 from tinylm.inherit import inherit
 from tinylm.inherit import save as save_inherited
 from tinylm.models import teacher as teachers
+from tinylm.models.pangu import from_llama, pangu_config
 from tinylm.models.shape import Shape, read_shape
 from tinylm.recipe import Recipe
 from tinylm.report.results import collect
@@ -173,7 +174,8 @@ def _shape(recipe: Recipe, stages: Stages, compact: Path) -> Path:
                 f"recipe: architecture.budget = {choice.budget:.3g} is larger than the teacher with its compact "
                 f"tokenizer ({_size(Shape.from_config(config), config):.3g} parameters): a student must be smaller"
             )
-        candidates = plan(choice.budget, config.vocab_size, teacher=config, depths=choice.depths or None)
+        depths = choice.depths or None
+        candidates = plan(choice.budget, config.vocab_size, teacher=config, depths=depths, block=choice.block)
         write_plan(candidates, folder / "plan", {"budget": choice.budget, "teacher": recipe.teacher})
         shutil.copyfile(folder / "plan" / "plan.json", folder / "plan.json")
         return candidates[0].shape.to_dict()
@@ -214,6 +216,8 @@ def _initial(recipe: Recipe, stages: Stages, compact: Path, shape: Path, store: 
             layers=config.layers,
             repair=config.repair,
         )
+        if recipe.architecture.block == "pangu-pi":
+            inherited = dataclasses.replace(inherited, model=from_llama(inherited.model))
         save_inherited(inherited, folder / "model", teachers.load_tokenizer(compact / "model"))
         _copy_tokenizer(compact / "model", folder / "model")
         return {
@@ -242,6 +246,8 @@ def _random(recipe: Recipe, stages: Stages, compact: Path, shape: Path) -> Path:
         from transformers import AutoModelForCausalLM
 
         config = read_shape(shape / "plan.json").to_config(teachers.load_config(compact / "model"))
+        if recipe.architecture.block == "pangu-pi":
+            config = pangu_config(config)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         initialise(model, recipe.inherit.scheme, seed=recipe.seed)
         model.save_pretrained(folder / "model")

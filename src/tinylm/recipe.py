@@ -45,6 +45,7 @@ class ArchitectureConfig:
     budget: float = 0.0  # parameters of the student, within 1 %; 0: the [architecture.shape] table says all
     depths: tuple[int, ...] = ()  # only these numbers of layers; empty: the plan's rule decides
     shape: dict[str, Any] = field(default_factory=dict)  # an exact shape, keys as in SHAPE.toml without vocab_size
+    block: Literal["plain", "pangu-pi"] = "plain"  # pangu-pi: for a Llama student, which then brings its own code
 
     def validate(self) -> None:
         has_budget = self.budget >= 1000

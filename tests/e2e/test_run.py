@@ -132,6 +132,24 @@ def test_killed_at_any_moment_it_ends_in_the_same_weights(recipe, finished, tmp_
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
+def test_a_student_with_the_pangu_pi_block_brings_its_own_code(recipe, tmp_path):
+    path = tmp_path / "block.toml"
+    path.write_text(recipe.read_text().replace("[architecture]", '[architecture]\nblock = "pangu-pi"'))
+    done = tinylm("run", path, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    code = (
+        "import sys; from transformers import AutoModelForCausalLM\n"
+        "m = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)\n"
+        "assert 'tinylm' not in sys.modules and type(m).__name__ == 'PanguPiForCausalLM'\n"
+        "print(sum(p.numel() for p in m.parameters()))"
+    )
+    command = [sys.executable, "-c", code, tmp_path / "out" / "model"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == results["parameters"]["student"]
+
+
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [

@@ -126,7 +126,9 @@ def _require_plain_config(folder: Path, trust_remote_code: bool) -> None:
         config = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not valid JSON: download or convert the model again") from error
-    if "auto_map" in config and not trust_remote_code:
+    if config.get("model_type") == "pangu_pi":
+        import tinylm.models.pangu  # noqa: F401  ours is registered and used; the code beside the model is not run
+    elif "auto_map" in config and not trust_remote_code:
         raise InputError(f"model {folder} needs code of its own: load_model(..., trust_remote_code=True) runs it")
 
 

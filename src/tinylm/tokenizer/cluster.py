@@ -60,7 +60,7 @@ def _spread(ray: Any, source: Source, shards: Iterator[Shard], parts: Path | Non
     waiting: dict[Any, Shard] = {}
     for number, shard in enumerate(shards):
         task = actors[number % workers].count.remote(shard, parts)
-        waiting[task] = Shard([], shard.bytes, shard.documents, shard.digest)
+        waiting[task] = Shard([], shard.bytes, shard.documents)
         if len(waiting) >= SHARDS_WAITING * workers:
             yield _first(ray, waiting)
     while waiting:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen2Config
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
 from tinylm.errors import InputError
 from tinylm.models.pangu import PanguPiConfig, PanguPiForCausalLM, from_llama, pangu_config
@@ -37,9 +37,10 @@ def tokens(length: int = 12) -> torch.Tensor:
     return torch.randint(0, 97, (2, length), generator=torch.Generator().manual_seed(1))
 
 
-def test_graft_keeps_the_function_exactly() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_graft_keeps_the_function_exactly(dtype) -> None:
     torch.manual_seed(0)
-    plain = LlamaForCausalLM(LlamaConfig(**SIZES, tie_word_embeddings=True)).eval()
+    plain = AutoModelForCausalLM.from_config(LlamaConfig(**SIZES, tie_word_embeddings=True), dtype=dtype).eval()
     grafted = from_llama(plain)
     assert not grafted.training
     assert torch.equal(plain(tokens()).logits, grafted(tokens()).logits)

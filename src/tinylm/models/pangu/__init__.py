@@ -32,7 +32,8 @@ def pangu_config(config: Any, series_terms: int = 2, shortcut_ratio: int = 32) -
 @torch.no_grad()
 def from_llama(model: Any, series_terms: int = 2, shortcut_ratio: int = 32) -> PanguPiForCausalLM:
     """Graft the PanGu-pi block on a Llama model: same weights, same logits, and the two additions ready to learn."""
-    grafted = PanguPiForCausalLM(pangu_config(model.config, series_terms, shortcut_ratio)).to(model.dtype)
+    config = pangu_config(model.config, series_terms, shortcut_ratio)
+    grafted = AutoModelForCausalLM.from_config(config, dtype=model.dtype)  # .to(dtype) would round RoPE's frequencies
     missing, unexpected = grafted.load_state_dict(model.state_dict(), strict=False)
     added = [name for name in missing if not any(part in name for part in (".series.", ".shortcut."))]
     if added or unexpected:
