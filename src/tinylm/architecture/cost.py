@@ -109,10 +109,18 @@ def training_bill(
     }
 
 
+def millions(number: float) -> str:
+    """ "737.3k", "31.9M", "50B"."""
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.4g}{letter}"
+    return f"{number:.4g}"
+
+
 def describe_bill(bill: dict[str, float]) -> str:
     """One line for a person: what the run computes and how long it takes at the stated utilisation."""
     return (
-        f"training on {bill['tokens'] / 1e9:.4g}B tokens ({bill['tokens_per_parameter']:.3g} a parameter): "
+        f"training on {millions(bill['tokens'])} tokens ({bill['tokens_per_parameter']:.3g} a parameter): "
         f"{bill['flops']:.3g} FLOP, {bill['device_hours']:,.4g} device-hours "
         f"at {bill['mfu']:.0%} of {bill['peak_flops'] / 1e12:,.4g} TFLOP/s"
     )

@@ -6,7 +6,14 @@ from typing import Annotated, Literal
 import tyro
 
 
-def run(recipe: Annotated[str, tyro.conf.Positional] = "demo", out: Path | None = None, threads: int = 0) -> None:
+def run(
+    recipe: Annotated[str, tyro.conf.Positional] = "demo",
+    out: Path | None = None,
+    threads: int = 0,
+    dry_run: bool = False,
+    peak_tflops: float = 989,
+    mfu: float = 0.4,
+) -> None:
     """The whole pipeline: teacher + corpus -> tiny model, report, results. Run again to resume.
 
     Stages: teacher, corpus, compact tokenizer, architecture, inheritance, multiple-round training, a control from
@@ -16,6 +23,9 @@ def run(recipe: Annotated[str, tyro.conf.Positional] = "demo", out: Path | None 
         recipe: a .toml file or the name of a packaged recipe; by default the demo (about 12 minutes on 2 cores).
         out: folder of everything; default runs/NAME, NAME from the recipe.
         threads: CPU threads; 0: as many as there are cores.
+        dry_run: print the student, its memory and the whole cost of training it, and stop.
+        peak_tflops: of one device, for the bill of the dry run; 989: an H100 or H200 in dense bf16.
+        mfu: share of that peak that training is assumed to reach.
     """
     from tinylm import pipeline
     from tinylm.recipe import read_recipe
@@ -23,6 +33,11 @@ def run(recipe: Annotated[str, tyro.conf.Positional] = "demo", out: Path | None 
     if threads:
         pipeline.use_threads(threads)
     chosen = read_recipe(recipe)
+    if dry_run:
+        from tinylm.dry_run import print_dry_run
+
+        print_dry_run(chosen, peak_tflops, mfu)
+        return
     out = out or Path("runs") / chosen.name
     pipeline.print_results(pipeline.run(chosen, out, recipe_path=recipe), out)
 
@@ -40,8 +55,8 @@ def study_run(
     """Run a study: recipe variations over several seeds, with statistics and a report. Run again to go on.
 
     Finished runs are never done again, failed ones are tried again, stages that runs share are computed once.
-    Packaged studies: ladder, vocabulary, depth, expansion, inheritance, learned-masks, layers, batch-size,
-    sampling-rate, rounds, strategies.
+    Packaged studies: ladder, vocabulary, depth, expansion, block, cut, initialisation, inheritance, learned-masks,
+    layers, batch-size, sampling-rate, rounds, strategies.
 
     Args:
         study: a .toml file, or the name of a packaged study.

@@ -73,11 +73,13 @@ def total(parts: Iterable[float | None]) -> float | None:
 
 
 def hours(seconds: float | None) -> str:
-    """ "3 h 20 min", "12 min", "40 s", "unknown"."""
+    """ "1,200 h", "3 h 20 min", "12 min", "40 s", "unknown"."""
     if seconds is None:
         return "unknown"
     if seconds < 100:
         return f"{seconds:.0f} s"
+    if seconds > 360_000:
+        return f"{seconds / 3600:,.0f} h"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
 

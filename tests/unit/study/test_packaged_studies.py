@@ -1,8 +1,10 @@
 """The studies that come with tinylm, at every scale: valid recipes, and fair comparisons on paper."""
 
 import pytest
+from transformers import LlamaConfig
 
 from tinylm.architecture.shape import parameters
+from tinylm.models.pangu import pangu_config
 from tinylm.models.shape import Shape
 from tinylm.study.spec import SCALES, packaged_studies, read_study
 
@@ -10,6 +12,7 @@ from tinylm.study.spec import SCALES, packaged_studies, read_study
 TEACHERS = {
     "smollm2-135m": Shape(30, 576, 1536, 9, 3, 64, 49152, True),
     "allenai/OLMo-2-1124-7B": Shape(32, 4096, 11008, 32, 32, 128, 100278, False),
+    "deepseek-ai/deepseek-llm-7b-base": Shape(30, 4096, 11008, 32, 32, 128, 102400, False),
 }
 EVERY = [(name, scale) for name in packaged_studies() for scale in SCALES]
 
@@ -27,7 +30,7 @@ def students(name, scale):
 def test_all_the_studies_of_the_paper_are_there():
     assert set(packaged_studies()) >= {
         *("ladder", "vocabulary", "depth", "expansion", "inheritance", "layers", "batch-size", "sampling-rate"),
-        *("rounds", "strategies", "learned-masks"),
+        *("rounds", "strategies", "learned-masks", "initialisation", "block", "cut"),
     }
 
 
@@ -43,7 +46,8 @@ def test_every_recipe_is_valid_and_the_claim_is_stated(name, scale):
 def test_variations_have_equal_parameters_and_equal_tokens(name, scale):
     tokens = set()
     for variation, recipe, shape in students(name, scale):
-        assert parameters(shape) == pytest.approx(recipe.architecture.budget, rel=0.011), variation.name
+        config = pangu_config(shape.to_config(LlamaConfig())) if recipe.architecture.block == "pangu-pi" else None
+        assert parameters(shape, config) == pytest.approx(recipe.architecture.budget, rel=0.011), variation.name
         tokens.add(recipe.train.steps * recipe.train.tokens_per_batch)
     assert max(tokens) <= 1.02 * min(tokens)
 

@@ -1,0 +1,117 @@
+"""What a recipe will do and what it costs, before anything starts: `tinylm run RECIPE --dry-run`.
+
+Everything is arithmetic on the recipe; a teacher is only looked at (its config) when the shape has to be planned.
+"""
+
+from typing import Any
+
+from tinylm.architecture.cost import (
+    costs,
+    describe_bill,
+    millions,
+    training_bill,
+    training_bytes,
+)
+from tinylm.architecture.plan import plan
+from tinylm.architecture.shape import parameters_by_part
+from tinylm.errors import InputError
+from tinylm.models import teacher as teachers
+from tinylm.models.pangu import pangu_config
+from tinylm.models.shape import Shape
+from tinylm.recipe import Recipe
+from tinylm.study.cost import ASSUMED_UTILISATION, hours, machine_speed, predict_flops
+
+ASSUMED_VOCABULARY = 32_768  # where the recipe leaves the size to the corpus
+
+
+def describe(recipe: Recipe, peak_tflops: float, mfu: float, machine_flops: float) -> list[tuple[str, str]]:
+    """(what, value) lines.
+
+    Args:
+        peak_tflops, mfu: the device that the bill is for, and the part of it that training is assumed to reach.
+        machine_flops: FLOP/s that training may expect on this machine.
+
+    Raises:
+        InputError: a wrong number, a budget that no shape meets, a teacher that is needed for it and not there.
+    """
+    if not (peak_tflops > 0 and 0 < mfu <= 1):
+        raise InputError(f"--peak-tflops {peak_tflops} must be positive and --mfu {mfu} above 0 and at most 1")
+    shape, config, note = _shape(recipe)
+    parts, train = parameters_by_part(shape, config), recipe.train
+    share = (parts["embedding"] + parts["head"]) / sum(parts.values())
+    priced = costs(shape, train.sequence_length, config)
+    in_flight = (train.micro_batch_size or train.batch_size) * train.sequence_length
+    lines = [
+        ("teacher", recipe.teacher),
+        ("corpus", ", ".join(recipe.corpus.paths)),
+        (
+            "student",
+            f"{shape.num_layers} layers x {shape.hidden_size}, FFN {shape.intermediate_size}, heads "
+            f"{shape.num_attention_heads}/{shape.num_key_value_heads} x {shape.head_dim}, vocabulary "
+            f"{shape.vocab_size:,}, {'tied' if shape.tie_word_embeddings else 'untied'}{note}",
+        ),
+        ("parameters", f"{millions(sum(parts.values()))}, of which vocabulary {share:.1%}"),
+        (
+            "weights on disk",
+            ", ".join(f"{name} {size / 1e6:,.0f} MB" for name, size in priced["weight_bytes"].items()),
+        ),
+        ("start", _start(recipe)),
+        (
+            "memory to train",
+            f"{training_bytes(shape, in_flight, config, checkpointing=train.gradient_checkpointing) / 1e9:,.1f} GB "
+            f"with AdamW, {in_flight:,} tokens at once",
+        ),
+    ]
+    if not train.steps:
+        return [*lines, ("training", "steps = 0: each round reads its data once; the cost is known after packing")]
+    tokens = train.steps * train.tokens_per_batch
+    bill = training_bill(shape, tokens, train.sequence_length, peak_tflops * 1e12, mfu, config)
+    everything = predict_flops(recipe) or bill["flops"]
+    device_hours = everything / (peak_tflops * 1e12 * mfu) / 3600
+    fresh = tokens / (1 + train.sampling_rate * (train.rounds - 1))
+    return [
+        *lines,
+        ("rounds", f"{train.rounds}; the first reads {millions(fresh)} tokens of {millions(tokens)} in all"),
+        ("cost of the student", describe_bill(bill)),
+        (
+            "with control and passes",
+            f"{everything:.3g} FLOP, {device_hours:,.4g} device-hours; on this machine about "
+            f"{hours(everything / machine_flops)} ({ASSUMED_UTILISATION:.0%} of a matrix product measured now)",
+        ),
+    ]
+
+
+def print_dry_run(recipe: Recipe, peak_tflops: float, mfu: float) -> None:
+    """The lines on the terminal."""
+    print(f"{recipe.name}: what it would do; nothing was started")
+    for what, value in describe(recipe, peak_tflops, mfu, machine_speed()):
+        print(f"  {what:<28}{value}")
+
+
+def _shape(recipe: Recipe) -> tuple[Shape, Any, str]:
+    """The student's shape, the config whose switches count (None: plain Llama), and how the shape was found."""
+    choice = recipe.architecture
+    vocabulary = recipe.tokenizer.vocab_size if recipe.tokenizer.vocab_size > 0 else ASSUMED_VOCABULARY
+    assumed = "" if recipe.tokenizer.vocab_size > 0 else f" ({vocabulary:,} assumed: the corpus decides)"
+    if choice.shape:
+        shape = Shape.from_dict({"vocab_size": vocabulary, **choice.shape}, "recipe: architecture.shape")
+        return shape, _pangu(shape) if choice.block == "pangu-pi" else None, assumed
+    config = teachers.load_config(recipe.teacher)
+    best = plan(choice.budget, vocabulary, teacher=config, depths=choice.depths or None, block=choice.block)[0]
+    return best.shape, best.config, f"{assumed}, planned: {best.why}"
+
+
+def _pangu(shape: Shape) -> Any:
+    from transformers import LlamaConfig
+
+    return pangu_config(shape.to_config(LlamaConfig()))
+
+
+def _start(recipe: Recipe) -> str:
+    config = recipe.inherit
+    if config.init == "random":
+        return f"random weights, {config.scheme} standard deviation"
+    return (
+        f"inherited: units by {config.criterion}, layers by {config.layers}, "
+        f"{config.calibration_chunks * config.calibration_length:,} tokens of calibration text"
+    )

@@ -1,0 +1,36 @@
+"""What a recipe costs, before anything starts."""
+
+import pytest
+
+from tinylm.architecture.cost import training_flops
+from tinylm.architecture.shape import parameters
+from tinylm.dry_run import describe
+from tinylm.errors import InputError
+from tinylm.models.shape import Shape
+from tinylm.recipe import packaged_recipes, read_recipe
+
+PRO = Shape(20, 1792, 5376, 14, 7, 128, 48000, False)
+
+
+@pytest.mark.parametrize("name", [name for name in packaged_recipes() if name.startswith("pangu")])
+def test_the_presets_need_neither_network_nor_teacher(name):
+    lines = dict(describe(read_recipe(name), 989, 0.4, 1e12))
+    assert "50B tokens" in lines["cost of the student"] and "40% of 989 TFLOP/s" in lines["cost of the student"]
+
+
+def test_the_bill_of_the_pro_recipe_by_hand():
+    recipe = read_recipe("pangu-pi-1b-pro")
+    lines = dict(describe(recipe, 500, 0.5, 1e12))
+    flops = 23842 * 1024 * 2048 * training_flops(PRO, 2048)
+    assert lines["parameters"].startswith(f"{parameters(PRO) / 1e6:.1f}M")
+    assert f"{flops:.3g} FLOP, {flops / 250e12 / 3600:,.4g} device-hours" in lines["cost of the student"]
+    assert "the first reads 33.33B tokens of 50B" in lines["rounds"]
+    # The frozen model's pass over the first round's two thirds of the tokens costs a third of training them.
+    whole = float(lines["with control and passes"].split()[0])
+    assert whole == pytest.approx(flops * (1 + 2 / 3 / 3), rel=0.01)
+
+
+@pytest.mark.parametrize(("peak", "mfu"), [(0, 0.4), (989, 0), (989, 1.5)])
+def test_impossible_hardware_is_refused(peak, mfu):
+    with pytest.raises(InputError, match="must be"):
+        describe(read_recipe("pangu-pi-1b"), peak, mfu, 1e12)
