@@ -20,9 +20,12 @@ from tinylm.evaluate import results
 from tinylm.evaluate.adapter import PREFIX, TinyLM
 from tinylm.evaluate.tasks import FOLDER, NAMES, evaluate, load_tasks
 from tinylm.evaluate.tasks.run import quiet, run_tasks
-from tinylm.models.teacher import load_model, load_tokenizer
+from tinylm.models.teacher import load_model, load_tokenizer, resolve
 
 ROOT = Path(__file__).parents[2]
+# The same checks on another model and more items (of as many subjects):
+# TINYLM_CHECK_MODEL=runs/demo/model TINYLM_CHECK_ITEMS=4 pytest tests/integration -k "item_by_item or brute_force"
+CHECK_MODEL, CHECK_ITEMS = os.environ.get("TINYLM_CHECK_MODEL"), int(os.environ.get("TINYLM_CHECK_ITEMS", 2))
 
 # Our task -> the task files of lm-eval for the same benchmark, one for each subject where {} stands.
 THEIRS = {
@@ -55,6 +58,8 @@ def real() -> Path:
 
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory) -> Path:
+    if CHECK_MODEL:
+        return resolve(CHECK_MODEL)
     return tiny_teacher(tmp_path_factory.mktemp("model") / "tiny", max_position_embeddings=8192)
 
 
@@ -149,7 +154,7 @@ def test_scores_equal_lm_evals_own_adapter_item_by_item_on_the_real_files(name, 
     from lm_eval.models.huggingface import HFLM
 
     theirs_lm = HFLM(load_model(model_dir), tokenizer=load_tokenizer(model_dir), batch_size=1)
-    for theirs, ours, items in pairs_of_tasks(name, real, 1 if name == "wikitext" else 2):
+    for theirs, ours, items in pairs_of_tasks(name, real, 1 if name == "wikitext" else CHECK_ITEMS):
         with quiet():
             expected = lm_eval_evaluate(
                 theirs_lm, {"tasks": {"t": theirs}, "groups": {}, "group_map": {}},
@@ -207,7 +212,7 @@ def test_our_own_tasks_equal_brute_force(made_up, adapter, model_dir):
 
 
 def test_our_own_tasks_equal_brute_force_on_the_real_files(real, adapter, model_dir):
-    check_ours(real, adapter, model_dir, limit=3)
+    check_ours(real, adapter, model_dir, limit=CHECK_ITEMS + 1)
 
 
 def test_xsum_is_rouge_of_the_greedy_continuation(made_up, adapter, model_dir):
