@@ -167,7 +167,10 @@ def draw(result: dict[str, Any], path: Path) -> None:
 def _curves(axis, result: dict[str, Any]) -> None:
     for name, curve in zip(result["measured_on"], result["curves"]):
         axis.plot([row["vocab_size"] for row in curve], [row["growth"] for row in curve], marker="o", label=name)
-    axis.set_xscale("log", base=2)
+    axis.set_xscale("log")
+    sizes = sorted({row["vocab_size"] for curve in result["curves"] for row in curve})
+    axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    axis.set_xticks([], minor=True)
     axis.set_xlabel("vocabulary chosen on the corpus itself, tokens")
     axis.set_ylabel("tokens after / before (predicted)")
     axis.legend(fontsize=7)
@@ -179,7 +182,7 @@ def _heat_map(axis, result: dict[str, Any], values: np.ndarray, title: str) -> N
     axis.imshow(loss, cmap="Oranges", vmin=0, vmax=max(0.05, float(loss.max())), aspect="auto")
     axis.set_xticks(range(values.shape[1]), result["measured_on"], rotation=25, ha="right", fontsize=7)
     axis.set_yticks(range(values.shape[0]), result["chosen_on"], fontsize=7)
-    axis.set_title(title + " (row: chosen on, column: measured on)", fontsize=7)
+    axis.set_title(title + " (row: chosen on, column: measured on)", fontsize=6)
     axis.grid(False)
     for (y, x), value in np.ndenumerate(values):
         light = loss[y, x] < 0.6 * max(0.05, float(loss.max()))
