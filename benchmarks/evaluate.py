@@ -6,7 +6,7 @@ The peer is what `lm_eval --model hf` does when nothing else is said: one reques
 precision. It needs `accelerate` to be imported at all. Three runs per task: the peer, ours in the peer's precision
 (answers compared one by one), ours in bf16 as `tinylm evaluate` runs. CPU seconds stand beside wall seconds: on a
 machine that does other work too they are the steadier number. Real runs have more items per subject than the
-sample here, so that more is shared: `computed_share_full` says how many of all tokens remain on the whole task.
+sample here, so that more is shared. `computed_share`: how many of all tokens ours computes.
 """
 
 import argparse

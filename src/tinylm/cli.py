@@ -3,8 +3,12 @@
 Exit codes: 0 done, 1 the work failed, 2 the input is wrong.
 """
 
+import contextlib
+import functools
+import io
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import tyro
 
@@ -42,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     if name not in COMMANDS:
         _overview(name)
     try:
-        tyro.cli(COMMANDS[name], prog=f"tinylm {name}", args=argv[words:])
+        _parse(COMMANDS[name], name, argv[words:])()
     except InputError as error:
         _fail(error, 2)
     except WorkError as error:
@@ -54,6 +58,28 @@ def main(argv: list[str] | None = None) -> None:
     except OSError as error:
         if error.errno == 28:  # ENOSPC
             _fail(f"the disk is full ({error.filename or 'while writing'}): free some space and run again", 2)
+        raise
+
+
+def _parse(command: Callable[..., None], name: str, arguments: list[str]) -> Callable[[], None]:
+    """The command with its arguments bound; a wrong argument is one line, not the parser's box."""
+
+    @functools.wraps(command)
+    def bind(*args: Any, **kwargs: Any) -> Callable[[], None]:
+        return functools.partial(command, *args, **kwargs)
+
+    shown = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(shown):
+            return tyro.cli(bind, prog=f"tinylm {name}", args=arguments)
+    except SystemExit as stop:
+        if stop.code == 2:
+            box = [line.strip("│╭╰─╮╯ ") for line in shown.getvalue().splitlines()]
+            lines = [
+                line for line in box if line and line != f"tinylm {name} --help" and not line.startswith("For full")
+            ]
+            text = " ".join(lines[1:]).split("Argument helptext:")[0].strip()  # the first line is the box's title
+            _fail(f"{text} (`tinylm {name} --help` explains the options)", 2)
         raise
 
 

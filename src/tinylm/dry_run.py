@@ -21,6 +21,7 @@ from tinylm.models.shape import Shape
 from tinylm.recipe import Recipe
 from tinylm.study.cost import ASSUMED_UTILISATION, hours, machine_speed, predict_flops
 
+LARGE_FLOPS = 1e17  # four minutes of an H100 at 40 %
 ASSUMED_VOCABULARY = 32_768  # where the recipe leaves the size to the corpus
 
 
@@ -81,9 +82,14 @@ def describe(recipe: Recipe, peak_tflops: float, mfu: float, machine_flops: floa
     ]
 
 
+def is_large(recipe: Recipe) -> bool:
+    """Whether training takes more than some minutes of one GPU, so that its cost is told before it starts."""
+    return bool(recipe.architecture.shape) and (predict_flops(recipe) or 0) > LARGE_FLOPS
+
+
 def print_dry_run(recipe: Recipe, peak_tflops: float, mfu: float) -> None:
     """The lines on the terminal."""
-    print(f"{recipe.name}: what it would do; nothing was started")
+    print(f"{recipe.name}, before anything starts:")
     for what, value in describe(recipe, peak_tflops, mfu, machine_speed()):
         print(f"  {what:<28}{value}")
 

@@ -35,6 +35,7 @@ def measure(
     train_tokens: int,
     data: Path | None,
     teacher: str | None,
+    again: bool = False,
 ) -> list[dict[str, Any]]:
     """Further keys of plan.json for each candidate: "speed" (when ``batches``), "quality" (when ``train_tokens``).
 
@@ -45,8 +46,10 @@ def measure(
     measured: list[dict[str, Any]] = [{} for _ in candidates]
     if batches:
         device = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise InputError(f"plan: --device {device} but PyTorch sees no GPU here: use --device cpu")
         protocols = [Protocol(batch, 64, new_tokens, repeats, device=device) for batch in batches]
-        for more, found in zip(measured, measure_speed(candidates, protocols, finalists)):
+        for more, found in zip(measured, measure_speed(candidates, protocols, finalists, again)):
             more["speed"] = found
     if train_tokens and data is not None:
         for more, quality in zip(measured, measure_quality(candidates, data, train_tokens, teacher)):
@@ -54,12 +57,14 @@ def measure(
     return measured
 
 
-def measure_speed(candidates: Sequence[Candidate], protocols: Sequence[Protocol], finalists: int) -> list[list[dict]]:
+def measure_speed(
+    candidates: Sequence[Candidate], protocols: Sequence[Protocol], finalists: int, again: bool = False
+) -> list[list[dict]]:
     """For each candidate its speeds: `transformers` at every protocol, llama.cpp at batch 1 for the first few."""
     shapes, configs = [c.shape for c in candidates], [c.config for c in candidates]
     results: list[list[dict]] = [[] for _ in candidates]
     for protocol in protocols:
-        for found, result in zip(results, speed.measure(shapes, protocol, configs)):
+        for found, result in zip(results, speed.measure(shapes, protocol, configs, again=again)):
             found.append(result)
     plain = [index for index, c in enumerate(candidates) if c.to_dict()["block"] == "plain"][:finalists]
     if plain:
@@ -71,6 +76,7 @@ def measure_speed(candidates: Sequence[Candidate], protocols: Sequence[Protocol]
             [configs[index] for index in plain],
             llamacpp_once,
             "llama.cpp",
+            again,
         )
         for index, result in zip(plain, measured):
             results[index].append(result)
@@ -220,7 +226,10 @@ def print_measurements(candidates: Sequence[Candidate], extra: Sequence[dict[str
 
 
 def draw(candidates: Sequence[Candidate], extra: Sequence[dict[str, Any]], out: Path) -> None:
-    """pareto.svg: decode speed against bits per byte (or against depth, when no quality was measured)."""
+    """pareto.svg: decode speed against bits per byte (or against depth, when no quality was measured).
+
+    With quality, a ring marks the shapes on the Pareto front of each way of running them.
+    """
     from tinylm.report.figures import PALETTE, figure, to_svg
 
     with figure() as (fig, axes):
@@ -235,6 +244,11 @@ def draw(candidates: Sequence[Candidate], extra: Sequence[dict[str, Any]], out: 
             color = PALETTE[number]
             xs, ys = [p[0] for p in points], [p[1] for p in points]
             low, high = [p[0] - p[2]["low"] for p in points], [p[2]["high"] - p[0] for p in points]
+            if points and "quality" in extra[0]:
+                front = pareto_front(list(zip(xs, ys)))
+                label = "on the Pareto front" if number == 0 else None
+                fx, fy = [xs[i] for i in front], [ys[i] for i in front]
+                axes.plot(fx, fy, "o", ms=13, mfc="none", mec="black", label=label)
             axes.errorbar(xs, ys, xerr=[low, high], fmt="o-", color=color, label=f"{backend}, batch {batch}", capsize=2)
             for x, y, _, c in points:
                 axes.annotate(f"{c.shape.num_layers}x{c.shape.hidden_size}", (x, y), (4, 4), textcoords="offset points")

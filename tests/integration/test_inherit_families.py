@@ -5,6 +5,7 @@ import torch
 from builders import FAMILIES, family_model
 from transformers import AutoModelForCausalLM
 
+import tinylm.models.pangu  # noqa: F401  makes transformers know pangu_pi
 from tinylm.errors import InputError, WorkError
 from tinylm.inherit import inherit, save
 from tinylm.inherit.inheritance import check_reload
@@ -15,7 +16,7 @@ IDS = torch.randint(60, (8, 24), generator=torch.Generator().manual_seed(1))
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, "pangu_pi"])
 def test_all_axes_cut_at_once_reload_to_the_bit(family: str, tied: bool, dtype: torch.dtype, tmp_path) -> None:
     teacher = family_model(family, tied, dtype)
     target = Shape(3, 24, 40, 2, 1, 8, 60, tied)
@@ -30,7 +31,7 @@ def test_all_axes_cut_at_once_reload_to_the_bit(family: str, tied: bool, dtype: 
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, "pangu_pi"])
 def test_the_full_shape_is_the_teacher_bit_for_bit(family: str, tied: bool) -> None:
     teacher = family_model(family, tied)
     result = inherit(teacher, Shape.from_config(teacher.config), criterion="l2", layers="first-last", repair=())

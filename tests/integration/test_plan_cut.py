@@ -80,3 +80,17 @@ def test_wrong_input_is_one_line_and_exit_code_2(tmp_path, capsys, arguments: li
         main(["plan", *arguments, str(teacher)])
     error = capsys.readouterr().err.strip()
     assert stopped.value.code == 2 and error.count("\n") == 0 and message in error
+
+
+def test_a_plan_with_the_pangu_pi_block_is_inherited_with_it(tmp_path) -> None:
+    teacher = tiny_teacher(tmp_path / "teacher", vocab_size=400, hidden_size=128)
+    options = f"plan --budget 3.04e5 --vocab-size 400 --limit 1 --teacher {teacher} --block pangu-pi"
+    main([*options.split(), "--out", str(tmp_path / "plan")])
+    planned = json.loads((tmp_path / "plan" / "plan.json").read_text())["candidates"][0]["parameters"]
+    for file in ("plan.json", "SHAPE.toml"):
+        out = tmp_path / f"student-{file}"
+        command = f"inherit --teacher {teacher} --criterion l2 --layers first-last --out {out}"
+        main([*command.split(), "--shape", str(tmp_path / "plan" / file), "--repair"])
+        student = AutoModelForCausalLM.from_pretrained(out)
+        assert student.config.model_type == "pangu_pi"
+        assert sum(parameter.numel() for parameter in student.parameters()) == planned

@@ -1,6 +1,7 @@
 """The tokenizer commands as a user types them: count -> coverage -> compress -> remap, and wrong input."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -98,3 +99,56 @@ def test_wrong_input_is_one_line_exit_2_and_nothing_written(work, tmp_path, caps
         code, error = refused(capsys, *words)
         assert code == 2 and message in error and len(error.strip().splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["other"]
+
+
+def test_a_store_of_another_tokenizer_is_not_remapped(work, tmp_path, capsys):
+    tiny_teacher(tmp_path / "other", vocab_size=500, num_hidden_layers=2)
+    run("corpus", "pack", "--tokenizer", tmp_path / "other", "--corpus", work / "a.jsonl", "--out", tmp_path / "store")
+    run("tokenizer", "compress", "--model", work / "teacher", "--counts", work / "a.npz", "--vocab-size", 400,
+        "--out", tmp_path / "compact")  # fmt: skip
+    capsys.readouterr()
+    code, error = refused(
+        capsys, "tokenizer", "remap", "--data", tmp_path / "store", "--compact", tmp_path / "compact", "--out",
+        tmp_path / "new",
+    )  # fmt: skip
+    assert code == 2 and "another tokenizer" in error and not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--max-growth", "nan"], "max growth nan must be 1 or more"),
+        (["--vocab-size", "100"], "too small"),
+        (["--vocab-size", "384", "--coverage", "0.9"], "exactly one of"),
+    ],
+)
+def test_a_size_that_cannot_be_is_one_line(work, tmp_path, capsys, options, message):
+    code, error = refused(
+        capsys, "tokenizer", "compress", "--model", work / "teacher", "--counts", work / "a.npz", "--out",
+        tmp_path / "out", *options,
+    )  # fmt: skip
+    assert code == 2 and message in error and not (tmp_path / "out").exists()
+
+
+def test_a_pickle_checkpoint_is_refused_not_ignored(work, tmp_path, capsys):
+    folder = shutil.copytree(work / "teacher", tmp_path / "teacher")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    code, error = refused(
+        capsys, "tokenizer", "compress", "--model", folder, "--counts", work / "a.npz", "--vocab-size", 400, "--out",
+        tmp_path / "out",
+    )  # fmt: skip
+    assert code == 2 and "pickle" in error and not (tmp_path / "out").exists()
+
+
+def test_coverage_with_a_size_needs_the_width(work, capsys):
+    assert (
+        "--hidden-size" in refused(capsys, "tokenizer", "coverage", "--counts", work / "a.npz", "--parameters", 2e5)[1]
+    )
+    words = ("tokenizer", "coverage", "--counts", work / "a.npz", "--hidden-size", 64, "--parameters")
+    assert refused(capsys, *words, "nan")[0] == 2
+
+
+def test_a_config_id_that_changed_its_token_fails_the_certificate(work, tmp_path):
+    assert certificate.spelled_ids({"a": {"eos_token_id": [1, 2]}, "pad_token_id": None}, {1: "x", 2: "y"}) == {
+        "a.eos_token_id": ["x", "y"], "pad_token_id": [],
+    }  # fmt: skip

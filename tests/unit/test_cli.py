@@ -47,6 +47,22 @@ def test_errors_are_one_line_with_their_code(error, code, monkeypatch, capsys):
     assert stop.value.code == code and err.startswith("tinylm: ") and err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("plan --budget many --vocab-size 100", "Error parsing --budget: could not convert string to float: 'many'"),
+        ("plan --vocab-size 100", "--budget"),
+        ("plan --budget 1e6 --vocab-size 100 --nope 3", "--nope"),
+        ("study run ladder --scale huge", "'huge'"),
+    ],
+)
+def test_a_wrong_option_is_one_line(words, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(words.split())
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and err.startswith("tinylm: ") and message in err and err.count("\n") == 1
+
+
 @pytest.mark.parametrize(("arguments", "code"), [([], 0), (["--help"], 0), (["tokenizer"], 0), (["nonsense"], 2)])
 def test_overview(arguments, code, capsys):
     with pytest.raises(SystemExit) as stop:

@@ -4,7 +4,7 @@ import pytest
 
 from tinylm.architecture.cost import training_flops
 from tinylm.architecture.shape import parameters
-from tinylm.dry_run import describe
+from tinylm.dry_run import describe, is_large
 from tinylm.errors import InputError
 from tinylm.models.shape import Shape
 from tinylm.recipe import packaged_recipes, read_recipe
@@ -15,6 +15,7 @@ PRO = Shape(20, 1792, 5376, 14, 7, 128, 48000, False)
 @pytest.mark.parametrize("name", [name for name in packaged_recipes() if name.startswith("pangu")])
 def test_the_presets_need_neither_network_nor_teacher(name):
     lines = dict(describe(read_recipe(name), 989, 0.4, 1e12))
+    assert is_large(read_recipe(name)) and not is_large(read_recipe("demo"))
     assert "50B tokens" in lines["cost of the student"] and "40% of 989 TFLOP/s" in lines["cost of the student"]
 
 

@@ -128,7 +128,7 @@ def write_plan(
     extra = measured or [{}] * len(candidates)
     values = [{**candidate.to_dict(), **more} for candidate, more in zip(candidates, extra, strict=True)]
     with atomic_file(out / "SHAPE.toml") as scratch:
-        write_shape(scratch, candidates[0].shape)
+        write_shape(scratch, candidates[0].shape, values[0]["block"])
     write_json(out / "plan.json", {"request": request, "rule": rule, "candidates": values})
 
 

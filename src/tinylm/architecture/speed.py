@@ -63,11 +63,13 @@ def measure(
     configs: Sequence[Any] | None = None,
     run: Runner | None = None,
     backend: str = "transformers",
+    again: bool = False,
 ) -> list[dict[str, Any]]:
     """Median and spread of each shape's speed, in the order of ``shapes``.
 
     Args:
         configs: the family of each shape (None: Llama).
+        again: time anew what was timed on this machine before.
         run: times one generation; by default through `transformers`. ``backend`` names it in results and cache.
 
     Returns one dictionary a shape: ``prefill_tokens_per_second``, ``decode_tokens_per_second``,
@@ -76,7 +78,7 @@ def measure(
     run = run or generate_once
     configs = configs or [None] * len(shapes)
     files = [_cache_file(shape, config, protocol, backend) for shape, config in zip(shapes, configs)]
-    pending = [index for index, file in enumerate(files) if not file.exists()]
+    pending = [index for index, file in enumerate(files) if again or not file.exists()]
     timings: dict[int, list[Timing]] = {index: [] for index in pending}
     with progress_bar(f"speed, {backend}, batch {protocol.batch}", len(pending) * protocol.repeats, "runs") as bar:
         for _ in range(protocol.repeats):
@@ -174,8 +176,11 @@ def machine(device: str = "cpu") -> dict[str, Any]:
 
 
 def _cache_file(shape: Shape, config: Any, protocol: Protocol, backend: str) -> Path:
-    family = {} if config is None else {"family": config.model_type, "shortcut": getattr(config, "shortcut_size", 0)}
-    key = {"shape": shape.to_dict(), **family, **asdict(protocol), "backend": backend, **machine(protocol.device)}
+    switches = ("model_type", "shortcut_size", "series_terms", "attention_bias", "mlp_bias", "use_qk_norm")
+    family = {} if config is None else {name: getattr(config, name, None) for name in switches}
+    runtime = {"llama.cpp": version("xllamacpp")} if backend.startswith("llama.cpp") else {}
+    key = {"shape": shape.to_dict(), **family, **asdict(protocol), "backend": backend, **runtime}
+    key |= machine(protocol.device)
     return cache_dir() / "speed" / f"{hash_of(key)}.json"
 
 

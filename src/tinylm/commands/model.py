@@ -21,7 +21,8 @@ def plan(
     repeats: int = 5,
     device: str = "auto",
     finalists: int = 0,
-    train_tokens: int = 0,
+    again: bool = False,
+    train_tokens: float = 0,
     data: Path | None = None,
     bill_tokens: float = 0.0,
     peak_flops: float = 989e12,
@@ -35,7 +36,7 @@ def plan(
         vocab_size: rows of the embedding, e.g. 48000.
         teacher: directory, .gguf file, hub id or smollm2-135m: only shapes that can be cut from it.
         depths: numbers of layers to compare, e.g. 15,20,25,30: the best shape of each.
-        block: pangu-pi counts the series activation and the augmented shortcuts in.
+        block: pangu-pi counts the series activation and the augmented shortcuts in; `inherit` then grafts them.
         limit: at most so many candidates.
         measure: time every candidate (random weights): prefill, decode, first token, peak memory.
         batches: batch sizes to time, e.g. 1,20.
@@ -43,12 +44,13 @@ def plan(
         repeats: timings of each; the table has the median and the range.
         device: cpu, cuda, or auto (a GPU where there is one).
         finalists: also time so many of the best through llama.cpp in Q8_0.
+        again: time anew what was timed on this machine before (timings are kept in the cache folder).
         train_tokens: train every candidate on so many tokens and report bits per byte (needs --data).
         data: folder with the token stores train/ and valid/, packed with a tokenizer of vocab-size tokens.
         bill_tokens: also tell what training the best shape on so many tokens costs (FLOPs, device-hours).
         peak_flops: of one device for that bill, per second; the default is an H100 in bf16.
         mfu: share of the peak that training is assumed to reach.
-        out: folder for plan.json (all numbers), SHAPE.toml (the best shape, for `inherit` and `train`), pareto.svg.
+        out: folder for plan.json (all numbers), SHAPE.toml (the best shape, for `inherit` or a recipe), pareto.svg.
     """
     from tinylm.architecture import plan as planning
 
@@ -63,7 +65,7 @@ def plan(
 
         sizes = planning.parse_numbers("batches", batches) or [] if measure else []
         measured = measured_plan.measure(
-            candidates, sizes, new_tokens, repeats, device, finalists, train_tokens, data, teacher
+            candidates, sizes, new_tokens, repeats, device, finalists, int(train_tokens), data, teacher, again
         )
         measured_plan.print_measurements(candidates, measured)
     if out is not None:
@@ -171,9 +173,9 @@ def train(
         teacher: model with the same vocabulary, for --distillation live.
     """
     from tinylm.corpus.store import open_store
+    from tinylm.initial import initial_model
     from tinylm.models.teacher import load_model, load_tokenizer
     from tinylm.terminal import print_table
-    from tinylm.train.initial import initial_model
     from tinylm.train.loop import train as run_training
 
     result = run_training(

@@ -101,10 +101,13 @@ def tokenizer_coverage(
         tied: whether embedding and head share one table (--no-tied: two tables).
         out: folder for coverage.json and coverage.svg.
     """
+    from tinylm.errors import InputError
     from tinylm.models.teacher import resolve
     from tinylm.tokenizer import coverage
     from tinylm.tokenizer.count import Counts
 
+    if parameters is not None and not 1 <= parameters < float("inf"):
+        raise InputError(f"--parameters {parameters} must be a number of parameters, e.g. 40e6")
     loaded = [Counts.load(path) for path in counts]
     result = coverage.study(
         resolve(tokenizer or loaded[0].tokenizer),

@@ -33,10 +33,11 @@ def run(
     if threads:
         pipeline.use_threads(threads)
     chosen = read_recipe(recipe)
-    if dry_run:
-        from tinylm.dry_run import print_dry_run
+    from tinylm.dry_run import is_large, print_dry_run
 
+    if dry_run or is_large(chosen):
         print_dry_run(chosen, peak_tflops, mfu)
+    if dry_run:
         return
     out = out or Path("runs") / chosen.name
     pipeline.print_results(pipeline.run(chosen, out, recipe_path=recipe), out)

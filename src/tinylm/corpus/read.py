@@ -5,6 +5,7 @@ A document is one text: a whole .txt file, one line of a jsonl file, one row of 
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -68,7 +69,7 @@ def _read_file(path: Path, text_key: str) -> Iterator[Document]:
                 yield Document(text, path.name)
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text at byte {error.start}: convert it first") from error
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"cannot read {path}: {error}") from error
 
 
@@ -145,5 +146,5 @@ def _read_hub(name: str, text_key: str) -> Iterator[Document]:
         for row in rows:
             if isinstance(row.get(text_key), str) and row[text_key].strip():
                 yield Document(row[text_key], dataset)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a data set with code of its own, never run
         raise InputError(f"cannot stream hub dataset {dataset!r}: {error}") from error

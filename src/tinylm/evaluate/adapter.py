@@ -132,7 +132,7 @@ class TinyLM(TemplateLM):
         return self._loglikelihood_tokens([(request.args, *pair) for request, pair in zip(requests, pairs)])
 
     def _loglikelihood_tokens(self, requests: list, **kwargs: Any) -> list[Answer]:
-        keys = [_key("ll", context, continuation) for _, context, continuation in requests]
+        keys = [_key("ll", self.max_length, context, continuation) for _, context, continuation in requests]
         todo = {
             key: Scored(tuple((context + continuation)[-(self.max_length + 1) :][:-1]), tuple(continuation))
             for key, (_, context, continuation) in zip(keys, requests)
@@ -145,7 +145,7 @@ class TinyLM(TemplateLM):
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """Log-likelihood of whole texts, in windows of the context that do not overlap (as lm-eval has it)."""
         texts = [request.args[0] for request in requests]
-        keys = [_key("rolling", [self.max_length], [], text) for text in texts]
+        keys = [_key("rolling", self.max_length, text) for text in texts]
         todo = {key: text for key, text in zip(keys, texts) if self.responses.get(key) is None}
         tokens = self._encode(list(todo.values()))
         windows = [
@@ -167,7 +167,7 @@ class TinyLM(TemplateLM):
         """Greedy continuations of prompts, cut at the first stop string."""
         asked = [(request.args[0], json.dumps(request.args[1], sort_keys=True)) for request in requests]
         prompts = dict(zip(asked, self._encode([context for context, _ in asked])))
-        keys = {(context, options): _key("text", [], [], context, options) for context, options in asked}
+        keys = {(context, options): _key("text", self.max_length, context, options) for context, options in asked}
         todo = [pair for pair in dict.fromkeys(asked) if self.responses.get(keys[pair]) is None]
         todo.sort(key=lambda pair: (pair[1], -len(prompts[pair])))
         with scoring(self.scorer.model), progress_bar("answers", len(todo), "texts") as bar:

@@ -6,7 +6,6 @@ over the bytes of its own tokens. The bands then hold the same bytes for every m
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,15 +25,6 @@ def frequency_ranks(counts: np.ndarray) -> np.ndarray:
     ranks = np.empty(len(counts), dtype=np.int64)
     ranks[np.argsort(-counts, kind="stable")] = np.arange(len(counts))
     return ranks
-
-
-def read_counts(path: str | Path) -> np.ndarray:
-    """``counts`` int64[V] of a counts.npz made by `tinylm tokenizer count`."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return file["counts"]
-    except (OSError, KeyError, ValueError) as error:
-        raise InputError(f"{path} is no counts.npz of `tinylm tokenizer count` ({error})") from error
 
 
 def byte_bands(

@@ -62,8 +62,9 @@ def differences(
 
 
 def _paired(metric: str, samples: Sequence[dict], base_samples: Sequence[dict]) -> dict[str, float]:
-    theirs = {sample["doc_hash"]: sample[metric] for sample in base_samples}
-    pairs = [(sample[metric], theirs[sample["doc_hash"]]) for sample in samples if sample["doc_hash"] in theirs]
+    theirs = {sample["doc_hash"]: sample[metric] for sample in base_samples if is_scored(sample)}
+    both = [sample for sample in samples if is_scored(sample) and sample["doc_hash"] in theirs]
+    pairs = [(sample[metric], theirs[sample["doc_hash"]]) for sample in both]
     if metric == "bits_per_byte":
         ours, base = (_as_scores([pair[side] for pair in pairs]) for side in (0, 1))
         return paired_difference(ours, base)
@@ -76,6 +77,12 @@ def _paired(metric: str, samples: Sequence[dict], base_samples: Sequence[dict]) 
 def _as_scores(values: Sequence[tuple[float, int]]) -> Scores:
     nats, sizes = (np.array(column) for column in zip(*values))
     return Scores(-nats / np.log(2), sizes, np.zeros_like(sizes), [""] * len(sizes), 0)
+
+
+def is_scored(sample: dict) -> bool:
+    """False when the model gave the item no finite log-likelihood (an overflow, an answer without tokens)."""
+    numbers = [answer[0] if isinstance(answer, (tuple, list)) else answer for answer in sample["filtered_resps"]]
+    return all(not isinstance(number, float) or np.isfinite(number) for number in numbers)
 
 
 def by_task(result: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -37,7 +37,7 @@ def random(shape: Shape, seed: int = 0) -> UnitScores:
 def weight_norm(weights: Mapping[str, Tensor], config: Any, power: int) -> UnitScores:
     """Sum of |w|^power over every weight of a unit; ``power`` 1 or 2. One tensor in memory at a time."""
     family, shape = axes.family_of(config), Shape.from_config(config)
-    sizes, scores = axes.axis_sizes(shape), empty(shape)
+    sizes, scores = axes.axis_sizes(shape, config), empty(shape)
     for name in weights:
         layer = axes.layer_of(name)
         magnitude = weights[name].float().abs().pow(power)

@@ -34,7 +34,7 @@ class Kept:
             return self.hidden
         if axis == axes.VOCAB:
             return self.vocab
-        if axis == axes.HEAD_DIM:
+        if axis in axes.NEVER_CUT:
             return None
         assert layer is not None, f"axis {axis} outside a layer"
         if axis == axes.FFN:
@@ -137,7 +137,7 @@ def cut(weights: Mapping[str, Tensor], config: Any, target: Shape, kept: Kept) -
             if rows is not None:
                 tensor = tensor.index_select(dimension, rows)
         new_name = name if layer is None else axes.in_layer(name, layer)
-        assert tuple(tensor.shape) == axes.expected_size(dimensions, target), (name, tensor.shape)
+        assert tuple(tensor.shape) == axes.expected_size(dimensions, target, config), (name, tensor.shape)
         result[new_name] = tensor.clone() if tensor.data_ptr() == weights[name].data_ptr() else tensor
     if target.tie_word_embeddings:
         result.pop("lm_head.weight", None)
@@ -147,7 +147,9 @@ def cut(weights: Mapping[str, Tensor], config: Any, target: Shape, kept: Kept) -
 
 
 def dimension_rows(blocks: Sequence[str], kept: Kept, layer: int | None, teacher: Shape) -> Tensor | None:
-    """Rows of a dimension made of ``blocks``, each offset by the teacher's size of those before it."""
+    """Rows of a dimension made of ``blocks``, each offset by the teacher's size of those before it; None: all rows."""
+    if len(blocks) == 1:
+        return kept.rows(blocks[0], layer, teacher.head_dim)
     sizes = axes.axis_sizes(teacher)
     parts, offset, whole = [], 0, True
     for axis in blocks:

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from tinylm.inherit.repair import embedding_scale
 from tinylm.inherit.scores import Scores
 from tinylm.inherit.select import select
 from tinylm.models import axes
-from tinylm.models.shape import Shape, read_shape
+from tinylm.models.pangu import from_llama
+from tinylm.models.shape import Shape, read_block, read_shape
 from tinylm.models.teacher import load_config, load_model, load_tokenizer, resolve
 from tinylm.terminal import console
 
@@ -53,7 +55,7 @@ def inherit_files(
         ids = calibration_chunks(calibration, tokenizer, chunks, length)
     if criterion in ("random", "l1", "l2") and layers == "first-last" and not repair and scores is None:
         result = inherit_streamed(folder, target, criterion, _kept_ids(kept_ids) if kept_ids else None, dtype, seed)
-        return _write(result, teacher, target, out, tokenizer if kept_ids is None else None)
+        return _write(_with_block(result, shape), teacher, target, out, tokenizer if kept_ids is None else None)
     console.print(memory_line(Shape.from_config(load_config(folder)), target, dtype, length), highlight=False)
     result = inherit(
         load_model(folder, dtype),
@@ -66,7 +68,14 @@ def inherit_files(
         vocab=_kept_ids(kept_ids) if kept_ids else None,
         seed=seed,
     )
-    return _write(result, teacher, target, out, tokenizer if kept_ids is None else None)
+    return _write(_with_block(result, shape), teacher, target, out, tokenizer if kept_ids is None else None)
+
+
+def _with_block(result: Inherited, shape: Path) -> Inherited:
+    """The student with the block that the plan asks for; a PanGu-pi teacher's student has it already."""
+    if read_block(shape) != "pangu-pi" or result.model.config.model_type == "pangu_pi":
+        return result
+    return replace(result, model=from_llama(result.model))
 
 
 def inherit_streamed(

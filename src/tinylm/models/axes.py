@@ -16,6 +16,8 @@ from tinylm.errors import InputError
 from tinylm.models.shape import Shape
 
 VOCAB, HIDDEN, FFN, Q_HEADS, KV_HEADS, HEAD_DIM = "vocab", "hidden", "ffn", "q_heads", "kv_heads", "head_dim"
+SHORTCUT = "shortcut"  # width of the PanGu-pi bottleneck
+NEVER_CUT = (HEAD_DIM, SHORTCUT)
 
 Dimension = tuple[str, ...]  # the blocks one dimension is made of, in order
 
@@ -87,7 +89,14 @@ _FUSED = {
     "mlp.down_proj.weight": "hidden ffn",
 }
 
+_PANGU = {
+    "self_attn.shortcut.down.weight": "shortcut hidden",
+    "self_attn.shortcut.up.weight": "hidden shortcut",
+    **{f"mlp.series.{term}.{name}": "ffn" for term in range(8) for name in ("scale", "shift")},
+}
+
 _LLAMA = Family(_table(_OUTSIDE, _ATTENTION | _ATTENTION_BIAS | _MLP | _MLP_BIAS | _INPUT_NORMS))
+_PANGU_PI = Family(_table(_OUTSIDE, _ATTENTION | _ATTENTION_BIAS | _MLP | _MLP_BIAS | _INPUT_NORMS | _PANGU))
 _QWEN3 = Family(_table(_OUTSIDE, _ATTENTION | _ATTENTION_BIAS | _MLP | _INPUT_NORMS | _HEAD_NORMS))
 _GEMMA = Family(
     _table(_OUTSIDE, _ATTENTION | _ATTENTION_BIAS | _MLP | _INPUT_NORMS), gain_offset=1.0, scales_embedding=True
@@ -129,6 +138,7 @@ FAMILIES: dict[str, Family] = {  # by the config's model_type
     "gemma3_text": _GEMMA3,
     "phi3": _PHI3,
     "olmo2": _OLMO2,
+    "pangu_pi": _PANGU_PI,
 }
 
 
@@ -140,8 +150,8 @@ def family_of(config: Any) -> Family:
     return family
 
 
-def axis_sizes(shape: Shape) -> dict[str, int]:
-    """Rows of each axis at ``shape``."""
+def axis_sizes(shape: Shape, config: Any = None) -> dict[str, int]:
+    """Rows of each axis at ``shape``; ``config`` gives what no shape has."""
     return {
         VOCAB: shape.vocab_size,
         HIDDEN: shape.hidden_size,
@@ -149,12 +159,13 @@ def axis_sizes(shape: Shape) -> dict[str, int]:
         Q_HEADS: shape.num_attention_heads * shape.head_dim,
         KV_HEADS: shape.num_key_value_heads * shape.head_dim,
         HEAD_DIM: shape.head_dim,
+        SHORTCUT: getattr(config, "shortcut_size", 0) or 0,
     }
 
 
-def expected_size(dimensions: Iterable[Dimension], shape: Shape) -> tuple[int, ...]:
+def expected_size(dimensions: Iterable[Dimension], shape: Shape, config: Any) -> tuple[int, ...]:
     """The tensor size that a parameter with these axes has at ``shape``."""
-    sizes = axis_sizes(shape)
+    sizes = axis_sizes(shape, config)
     return tuple(sum(sizes[block] for block in dimension) for dimension in dimensions)
 
 
@@ -174,6 +185,6 @@ def check_weights(sizes: Mapping[str, tuple[int, ...]], config: Any) -> None:
         )
     shape = Shape.from_config(config)
     for name, size in sizes.items():
-        expected = expected_size(family.axes(name) or (), shape)
+        expected = expected_size(family.axes(name) or (), shape, config)
         if tuple(size) != expected:
             raise InputError(f"{name} is {tuple(size)} but the config says {expected}: the checkpoint is damaged")

@@ -98,14 +98,7 @@ class Shape:
 
 def read_shape(path: str | Path) -> Shape:
     """A shape from SHAPE.toml or plan.json; of a plan's candidates the first (best) one."""
-    path = Path(path)
-    try:
-        text = path.read_text()
-        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except FileNotFoundError as error:
-        raise InputError(f"shape file {path} does not exist: make one with `tinylm plan`") from error
-    except (json.JSONDecodeError, tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
-        raise InputError(f"shape file {path} cannot be read: {error}") from error
+    values = _read(Path(path))
     if "candidates" in values:
         if not values["candidates"]:
             raise InputError(f"shape file {path} has no candidates")
@@ -113,7 +106,24 @@ def read_shape(path: str | Path) -> Shape:
     return Shape.from_dict(values, str(path))
 
 
-def write_shape(path: str | Path, shape: Shape) -> None:
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text()
+        return json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except FileNotFoundError as error:
+        raise InputError(f"shape file {path} does not exist: make one with `tinylm plan`") from error
+    except (json.JSONDecodeError, tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
+        raise InputError(f"shape file {path} cannot be read: {error}") from error
+
+
+def read_block(path: str | Path) -> str:
+    """The block of the shape in SHAPE.toml or plan.json: ``plain`` unless the file says ``pangu-pi``."""
+    values = _read(Path(path))
+    return values.get("candidates", [values])[0].get("block", "plain")
+
+
+def write_shape(path: str | Path, shape: Shape, block: str = "plain") -> None:
     """SHAPE.toml: one ``key = value`` a line."""
     lines = [f"{key} = {str(value).lower()}" for key, value in shape.to_dict().items()]
+    lines += [] if block == "plain" else [f'block = "{block}"']
     Path(path).write_text("\n".join(lines) + "\n")

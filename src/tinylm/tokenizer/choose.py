@@ -50,7 +50,7 @@ class Ranking:
                 raise InputError(f"coverage {coverage} must lie above 0 and at most at 1 (0.98 = 98 %)")
             reached = self.coverage() >= coverage - 1e-12
         else:
-            if max_growth is None or max_growth < 1:
+            if max_growth is None or not 1 <= max_growth < float("inf"):
                 raise InputError(f"max growth {max_growth} must be 1 or more (1.02 = 2 % more tokens)")
             reached = self.growth() <= max_growth + 1e-12
         return max(self.forced, int(np.argmax(reached)) + 1)

@@ -9,7 +9,9 @@ import numpy as np
 
 from tinylm.artifact import atomic_directory, write_json
 from tinylm.corpus.document import Document
+from tinylm.corpus.store import tokenizer_hash
 from tinylm.errors import InputError, WorkError
+from tinylm.models.teacher import load_tokenizer
 from tinylm.terminal import print_table, quiet_transformers
 from tinylm.tokenizer import certificate, choose
 from tinylm.tokenizer.count import Counts
@@ -129,6 +131,7 @@ def _write_facts(cut: Cut, folder: Path) -> None:
     facts["pre_tokenizer"] = facts.get("pre_tokenizer") or pretokenizer_name(cut.source)
     facts["parent_vocab_size"] = facts.get("parent_vocab_size") or len(cut.source.strings)
     facts["parent_tokenizer_hash"] = cut.source.hash
+    facts["parent_store_hash"] = tokenizer_hash(load_tokenizer(cut.source.folder))  # of stores that `remap` may take
     write_json(folder / "tinylm.json", facts)
 
 

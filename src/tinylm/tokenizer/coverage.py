@@ -31,6 +31,8 @@ def study(
 
     Raises InputError when counts and tokenizer differ, or a size is not possible.
     """
+    if parameters is not None and hidden_size is None:
+        raise InputError("--parameters needs --hidden-size: the share is that of embedding and head")
     source = read_source(folder)
     splits = splits_of(source)
     rankings = [choose.rank(source, one, splits) for one in counts]

@@ -72,8 +72,7 @@ class Gigatoken:
 
         if self._digits:
             texts = [piece for text in texts for piece in self._digits.split(text) if piece]
-        rows = self._tokenizer.encode_batch([text.encode() for text in texts])
-        ids = awkward.to_numpy(awkward.flatten(rows))
+        ids = awkward.to_numpy(awkward.flatten(self._tokenizer.encode_batch(list(texts))))
         return ids if self._size is None else ids[ids < self._size]
 
 

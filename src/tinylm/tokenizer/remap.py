@@ -1,8 +1,7 @@
 """Old ids -> new ids without the text: for token stores on disk and for cached teacher logits.
 
 A kept token becomes its new id; a removed one becomes the new ids of its string. The decoded text stays the same. The
-result can differ from tokenizing the text again where a piece could now merge with its neighbour; that made text
-0.02 % longer when measured (docs/tokenizer.md).
+result can differ from tokenizing the text again where a piece could now merge with its neighbour.
 """
 
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from tinylm.artifact import atomic_directory, atomic_file
 from tinylm.corpus.store import DOCUMENTS, TOKENS, TokenStore, open_store, tokenizer_hash, write_header
 from tinylm.errors import InputError
 from tinylm.models.teacher import load_tokenizer
-from tinylm.tokenizer.source import Source
+from tinylm.tokenizer.source import Source, optional_json
 
 CHUNK = 4_000_000  # tokens at a time
 
@@ -119,6 +118,9 @@ def remap_store(store_dir: str | Path, compact_dir: str | Path, out: str | Path)
             f"store {store_dir} has a vocabulary of {store.vocab_size}, the parent of {compact_dir} only "
             f"{len(expansion.lengths)}: they do not belong together"
         )
+    parent = optional_json(Path(compact_dir) / "tinylm.json").get("parent_store_hash", store.tokenizer_hash)
+    if parent != store.tokenizer_hash:
+        raise InputError(f"store {store_dir} was packed with another tokenizer than the parent of {compact_dir}")
     tokenizer = load_tokenizer(compact_dir)
     separator = expansion.apply(np.array([store.separator]))
     with atomic_directory(Path(out)) as folder:

@@ -17,7 +17,12 @@ from tinylm.tokenizer.source import optional_json
 
 
 def has_weights(folder: Path) -> bool:
-    return (folder / "config.json").exists() and any(folder.glob("*.safetensors"))
+    """Whether there is a model to cut beside the tokenizer. InputError for weights of a kind that is not read."""
+    pickled = next(folder.glob("pytorch_model*.bin"), None)
+    found = (folder / "config.json").exists() and any(folder.glob("*.safetensors"))
+    if pickled is not None and not found:
+        raise InputError(f"{pickled} is a pickle checkpoint, which is not read: save the model as safetensors first")
+    return found
 
 
 def slice_rows(model, kept: np.ndarray) -> None:

@@ -81,12 +81,18 @@ def test_figure_is_drawn_from_the_measurements(tmp_path) -> None:
     extra = [{"speed": speeds(100.0 * n), "quality": {"valid_bits_per_byte": 1.0 + n}} for n in (1, 2)]
     measured_plan.draw([candidate(SMALL), candidate(LARGE)], extra, tmp_path / "pareto.svg")
     drawn = (tmp_path / "pareto.svg").read_text()
-    assert drawn.startswith("<svg") and len(drawn) > 5000
+    assert drawn.startswith("<svg") and len(drawn) > 5000 and "Pareto front" in drawn
 
 
 def test_training_without_data_is_one_clear_line() -> None:
     with pytest.raises(InputError, match="needs --data"):
         measured_plan.measure([candidate(SMALL)], [], 510, 1, "cpu", 0, 4096, None, None)
+
+
+def test_a_gpu_that_is_not_there_is_one_clear_line(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="no GPU here"):
+        measured_plan.measure([candidate(SMALL)], [1], 510, 1, "cuda", 0, 0, None, None)
 
 
 def test_byte_tokenizer_covers_every_text() -> None:

@@ -46,6 +46,8 @@ def test_the_second_time_comes_from_the_cache_and_another_protocol_does_not() ->
     measure([SMALL], Protocol(repeats=2, batch=20), run=run)
     measure([SMALL], protocol, run=run, backend="other")
     assert calls == [1, 1, 20, 20, 1, 1]
+    measure([SMALL], protocol, run=run, again=True)
+    assert calls[6:] == [1, 1]
 
 
 def test_transformers_generates_what_the_protocol_says(monkeypatch) -> None:

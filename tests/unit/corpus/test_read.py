@@ -41,6 +41,11 @@ def test_empty_documents_are_left_out_and_another_key_is_read(tmp_path):
     assert [d.text for d in documents([path], text_key="body")] == ["a", "b"]
 
 
+def damaged(data: bytes) -> bytes:
+    """Some bytes in the middle are others."""
+    return data[: len(data) // 2] + bytes(20) + data[len(data) // 2 + 20 :]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
@@ -52,6 +57,7 @@ def test_empty_documents_are_left_out_and_another_key_is_read(tmp_path):
         ("x.jsonl", b'{"text": "\xff"}\n', "not UTF-8"),
         ("x.jsonl.gz", b"not gzip", "cannot read"),
         ("x.jsonl.gz", gzip.compress(lines(TEXTS))[:-9], "cannot read"),
+        ("x.jsonl.gz", damaged(gzip.compress(lines(TEXTS * 50))), "cannot read"),
         ("x.jsonl.zst", b"not zstd at all", "zstd"),
         ("x.jsonl.zst", zstandard.compress(lines(TEXTS))[:-1], "cut short"),
         ("x.parquet", b"PAR1", "parquet"),
@@ -64,6 +70,17 @@ def test_a_damaged_file_is_one_line_that_names_it(tmp_path, name, content, words
     with pytest.raises(InputError, match=words) as caught:
         list(documents([path]))
     assert name in str(caught.value)
+
+
+def test_a_hub_data_set_with_code_of_its_own_is_refused(monkeypatch):
+    import datasets
+
+    def script(*args, **options):
+        raise RuntimeError("Dataset scripts are no longer supported")
+
+    monkeypatch.setattr(datasets, "load_dataset", script)
+    with pytest.raises(InputError, match="'some/set': Dataset scripts"):
+        list(documents(["hub:some/set"]))
 
 
 def test_missing_files_and_columns(tmp_path):

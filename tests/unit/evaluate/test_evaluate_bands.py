@@ -4,7 +4,7 @@ from tiny_model import CHINESE, TEXT, byte_tokenizer, tiny_llama
 
 from tinylm.corpus.read import Document
 from tinylm.errors import InputError
-from tinylm.evaluate.bands import band_names, bits_by_band, byte_bands, frequency_ranks, read_counts
+from tinylm.evaluate.bands import band_names, bits_by_band, byte_bands, frequency_ranks
 from tinylm.evaluate.bits_per_byte import bits_per_byte
 
 DOCUMENTS = [Document(TEXT, "a"), Document("🦊 and 我们在河边", "b"), Document(CHINESE + " é", "b"), Document("x", "b")]
@@ -52,11 +52,6 @@ def test_a_byte_is_in_the_band_of_its_token(tokenizer):
     assert band.tolist() == [0, 0, 0, 1, 1, 1, 1]  # the space belongs to the token after it
 
 
-def test_wrong_counts_are_one_clear_line(tokenizer, tmp_path):
+def test_counts_of_another_size_are_refused(tokenizer):
     with pytest.raises(InputError, match="the counts have 3 tokens"):
         byte_bands(tokenizer, np.ones(3), ["a"])
-    (tmp_path / "counts.npz").write_text("nonsense")
-    with pytest.raises(InputError, match=r"no counts.npz"):
-        read_counts(tmp_path / "counts.npz")
-    with pytest.raises(InputError, match=r"no counts.npz"):
-        read_counts(tmp_path / "missing.npz")

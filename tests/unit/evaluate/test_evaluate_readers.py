@@ -168,6 +168,5 @@ def test_without_files_and_network_the_hub_is_named(monkeypatch):
 
 
 def test_more_examples_than_there_are_is_one_clear_line(files):
-    task = load_tasks(["mmlu"], files, num_fewshot=6)["mmlu"]
     with pytest.raises(InputError, match=r"--num-fewshot 6: there are only 5 examples for anatomy"):
-        task.fewshot_context(task.eval_docs[0], num_fewshot=6)
+        load_tasks(["mmlu"], files, num_fewshot=6)

@@ -18,6 +18,24 @@ Row = dict[str, Any]
 ENVIRONMENT = "TINYLM_TASK_DATA"  # how plain `lm_eval` is told where the files are
 
 
+SOURCES = {  # folder below the root -> where its files can be had
+    "ceval": "hub ceval/ceval-exam",
+    "cmmlu": "hub haonan-li/cmmlu",
+    "mmlu": "hub cais/mmlu",
+    "agieval": "GitHub ruixiangcui/AGIEval",
+    "superglue": "hub aps/super_glue",
+    "piqa": "hub baber/piqa",
+    "eprstmt": "GitHub CLUEbenchmark/FewCLUE",
+    "XSum": "hub EdinburghNLP/xsum",
+    "c3": "GitHub nlpdata/c3",
+    "hellaswag": "hub Rowan/hellaswag",
+    "arc": "hub allenai/ai2_arc",
+    "lambada": "hub EleutherAI/lambada_openai",
+    "blimp": "hub nyu-mll/blimp",
+    "wikitext2": "hub EleutherAI/wikitext_document_level",
+}
+
+
 class Bad(Exception):
     """One item that cannot be used. It is left out, counted and shown; the run goes on."""
 
@@ -32,6 +50,7 @@ class Folder:
         self.name, self.root = name, Path(root)
         self._hash = hashlib.sha256()
         self._members: dict[str, bytes] | None = None
+        self._get = f"get them from {SOURCES[name]}; layout in docs/evaluation.md" if name in SOURCES else ""
         if not self.root.is_dir():
             raise InputError(f"task data folder {root} does not exist: see docs/evaluation.md for its layout")
         if not (self.root / name).is_dir():
@@ -42,9 +61,7 @@ class Folder:
             path = self.root / f"{archive}{suffix}"
             if path.exists():
                 return _read_archive(path)
-        raise InputError(
-            f"no {self.name}/ and no {archive}.tar.zst in {self.root}: see docs/evaluation.md for its files"
-        )
+        raise InputError(f"no {self.name}/ and no {archive}.tar.zst in {self.root}: {self._get}")
 
     def paths(self, pattern: str) -> list[str]:
         """Sorted paths below the benchmark's folder that match ``pattern``; an InputError when there is none."""
@@ -54,7 +71,7 @@ class Folder:
             names = [Path(name).relative_to(self.name) for name in self._members if name.startswith(f"{self.name}/")]
             found = [str(path) for path in names if path.match(pattern) and len(path.parts) == pattern.count("/") + 1]
         if not found:
-            raise InputError(f"no {self.name}/{pattern} in {self.root}: see docs/evaluation.md for where it can be had")
+            raise InputError(f"no {self.name}/{pattern} in {self.root}: {self._get}")
         return sorted(found)
 
     def text(self, path: str) -> str:
@@ -67,14 +84,21 @@ class Folder:
             self._hash.update(path.encode() + b"\0" + data)
             return data.decode("utf-8-sig")
         except (KeyError, FileNotFoundError) as error:
-            raise InputError(f"{where} is missing: see docs/evaluation.md for where it can be had") from error
+            raise InputError(f"{where} is missing: {self._get}") from error
         except UnicodeDecodeError as error:
             raise InputError(f"{where} is not UTF-8 at byte {error.start}: the file is damaged") from error
 
     def csv(self, path: str) -> list[Row]:
-        rows = list(csv.DictReader(io.StringIO(self.text(path), newline="")))
+        """Rows by their header. A last row with too few cells, or a quote that is never closed, is a truncated file."""
+        where = f"{self.root}/{self.name}/{path}"
+        try:
+            rows = list(csv.DictReader(io.StringIO(self.text(path), newline=""), strict=True))
+        except csv.Error as error:
+            raise InputError(f"{where} is cut off or damaged ({error}): {self._get}") from error
         if not rows:
-            raise InputError(f"{self.root}/{self.name}/{path} has no rows: the file is empty or damaged")
+            raise InputError(f"{where} has no rows: the file is empty or damaged")
+        if None in rows[-1].values():
+            raise InputError(f"{where} is cut off in row {len(rows)}: {self._get}")
         return rows
 
     def json(self, path: str) -> Any:
@@ -89,7 +113,8 @@ class Folder:
         rows: list[Row | Bad] = []
         for number, line in enumerate(lines, start=1):
             try:
-                rows.append(json.loads(line))
+                row = json.loads(line)
+                rows.append(row if isinstance(row, dict) else Bad(f"{path} line {number} is no JSON object"))
             except json.JSONDecodeError as error:
                 if number == len(lines):
                     raise InputError(f"{self.root}/{self.name}/{path} is cut off in line {number}") from error

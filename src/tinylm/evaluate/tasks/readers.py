@@ -170,7 +170,9 @@ def c3(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
             if not (isinstance(passage, list) and len(passage) == 3):
                 yield Bad("a passage is not [sentences, questions, id]")
                 continue
-            yield from ({**question, "context": passage[0]} for question in passage[1])
+            for question in passage[1]:
+                known = isinstance(question, dict)
+                yield {**question, "context": passage[0]} if known else Bad("a question is no JSON object")
 
     if not (root := local_root(task_data)):
         return _hub_table("c3", convert, ("clue/clue", "c3", "validation"))

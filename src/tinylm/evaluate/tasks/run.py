@@ -16,11 +16,14 @@ from tinylm.artifact import atomic_file, write_json
 from tinylm.corpus.read import Document
 from tinylm.errors import InputError
 from tinylm.evaluate.adapter import PREFIX, TinyLM
-from tinylm.evaluate.bands import bits_by_band, byte_bands, read_counts
+from tinylm.evaluate.bands import bits_by_band, byte_bands
 from tinylm.evaluate.bits_per_byte import Scores, report, score_documents, summarise
-from tinylm.evaluate.results import PAPER, differences, mean_score
+from tinylm.evaluate.results import PAPER, differences, is_scored, mean_score
 from tinylm.evaluate.tasks.files import facts
 from tinylm.models.teacher import fingerprint, load_model, load_tokenizer, resolve
+from tinylm.tokenizer.choose import require_counts
+from tinylm.tokenizer.count import Counts
+from tinylm.tokenizer.source import read_source
 
 FOLDER = Path(__file__).parent  # for `lm_eval --include_path`
 NAMES = tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
@@ -70,12 +73,15 @@ def evaluate(
     samples: list[dict[str, list[dict]]] = []
     texts: list[Scores | None] = []
     named = dict(models) if isinstance(models, Mapping) else dict(zip(_labels(models), models))
+    tokenizers = {name: load_tokenizer(spec) for name, spec in named.items()}  # a missing one shows before any work
     bands = None
     if counts is not None and documents:
-        reference = load_tokenizer(next(iter(named.values())))
-        bands = byte_bands(reference, read_counts(counts), [document.text for document in documents])
+        first = next(iter(named))
+        counted = Counts.load(counts)
+        require_counts(read_source(resolve(named[first])), counted)
+        bands = byte_bands(tokenizers[first], counted.counts, [document.text for document in documents])
     for name, spec in named.items():
-        model, tokenizer = load_model(spec, dtype=DTYPES[dtype]), load_tokenizer(spec)
+        model, tokenizer = load_model(spec, dtype=DTYPES[dtype]), tokenizers[name]
         entry: dict[str, Any] = {"model": name, "dtype": dtype, "parameters": model.num_parameters()}
         scores = None
         if documents:
@@ -127,6 +133,8 @@ def load_tasks(
         task.set_fewshot_seed(1234)
         if num_fewshot is not None and task.OUTPUT_TYPE != "loglikelihood_rolling" and task.config.doc_to_text:
             task.set_config("num_fewshot", num_fewshot)
+            if num_fewshot:  # too few examples in the files shows now, not after hours
+                task.sampler.sample(num_fewshot, eval_doc=task.eval_docs[0])
     return loaded
 
 
@@ -165,9 +173,9 @@ def summary(task: ConfigurableTask, samples: Sequence[dict], truncated: int = 0)
         "bad_examples": known["bad_items"][:3],
         "truncated": truncated,
     }
-    for other in task.aggregation():
-        if other != metric and isinstance(usable[0].get(other), (int, float)):
-            entry[other] = float(np.mean([sample[other] for sample in usable]))
+    for other, aggregate in task.aggregation().items():
+        if other != metric and other in usable[0]:  # LAMBADA's perplexity and AX-b's Matthews correlation are no means
+            entry[other] = float(aggregate([sample[other] for sample in usable]))
     subjects = sorted({sample["doc"]["subject"] for sample in usable})
     if len(subjects) > 1:
         by_subject = {
@@ -177,12 +185,6 @@ def summary(task: ConfigurableTask, samples: Sequence[dict], truncated: int = 0)
         entry["by_subject"] = by_subject
         entry["mean_over_subjects"] = float(np.mean(list(by_subject.values())))
     return entry
-
-
-def is_scored(sample: dict) -> bool:
-    """False when the model gave the item no finite log-likelihood (an overflow, an answer without tokens)."""
-    numbers = [answer[0] if isinstance(answer, (tuple, list)) else answer for answer in sample["filtered_resps"]]
-    return all(not isinstance(number, float) or np.isfinite(number) for number in numbers)
 
 
 def _score(metric: str, values: Sequence[Any]) -> dict[str, Any]:

@@ -24,8 +24,11 @@ def initial_model(model: str, init: str, seed: int) -> Any:
 
 
 def random_model(config: Any, seed: int) -> Any:
-    """A model of ``config`` with fresh weights, as its family initialises them (the same deviation in every layer)."""
+    """A model of ``config`` with fresh weights, the same deviation in every layer."""
     from transformers import AutoModelForCausalLM
 
-    torch.manual_seed(seed)
-    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    from tinylm.architecture.initialise import initialise
+
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    initialise(model, seed=seed)
+    return model
