@@ -230,6 +230,8 @@ def draw(candidates: Sequence[Candidate], extra: Sequence[dict[str, Any]], out: 
 
     With quality, a ring marks the shapes on the Pareto front of each way of running them.
     """
+    from matplotlib.ticker import ScalarFormatter
+
     from tinylm.report.figures import PALETTE, figure, to_svg
 
     with figure() as (fig, axes):
@@ -253,6 +255,8 @@ def draw(candidates: Sequence[Candidate], extra: Sequence[dict[str, Any]], out: 
             for x, y, _, c in points:
                 axes.annotate(f"{c.shape.num_layers}x{c.shape.hidden_size}", (x, y), (4, 4), textcoords="offset points")
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.xaxis.set_minor_formatter(ScalarFormatter())
         axes.set_xlabel("decode speed (tokens/s, log scale)")
         axes.set_ylabel("bits per byte, held out" if "quality" in extra[0] else "layers")
         axes.legend()

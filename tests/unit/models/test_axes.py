@@ -19,7 +19,7 @@ def test_every_parameter_is_explained_with_its_size(family: str) -> None:
     axes.check_weights(sizes(model), model.config)
     shape, table = Shape.from_config(model.config), axes.family_of(model.config)
     for name, size in sizes(model).items():
-        assert axes.expected_size(table.axes(name), shape) == size
+        assert axes.expected_size(table.axes(name), shape, model.config) == size
 
 
 def test_fused_matrices_name_their_blocks_in_order() -> None:
