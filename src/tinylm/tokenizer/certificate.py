@@ -199,26 +199,24 @@ def _check_transformers(parent: Source, child: Source, mapping: dict[int, int], 
     around a text are those of the parent."""
     from transformers import AutoTokenizer
 
-    before, loaded, fast = (
-        AutoTokenizer.from_pretrained(parent.folder),
-        AutoTokenizer.from_pretrained(child.folder),
-        child.fast,
-    )
+    loaded, fast = AutoTokenizer.from_pretrained(child.folder), child.fast
     wrong = sum(
         loaded(text, add_special_tokens=False)["input_ids"] != fast.encode(text, add_special_tokens=False).ids
         for text in strings
     )
-    named, named_before = _named_tokens(loaded), _named_tokens(before)
-    strange = [key for key, token in named.items() if child.ids.get(token) != loaded.convert_tokens_to_ids(token)]
-    strange += [
-        key for key, token in named_before.items() if named.get(key) != token and parent.ids.get(token) in mapping
-    ]
-    strange += [key for key in named if key not in named_before]
-    for word in _kept_words(parent, mapping, 2):
-        around = [mapping.get(i) for i in before(word)["input_ids"]]
-        strange += [f"around {word!r}"] if around != loaded(word)["input_ids"] else []
+    named = _named_tokens(loaded)
+    strange = {key for key, token in named.items() if child.ids.get(token) != loaded.convert_tokens_to_ids(token)}
+    if (parent.folder / "tokenizer.json").exists():  # transformers may not read a bare tokenizer.model
+        before = AutoTokenizer.from_pretrained(parent.folder)
+        kept = {key: token for key, token in _named_tokens(before).items() if parent.ids.get(token) in mapping}
+        strange |= {key for key in kept.keys() | named.keys() if named.get(key) != kept.get(key)}
+        for word in _kept_words(parent, mapping, 2):
+            if [mapping.get(i) for i in before(word)["input_ids"]] != loaded(word)["input_ids"]:
+                strange.add(f"around {word!r}")
     passed = not wrong and not strange and len(loaded) == len(child.strings)
-    return line("loads in transformers", passed, f"{len(loaded):,} tokens, {wrong} texts differ, wrong: {strange}")
+    return line(
+        "loads in transformers", passed, f"{len(loaded):,} tokens, {wrong} texts differ, wrong: {sorted(strange)}"
+    )
 
 
 def _named_tokens(tokenizer: Any) -> dict[str, str]:

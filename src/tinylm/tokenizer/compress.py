@@ -131,8 +131,20 @@ def _write_facts(cut: Cut, folder: Path) -> None:
     facts["pre_tokenizer"] = facts.get("pre_tokenizer") or pretokenizer_name(cut.source)
     facts["parent_vocab_size"] = facts.get("parent_vocab_size") or len(cut.source.strings)
     facts["parent_tokenizer_hash"] = cut.source.hash
-    facts["parent_store_hash"] = tokenizer_hash(load_tokenizer(cut.source.folder))  # of stores that `remap` may take
+    if (cut.source.folder / "tokenizer.json").exists():  # transformers may not read a bare tokenizer.model
+        parent = load_tokenizer(cut.source.folder)
+        facts["parent_store_hash"] = tokenizer_hash(parent)  # of stores that `remap` may take
+        _name_tokens(cut, folder, parent)
     write_json(folder / "tinylm.json", facts)
+
+
+def _name_tokens(cut: Cut, folder: Path, parent: Any) -> None:
+    """Write down what the parent's tokenizer class names by itself (Gemma's <mask>); ours is the plain fast class."""
+    settings = optional_json(folder / "tokenizer_config.json")
+    for key, token in parent.special_tokens_map.items():
+        if isinstance(token, str) and cut.source.ids.get(token) in cut.mapping:
+            settings.setdefault(key, token)
+    write_json(folder / "tokenizer_config.json", settings)
 
 
 def _whole(cut: Cut) -> bool:

@@ -53,4 +53,4 @@ def test_axis_sizes_count_head_rows() -> None:
     shape = dataclasses.replace(Shape(2, 32, 48, 4, 2, 8, 64), head_dim=16)
     rows = axes.axis_sizes(shape)
     assert (rows["q_heads"], rows["kv_heads"], rows["head_dim"]) == (64, 32, 16)
-    assert torch.Size(axes.expected_size((("q_heads", "kv_heads", "kv_heads"), ("hidden",)), shape)) == (128, 32)
+    assert torch.Size(axes.expected_size((("q_heads", "kv_heads", "kv_heads"), ("hidden",)), shape, None)) == (128, 32)
