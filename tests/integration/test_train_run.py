@@ -288,3 +288,24 @@ def test_the_commands(teacher_dir, tmp_path, capsys):
         main([*command, "--rounds", "0"])
     assert end.value.code == 2
     assert capsys.readouterr().err.startswith("tinylm: train.rounds = 0")
+
+
+@pytest.mark.parametrize("block", ["plain", "pangu-pi"])
+def test_a_plan_is_trained_from_random_weights(teacher_dir, tmp_path, capsys, block):
+    from builders import corpus_file
+
+    from tinylm.cli import main
+
+    corpus, data = corpus_file(tmp_path / "corpus.jsonl", 60), tmp_path / "data"
+    main(["corpus", "pack", "--tokenizer", str(teacher_dir), "--corpus", str(corpus), "--out", str(data)])
+    rows = open_store(data).vocab_size
+    plan = tmp_path / "plan"
+    main(f"plan --budget 1e6 --vocab-size {rows} --limit 1 --block {block} --out {plan}".split())
+    planned = json.loads((plan / "plan.json").read_text())["candidates"][0]
+    command = f"train --model {teacher_dir} --data {data} --steps 2 --sequence-length 32 --no-compile --shape"
+    main([*command.split(), str(plan / "SHAPE.toml"), "--init", "random", "--out", str(tmp_path / "run")])
+    trained = load_model(tmp_path / "run" / "model")
+    assert sum(parameter.numel() for parameter in trained.parameters()) == planned["parameters"]
+    with pytest.raises(SystemExit) as end:
+        main([*command.split(), str(plan / "SHAPE.toml"), "--out", str(tmp_path / "other")])
+    assert end.value.code == 2 and "add --init random" in capsys.readouterr().err

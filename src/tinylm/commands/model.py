@@ -50,7 +50,7 @@ def plan(
         bill_tokens: also tell what training the best shape on so many tokens costs (FLOPs, device-hours).
         peak_flops: of one device for that bill, per second; the default is an H100 in bf16.
         mfu: share of the peak that training is assumed to reach.
-        out: folder for plan.json (all numbers), SHAPE.toml (the best shape, for `inherit` or a recipe), pareto.svg.
+        out: folder for plan.json (all numbers), SHAPE.toml (the best shape, for `inherit` and `train`), pareto.svg.
     """
     from tinylm.architecture import plan as planning
 
@@ -157,6 +157,7 @@ def train(
     out: Path,
     config: Annotated[TrainConfig, tyro.conf.arg(name="")],
     init: str = "model",
+    shape: Path | None = None,
     valid: Path | None = None,
     teacher: str | None = None,
 ) -> None:
@@ -169,6 +170,7 @@ def train(
         data: token store made by `tinylm corpus pack` with the model's own tokenizer.
         out: gets model/ (a plain Hugging Face directory), metrics.jsonl, rounds/, checkpoints/, result.json.
         init: weights to begin with: model (those of --model), random, or a directory of the same shape.
+        shape: with --init random: SHAPE.toml or plan.json of the model to make, in --model's family and vocabulary.
         valid: token store of held-out text; its loss and bits per byte are measured.
         teacher: model with the same vocabulary, for --distillation live.
     """
@@ -179,7 +181,7 @@ def train(
     from tinylm.train.loop import train as run_training
 
     result = run_training(
-        initial_model(model, init, config.seed),
+        initial_model(model, init, config.seed, shape),
         open_store(data),
         config,
         out,
