@@ -9,6 +9,7 @@ from tinylm.errors import InputError
 from tinylm.models.pangu import pangu_config
 from tinylm.models.shape import read_block, read_shape
 from tinylm.models.teacher import load_config, load_model
+from tinylm.terminal import quiet_transformers
 
 
 def initial_model(model: str, init: str, seed: int, shape: Path | None = None) -> Any:
@@ -18,6 +19,7 @@ def initial_model(model: str, init: str, seed: int, shape: Path | None = None) -
         init: "model" (its own weights), "random", or another model of its shape.
         shape: SHAPE.toml or plan.json: a fresh model of that shape, of ``model``'s family and vocabulary.
     """
+    quiet_transformers()
     if shape is not None:
         if init != "random":
             raise InputError(f"--shape {shape} makes a model from random weights: add --init random")
