@@ -100,3 +100,21 @@ def test_an_unreachable_hub_id_is_one_line(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     with pytest.raises(InputError, match="nobody/nothing-here"):
         teacher.resolve("nobody/nothing-here")
+
+
+def test_code_that_a_model_brings_is_run_only_where_allowed(teacher_dir, tmp_path, monkeypatch):
+    folder = shutil.copytree(teacher_dir, tmp_path / "own")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "own_llama", "auto_map": {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.OwnModel"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "own.py").write_text(
+        "from transformers import LlamaConfig, LlamaForCausalLM\n"
+        "class Own(LlamaConfig):\n    model_type = 'own_llama'\n"
+        "class OwnModel(LlamaForCausalLM):\n    config_class = Own\n"
+    )
+    monkeypatch.delenv(teacher.TRUST, raising=False)
+    for load in (teacher.load_config, teacher.load_model):
+        with pytest.raises(InputError, match="TINYLM_TRUST_REMOTE_CODE=1"):
+            load(folder)
+    monkeypatch.setenv(teacher.TRUST, "1")
+    assert type(teacher.load_model(folder)).__name__ == "OwnModel"

