@@ -105,6 +105,18 @@ def test_a_bad_item_is_left_out_and_named(files):
     ]  # fmt: skip
 
 
+def test_rows_that_are_no_objects_are_left_out_and_named(files):
+    path = files / "piqa/data/valid.jsonl"
+    path.write_text("[1]\n" + path.read_text().split("\n", 1)[1])
+    assert facts(readers.piqa(str(files))["test"])["bad_items"] == [
+        "piqa item 0: data/valid.jsonl line 1 is no JSON object"
+    ]
+    path = files / "c3/c3-d-test.json"
+    sentences, questions, name = json.loads(path.read_text())[0]
+    path.write_text(json.dumps([[sentences, ["no object", *questions], name]]))
+    assert facts(readers.c3(str(files))["test"])["bad_items"] == ["d item 0: a question is no JSON object"]
+
+
 def damage(path, how):
     data = path.read_bytes()
     if how == "cut":
