@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 the work failed, 2 the input is wrong.
 import contextlib
 import functools
 import io
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -74,7 +75,8 @@ def _parse(command: Callable[..., None], name: str, arguments: list[str]) -> Cal
             return tyro.cli(bind, prog=f"tinylm {name}", args=arguments)
     except SystemExit as stop:
         if stop.code == 2:
-            box = [line.strip("│╭╰─╮╯ ") for line in shown.getvalue().splitlines()]
+            plain = re.sub(r"\x1b\[[0-9;]*m", "", shown.getvalue())  # the box is coloured when stdout is a terminal
+            box = [line.strip("│╭╰─╮╯ ") for line in plain.splitlines()]
             lines = [
                 line for line in box if line and line != f"tinylm {name} --help" and not line.startswith("For full")
             ]

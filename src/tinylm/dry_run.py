@@ -19,7 +19,7 @@ from tinylm.models import teacher as teachers
 from tinylm.models.pangu import pangu_config
 from tinylm.models.shape import Shape
 from tinylm.recipe import Recipe
-from tinylm.study.cost import ASSUMED_UTILISATION, hours, machine_speed, predict_flops
+from tinylm.study.cost import ASSUMED_UTILISATION, hours, machine_speed, predict_flops, training_passes
 
 LARGE_FLOPS = 1e17  # four minutes of an H100 at 40 %
 ASSUMED_VOCABULARY = 32_768  # where the recipe leaves the size to the corpus
@@ -67,7 +67,7 @@ def describe(recipe: Recipe, peak_tflops: float, mfu: float, machine_flops: floa
         return [*lines, ("training", "steps = 0: each round reads its data once; the cost is known after packing")]
     tokens = train.steps * train.tokens_per_batch
     bill = training_bill(shape, tokens, train.sequence_length, peak_tflops * 1e12, mfu, config)
-    everything = predict_flops(recipe) or bill["flops"]
+    everything = bill["flops"] * training_passes(recipe)
     device_hours = everything / (peak_tflops * 1e12 * mfu) / 3600
     fresh = tokens / (1 + train.sampling_rate * (train.rounds - 1))
     return [
@@ -97,8 +97,11 @@ def print_dry_run(recipe: Recipe, peak_tflops: float, mfu: float) -> None:
 def _shape(recipe: Recipe) -> tuple[Shape, Any, str]:
     """The student's shape, the config whose switches count (None: plain Llama), and how the shape was found."""
     choice = recipe.architecture
-    vocabulary = recipe.tokenizer.vocab_size if recipe.tokenizer.vocab_size > 0 else ASSUMED_VOCABULARY
-    assumed = "" if recipe.tokenizer.vocab_size > 0 else f" ({vocabulary:,} assumed: the corpus decides)"
+    vocabulary, assumed = recipe.tokenizer.vocab_size, ""
+    if vocabulary == -1:  # the teacher's own
+        vocabulary = teachers.load_config(recipe.teacher).get_text_config().vocab_size
+    elif vocabulary == 0:
+        vocabulary, assumed = ASSUMED_VOCABULARY, f" ({ASSUMED_VOCABULARY:,} assumed: the corpus decides)"
     if choice.shape:
         shape = Shape.from_dict({"vocab_size": vocabulary, **choice.shape}, "recipe: architecture.shape")
         return shape, _pangu(shape) if choice.block == "pangu-pi" else None, assumed

@@ -48,6 +48,8 @@ def measure(
         device = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise InputError(f"plan: --device {device} but PyTorch sees no GPU here: use --device cpu")
+        if finalists:
+            speed.llamacpp_version()  # a missing package shows now, not after all other timings
         protocols = [Protocol(batch, 64, new_tokens, repeats, device=device) for batch in batches]
         for more, found in zip(measured, measure_speed(candidates, protocols, finalists, again)):
             more["speed"] = found

@@ -148,7 +148,7 @@ def test_coverage_with_a_size_needs_the_width(work, capsys):
     assert refused(capsys, *words, "nan")[0] == 2
 
 
-def test_a_config_id_that_changed_its_token_fails_the_certificate(work, tmp_path):
+def test_ids_of_a_config_are_spelled():
     assert certificate.spelled_ids({"a": {"eos_token_id": [1, 2]}, "pad_token_id": None}, {1: "x", 2: "y"}) == {
         "a.eos_token_id": ["x", "y"], "pad_token_id": [],
     }  # fmt: skip

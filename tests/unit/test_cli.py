@@ -56,11 +56,15 @@ def test_errors_are_one_line_with_their_code(error, code, monkeypatch, capsys):
         ("study run ladder --scale huge", "'huge'"),
     ],
 )
-def test_a_wrong_option_is_one_line(words, message, capsys):
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_wrong_option_is_one_line(words, message, terminal, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
     with pytest.raises(SystemExit) as stop:
         cli.main(words.split())
     err = capsys.readouterr().err
     assert stop.value.code == 2 and err.startswith("tinylm: ") and message in err and err.count("\n") == 1
+    assert not set("\x1b│╭╰") & set(err)
 
 
 @pytest.mark.parametrize(("arguments", "code"), [([], 0), (["--help"], 0), (["tokenizer"], 0), (["nonsense"], 2)])

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -175,10 +175,20 @@ def machine(device: str = "cpu") -> dict[str, Any]:
     }
 
 
+def llamacpp_version() -> str:
+    """Of the package that runs llama.cpp; InputError without it."""
+    try:
+        return version("xllamacpp")
+    except PackageNotFoundError as error:
+        raise InputError(
+            "llama.cpp is not installed: pip install 'tinylm[device]', or leave --finalists out"
+        ) from error
+
+
 def _cache_file(shape: Shape, config: Any, protocol: Protocol, backend: str) -> Path:
     switches = ("model_type", "shortcut_size", "series_terms", "attention_bias", "mlp_bias", "use_qk_norm")
     family = {} if config is None else {name: getattr(config, name, None) for name in switches}
-    runtime = {"llama.cpp": version("xllamacpp")} if backend.startswith("llama.cpp") else {}
+    runtime = {"llama.cpp": llamacpp_version()} if backend == "llama.cpp" else {}
     key = {"shape": shape.to_dict(), **family, **asdict(protocol), "backend": backend, **runtime}
     key |= machine(protocol.device)
     return cache_dir() / "speed" / f"{hash_of(key)}.json"

@@ -53,6 +53,10 @@ def plan(
         out: folder for plan.json (all numbers), SHAPE.toml (the best shape, for `inherit` and `train`), pareto.svg.
     """
     from tinylm.architecture import plan as planning
+    from tinylm.errors import InputError
+
+    if not 0 <= train_tokens < 1e15:
+        raise InputError(f"--train-tokens {train_tokens} must be a number of tokens, e.g. 5e5")
 
     layers = planning.parse_numbers("depths", depths)
     candidates = planning.plan(budget, vocab_size, teacher, layers, block=block, limit=limit)

@@ -55,7 +55,7 @@ def inherit_files(
         ids = calibration_chunks(calibration, tokenizer, chunks, length)
     if criterion in ("random", "l1", "l2") and layers == "first-last" and not repair and scores is None:
         result = inherit_streamed(folder, target, criterion, _kept_ids(kept_ids) if kept_ids else None, dtype, seed)
-        return _write(_with_block(result, shape), teacher, target, out, tokenizer if kept_ids is None else None)
+        return _write(_with_block(result, shape, seed), teacher, target, out, tokenizer if kept_ids is None else None)
     console.print(memory_line(Shape.from_config(load_config(folder)), target, dtype, length), highlight=False)
     result = inherit(
         load_model(folder, dtype),
@@ -68,14 +68,14 @@ def inherit_files(
         vocab=_kept_ids(kept_ids) if kept_ids else None,
         seed=seed,
     )
-    return _write(_with_block(result, shape), teacher, target, out, tokenizer if kept_ids is None else None)
+    return _write(_with_block(result, shape, seed), teacher, target, out, tokenizer if kept_ids is None else None)
 
 
-def _with_block(result: Inherited, shape: Path) -> Inherited:
+def _with_block(result: Inherited, shape: Path, seed: int) -> Inherited:
     """The student with the block that the plan asks for; a PanGu-pi teacher's student has it already."""
     if read_block(shape) != "pangu-pi" or result.model.config.model_type == "pangu_pi":
         return result
-    return replace(result, model=from_llama(result.model))
+    return replace(result, model=from_llama(result.model, seed=seed))
 
 
 def inherit_streamed(

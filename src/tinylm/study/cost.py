@@ -29,11 +29,16 @@ def predict_flops(recipe: Recipe) -> float | None:
         per_token = float(training_flops(shape, config.sequence_length))
     else:
         per_token = 6 * recipe.architecture.budget
-    passes = 1.0 + recipe.control.enabled
+    return per_token * tokens * training_passes(recipe)
+
+
+def training_passes(recipe: Recipe) -> float:
+    """All training of a recipe (the control, the loss passes between rounds) over that of its student alone."""
+    config, passes = recipe.train, 1.0 + recipe.control.enabled
     if config.rounds > 1 and config.loss_source == "pass":  # a forward pass over the first round's data, each round
         first = 1 / (1 + config.sampling_rate * (config.rounds - 1))
         passes += (config.rounds - 1) * first / 3
-    return per_token * tokens * passes
+    return passes
 
 
 def predict_seconds(recipe: Recipe, finished: Sequence[tuple[Recipe, float]], flops_per_second: float) -> float | None:

@@ -65,7 +65,7 @@ def distinct_words(texts: Iterable[Document]) -> Iterator[str]:
     for document in texts:
         text = document.text.encode("utf-8", "replace").decode()
         seen.update(WORD.findall(text))
-        size += len(text)
+        size += len(document.text.encode("utf-8", "replace"))
         if size > WORD_BYTES:
             break
     return iter(sorted(seen))

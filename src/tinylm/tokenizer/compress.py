@@ -58,6 +58,7 @@ def compress(
     """
     quiet_transformers()
     model_dir, out = Path(model_dir), Path(out)
+    with_weights = has_weights(model_dir)
     cut = choose_vocabulary(model_dir, counts, vocab_size, coverage, max_growth, multiple_of)
     with atomic_directory(out) as folder:
         write_tokenizer(cut.source, cut.kept, folder)
@@ -66,7 +67,7 @@ def compress(
         Expansion.between(cut.source, child, cut.kept).save(folder / "expansion.npz")
         _write_facts(cut, folder)
         lines = certificate.check_tokenizer(cut.source, child, cut.kept, texts)
-        if has_weights(model_dir):
+        if with_weights:
             lines += _cut_model(cut, child, model_dir)
         lines.append(certificate.line("size", len(cut.kept) % multiple_of == 0 or _whole(cut), f"{len(cut.kept):,}"))
         result = certificate.summary(cut, counts, child, lines, held_out)

@@ -133,8 +133,8 @@ def load_tasks(
         task.set_fewshot_seed(1234)
         if num_fewshot is not None and task.OUTPUT_TYPE != "loglikelihood_rolling" and task.config.doc_to_text:
             task.set_config("num_fewshot", num_fewshot)
-            if num_fewshot:  # too few examples in the files shows now, not after hours
-                task.sampler.sample(num_fewshot, eval_doc=task.eval_docs[0])
+            for subject in dict.fromkeys(task.eval_docs["subject"]) if num_fewshot else ():
+                task.sampler.sample(num_fewshot, eval_doc={"subject": subject})  # too few examples show now
     return loaded
 
 

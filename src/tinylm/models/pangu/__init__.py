@@ -30,10 +30,17 @@ def pangu_config(config: Any, series_terms: int = 2, shortcut_ratio: int = 32) -
 
 
 @torch.no_grad()
-def from_llama(model: Any, series_terms: int = 2, shortcut_ratio: int = 32) -> PanguPiForCausalLM:
-    """Graft the PanGu-pi block on a Llama model: same weights, same logits, and the two additions ready to learn."""
+def from_llama(model: Any, series_terms: int = 2, shortcut_ratio: int = 32, seed: int = 0) -> PanguPiForCausalLM:
+    """Graft the PanGu-pi block on a Llama model: same weights, same logits, and the two additions ready to learn.
+
+    ``seed`` is of the first half of the shortcuts; the other half starts at zero.
+    """
     config = pangu_config(model.config, series_terms, shortcut_ratio)
     grafted = AutoModelForCausalLM.from_config(config, dtype=model.dtype)  # .to(dtype) would round RoPE's frequencies
+    generator = torch.Generator().manual_seed(seed)
+    for name, weight in grafted.named_parameters():
+        if name.endswith("shortcut.down.weight"):
+            weight.copy_(torch.randn(weight.shape, generator=generator) * config.initializer_range)
     missing, unexpected = grafted.load_state_dict(model.state_dict(), strict=False)
     added = [name for name in missing if not any(part in name for part in (".series.", ".shortcut."))]
     if added or unexpected:
