@@ -5,13 +5,7 @@ Everything is arithmetic on the recipe; a teacher is only looked at (its config)
 
 from typing import Any
 
-from tinylm.architecture.cost import (
-    costs,
-    describe_bill,
-    millions,
-    training_bill,
-    training_bytes,
-)
+from tinylm.architecture.cost import costs, describe_bill, millions, training_bill, training_bytes
 from tinylm.architecture.plan import plan
 from tinylm.architecture.shape import parameters_by_part
 from tinylm.errors import InputError
@@ -19,10 +13,17 @@ from tinylm.models import teacher as teachers
 from tinylm.models.pangu import pangu_config
 from tinylm.models.shape import Shape
 from tinylm.recipe import Recipe
-from tinylm.study.cost import ASSUMED_UTILISATION, hours, machine_speed, predict_flops, training_passes
+from tinylm.study.cost import (
+    ASSUMED_UTILISATION,
+    ASSUMED_VOCABULARY,
+    first_round_share,
+    hours,
+    machine_speed,
+    predict_flops,
+    training_passes,
+)
 
 LARGE_FLOPS = 1e17  # four minutes of an H100 at 40 %
-ASSUMED_VOCABULARY = 32_768  # where the recipe leaves the size to the corpus
 
 
 def describe(recipe: Recipe, peak_tflops: float, mfu: float, machine_flops: float) -> list[tuple[str, str]]:
@@ -67,17 +68,16 @@ def describe(recipe: Recipe, peak_tflops: float, mfu: float, machine_flops: floa
         return [*lines, ("training", "steps = 0: each round reads its data once; the cost is known after packing")]
     tokens = train.steps * train.tokens_per_batch
     bill = training_bill(shape, tokens, train.sequence_length, peak_tflops * 1e12, mfu, config)
-    everything = bill["flops"] * training_passes(recipe)
-    device_hours = everything / (peak_tflops * 1e12 * mfu) / 3600
-    fresh = tokens / (1 + train.sampling_rate * (train.rounds - 1))
+    passes, fresh = training_passes(recipe), tokens * first_round_share(recipe)
+    whole = passes * bill["flops"]
     return [
         *lines,
         ("rounds", f"{train.rounds}; the first reads {millions(fresh)} tokens of {millions(tokens)} in all"),
         ("cost of the student", describe_bill(bill)),
         (
             "with control and passes",
-            f"{everything:.3g} FLOP, {device_hours:,.4g} device-hours; on this machine about "
-            f"{hours(everything / machine_flops)} ({ASSUMED_UTILISATION:.0%} of a matrix product measured now)",
+            f"{whole:.3g} FLOP, {passes * bill['device_hours']:,.4g} device-hours; on this machine about "
+            f"{hours(whole / machine_flops)} ({ASSUMED_UTILISATION:.0%} of a matrix product measured now)",
         ),
     ]
 

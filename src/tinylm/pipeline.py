@@ -162,7 +162,7 @@ def _compact(recipe: Recipe, stages: Stages, teacher: Path, corpus: Path) -> Pat
 def _shape(recipe: Recipe, stages: Stages, compact: Path) -> Path:
     """Formula 2: the best shape under the budget that can be cut from the teacher."""
     config = teachers.load_config(compact / "model")
-    if recipe.architecture.block == "pangu-pi" and config.model_type != "pangu_pi":
+    if recipe.architecture.block == "pangu-pi":
         pangu_config(config)  # an InputError here and not after the scoring, when the teacher is no Llama
 
     def build(folder: Path) -> dict[str, Any]:
@@ -218,7 +218,7 @@ def _initial(recipe: Recipe, stages: Stages, compact: Path, shape: Path, store: 
             layers=config.layers,
             repair=config.repair,
         )
-        if recipe.architecture.block == "pangu-pi" and inherited.model.config.model_type != "pangu_pi":
+        if recipe.architecture.block == "pangu-pi":
             inherited = dataclasses.replace(inherited, model=from_llama(inherited.model, seed=recipe.seed))
         save_inherited(inherited, folder / "model", teachers.load_tokenizer(compact / "model"))
         _copy_tokenizer(compact / "model", folder / "model")
@@ -248,7 +248,7 @@ def _random(recipe: Recipe, stages: Stages, compact: Path, shape: Path) -> Path:
         from transformers import AutoModelForCausalLM
 
         config = read_shape(shape / "plan.json").to_config(teachers.load_config(compact / "model"))
-        if recipe.architecture.block == "pangu-pi" and config.model_type != "pangu_pi":
+        if recipe.architecture.block == "pangu-pi":
             config = pangu_config(config)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         initialise(model, recipe.inherit.scheme, seed=recipe.seed)

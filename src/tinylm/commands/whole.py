@@ -28,13 +28,12 @@ def run(
         mfu: share of that peak that training is assumed to reach.
     """
     from tinylm import pipeline
+    from tinylm.dry_run import is_large, print_dry_run
     from tinylm.recipe import read_recipe
 
     if threads:
         pipeline.use_threads(threads)
     chosen = read_recipe(recipe)
-    from tinylm.dry_run import is_large, print_dry_run
-
     if dry_run or is_large(chosen):
         print_dry_run(chosen, peak_tflops, mfu)
     if dry_run:

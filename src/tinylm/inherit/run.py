@@ -72,8 +72,8 @@ def inherit_files(
 
 
 def _with_block(result: Inherited, shape: Path, seed: int) -> Inherited:
-    """The student with the block that the plan asks for; a PanGu-pi teacher's student has it already."""
-    if read_block(shape) != "pangu-pi" or result.model.config.model_type == "pangu_pi":
+    """The student with the block that the plan asks for."""
+    if read_block(shape) != "pangu-pi":
         return result
     return replace(result, model=from_llama(result.model, seed=seed))
 

@@ -11,6 +11,7 @@ from tinylm.architecture.cost import training_flops
 from tinylm.models.shape import Shape
 from tinylm.recipe import Recipe
 
+ASSUMED_VOCABULARY = 32_768  # where a recipe leaves the size to the corpus
 ASSUMED_UTILISATION = 0.35  # of the measured matrix product's speed, while nothing of this study has been measured
 
 
@@ -24,7 +25,7 @@ def predict_flops(recipe: Recipe) -> float | None:
         return None
     tokens = config.steps * config.tokens_per_batch
     if recipe.architecture.shape:
-        vocabulary = recipe.tokenizer.vocab_size if recipe.tokenizer.vocab_size > 0 else 32_768
+        vocabulary = recipe.tokenizer.vocab_size if recipe.tokenizer.vocab_size > 0 else ASSUMED_VOCABULARY
         shape = Shape.from_dict({"vocab_size": vocabulary, **recipe.architecture.shape})
         per_token = float(training_flops(shape, config.sequence_length))
     else:
@@ -36,9 +37,13 @@ def training_passes(recipe: Recipe) -> float:
     """All training of a recipe (the control, the loss passes between rounds) over that of its student alone."""
     config, passes = recipe.train, 1.0 + recipe.control.enabled
     if config.rounds > 1 and config.loss_source == "pass":  # a forward pass over the first round's data, each round
-        first = 1 / (1 + config.sampling_rate * (config.rounds - 1))
-        passes += (config.rounds - 1) * first / 3
+        passes += (config.rounds - 1) * first_round_share(recipe) / 3
     return passes
+
+
+def first_round_share(recipe: Recipe) -> float:
+    """The first round's part of all training tokens."""
+    return 1 / (1 + recipe.train.sampling_rate * (recipe.train.rounds - 1))
 
 
 def predict_seconds(recipe: Recipe, finished: Sequence[tuple[Recipe, float]], flops_per_second: float) -> float | None:

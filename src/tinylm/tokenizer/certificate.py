@@ -14,7 +14,7 @@ from tinylm.tokenizer.count import Counts
 from tinylm.tokenizer.fuzz import unicode_strings
 from tinylm.tokenizer.heldout import growth_by_source
 from tinylm.tokenizer.remap import Expansion
-from tinylm.tokenizer.rewrite import cut_config
+from tinylm.tokenizer.rewrite import cut_config, is_id_key
 from tinylm.tokenizer.source import Source, optional_json
 
 if TYPE_CHECKING:
@@ -291,7 +291,7 @@ def spelled_ids(config: Any, strings: dict[int, str], at: str = "") -> dict[str,
     for key, value in (config or {}).items():
         if isinstance(value, dict):
             found |= spelled_ids(value, strings, f"{at}{key}.")
-        elif key.endswith(("_token_id", "_token_ids")) or key in ("suppress_tokens", "begin_suppress_tokens"):
+        elif is_id_key(key):
             ids = value if isinstance(value, list) else [value]
             found[at + key] = [strings[i] for i in ids if isinstance(i, int) and i in strings]
     return found

@@ -107,7 +107,7 @@ def cut_config(config: Any, mapping: IdMap, rows: int) -> Any:
         return config
     result = {}
     for key, value in config.items():
-        if _is_id_key(key):
+        if is_id_key(key):
             result[key] = _mapped(value, mapping)
         elif key == "vocab_size" and value == rows:
             result[key] = len(mapping)
@@ -129,13 +129,13 @@ def ids_in(config: Any) -> Iterator[int]:
     for key, value in (config or {}).items():
         if isinstance(value, dict):
             yield from ids_in(value)
-        elif _is_id_key(key) and key not in SUPPRESSED:
+        elif is_id_key(key) and key not in SUPPRESSED:
             yield from (i for i in (value if isinstance(value, list) else [value]) if isinstance(i, int))
         elif key == "forced_decoder_ids":
             yield from (i for _, i in value or [] if isinstance(i, int))
 
 
-def _is_id_key(key: str) -> bool:
+def is_id_key(key: str) -> bool:
     return key.endswith(ID_SUFFIXES) or key in SUPPRESSED
 
 

@@ -20,7 +20,12 @@ PanguPiForCausalLM.register_for_auto_class("AutoModelForCausalLM")
 
 
 def pangu_config(config: Any, series_terms: int = 2, shortcut_ratio: int = 32) -> PanguPiConfig:
-    """The PanGu-pi config with all settings of a Llama ``config``. InputError for another family."""
+    """The PanGu-pi config with all settings of a Llama ``config``; one that is PanGu-pi already stays as it is.
+
+    InputError for another family.
+    """
+    if config.model_type == PanguPiConfig.model_type:
+        return config
     if config.model_type != "llama":
         raise InputError(f"the PanGu-pi block extends the Llama block, not {config.model_type!r}: take a Llama student")
     if series_terms < 1 or shortcut_ratio < 1:
@@ -33,8 +38,11 @@ def pangu_config(config: Any, series_terms: int = 2, shortcut_ratio: int = 32) -
 def from_llama(model: Any, series_terms: int = 2, shortcut_ratio: int = 32, seed: int = 0) -> PanguPiForCausalLM:
     """Graft the PanGu-pi block on a Llama model: same weights, same logits, and the two additions ready to learn.
 
-    ``seed`` is of the first half of the shortcuts; the other half starts at zero.
+    A model that has the block already is returned as it is. ``seed`` is of the first half of the shortcuts; the other
+    half starts at zero.
     """
+    if model.config.model_type == PanguPiConfig.model_type:
+        return model
     config = pangu_config(model.config, series_terms, shortcut_ratio)
     grafted = AutoModelForCausalLM.from_config(config, dtype=model.dtype)  # .to(dtype) would round RoPE's frequencies
     generator = torch.Generator().manual_seed(seed)
