@@ -7,7 +7,8 @@ plain float32 model.
 
     python benchmarks/train_cpu.py [--steps 20] [--cpu-clock]
 
-Trainer needs `accelerate`; without it those rows are left out. On a machine that others use too, `--cpu-clock` counts
+Trainer needs `accelerate` and Lightning `pytorch_lightning` (`pip install --no-deps pytorch-lightning torchmetrics
+lightning-utilities` is enough); without them those rows are left out. On a machine that others use too, `--cpu-clock` counts
 this process's own CPU seconds on one thread instead of the time on the wall: "tokens/s" are then tokens a core-second.
 """
 
@@ -36,8 +37,10 @@ CONTENDERS = {
     "tinylm": "this engine at its defaults",
     "trainer": "transformers.Trainer at its defaults (float32)",
     "trainer bf16 compile": "transformers.Trainer, bf16=True, torch_compile=True",
+    "lightning": "PyTorch Lightning's Trainer, bf16-mixed, whole model compiled",
     "plain loop": "hand-written: autocast bf16, whole model compiled, SDPA, fused AdamW",
 }
+NEEDS = {"trainer": "accelerate", "trainer bf16 compile": "accelerate", "lightning": "pytorch_lightning"}
 
 
 def main() -> None:
@@ -52,7 +55,7 @@ def main() -> None:
         time.perf_counter = time.process_time
     if arguments.worker:
         return work(arguments.worker[0], Path(arguments.worker[1]), arguments.steps)
-    names = arguments.only or [n for n in CONTENDERS if "trainer" not in n or importlib.util.find_spec("accelerate")]
+    names = arguments.only or [n for n in CONTENDERS if n not in NEEDS or importlib.util.find_spec(NEEDS[n])]
     with tempfile.TemporaryDirectory() as folder:
         write_data(Path(folder) / "train", 600_000, seed=1)
         write_data(Path(folder) / "valid", 40_000, seed=2)
@@ -103,7 +106,8 @@ def work(name: str, folder: Path, steps: int) -> None:
     weights = sum(weight.numel() for weight in model.parameters())
     attention = model.config.num_hidden_layers * model.config.num_attention_heads * model.config.head_dim * LENGTH
     start = time.perf_counter()
-    ends = {"tinylm": run_tinylm, "plain loop": run_plain}.get(name, run_trainer)(model, store, config, name, folder)
+    runners = {"tinylm": run_tinylm, "plain loop": run_plain, "lightning": run_lightning}
+    ends = runners.get(name, run_trainer)(model, store, config, name, folder)
     seconds = time.perf_counter() - start
     durations = np.diff(ends)[1:]  # the first two steps compile
     row = {
@@ -146,6 +150,47 @@ def run_plain(model, store: TokenStore, config: TrainConfig, name: str, folder: 
         optimizer.zero_grad()
         loss.item()
         ends.append(time.perf_counter())
+    return ends
+
+
+def run_lightning(model, store: TokenStore, config: TrainConfig, name: str, folder: Path) -> list[float]:
+    import pytorch_lightning as lightning
+
+    plan, ends = make_plan(config, store), []
+    order = np.concatenate([plan.pool.reshape(-1)[plan.batch(0, step)] for step in range(config.steps)])
+    optimizer, schedule = optimizer_and_schedule(model, config, plan)
+    forward = torch.compile(model)
+
+    class Module(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.inner = model
+
+        def training_step(self, ids, _):
+            logits = forward(input_ids=ids[:, :-1], use_cache=False).logits
+            return torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten())
+
+        def configure_optimizers(self):
+            return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+        def on_before_optimizer_step(self, _):  # its own clipping refuses a fused optimiser
+            torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+
+        def on_train_batch_end(self, *_):
+            ends.append(time.perf_counter())
+
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        precision="bf16-mixed",
+        max_steps=config.steps,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+    )
+    rows = torch.utils.data.DataLoader(torch.from_numpy(store.windows(order, LENGTH)), batch_size=config.batch_size)
+    trainer.fit(Module(), rows)
     return ends
 
 
