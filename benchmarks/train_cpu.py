@@ -8,8 +8,9 @@ plain float32 model.
     python benchmarks/train_cpu.py [--steps 20] [--cpu-clock]
 
 Trainer needs `accelerate` and Lightning `pytorch_lightning` (`pip install --no-deps pytorch-lightning torchmetrics
-lightning-utilities` is enough); without them those rows are left out. On a machine that others use too, `--cpu-clock` counts
-this process's own CPU seconds on one thread instead of the time on the wall: "tokens/s" are then tokens a core-second.
+lightning-utilities` is enough); without them those rows are left out. On a machine that others use too, `--cpu-clock`
+counts this process's own CPU seconds on one thread instead of the time on the wall: "tokens/s" are then tokens a
+core-second.
 """
 
 import argparse

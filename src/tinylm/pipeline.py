@@ -282,6 +282,7 @@ def _train(
             config,
             folder,
             teacher=teachers.load_model(compact / "model", torch.float32) if wants_teacher else None,
+            valid_store=open_store(store / "valid") if config.evaluate_every else None,
             tokenizer=teachers.load_tokenizer(compact / "model"),
             order_from=order_from,
         )

@@ -53,13 +53,13 @@ def teacher(tmp_path_factory):
     )
 
 
-def two_processes(teacher: Path, store, out: Path, config: TrainConfig, tmp_path: Path) -> None:
+def processes(count: int, teacher: Path, store, out: Path, config: TrainConfig, tmp_path: Path) -> None:
     script = tmp_path / "train_script.py"
     script.write_text(SCRIPT)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
+    launch = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={count}", f"--master-port={port}"]
     arguments = [script, teacher, store.path, out, repr(config.to_dict())]
     done = subprocess.run(
         [*launch, *map(str, arguments)],
@@ -78,7 +78,7 @@ def losses(out: Path) -> list[float]:
 def test_two_processes_train_as_one_and_their_checkpoint_resumes_on_one(teacher, store, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     train(load_model(teacher), store, CONFIG, one)
-    two_processes(teacher, store, two, CONFIG, tmp_path)
+    processes(2, teacher, store, two, CONFIG, tmp_path)
     assert losses(two) == pytest.approx(losses(one), rel=1e-4)
     assert len(metrics.read(two)) == 8  # one process writes, not both
     ours, theirs = (dict(load_model(out / "model").named_parameters()) for out in (one, two))
@@ -98,5 +98,19 @@ def test_a_checkpoint_of_one_process_resumes_on_two(teacher, store, tmp_path):
     (tmp_path / "two" / "checkpoints").mkdir(parents=True)
     name = Path("checkpoints") / "step-00000006"
     os.rename(tmp_path / "one" / name, tmp_path / "two" / name)
-    two_processes(teacher, store, tmp_path / "two", dataclasses.replace(CONFIG, model_copies=1), tmp_path)
+    processes(2, teacher, store, tmp_path / "two", dataclasses.replace(CONFIG, model_copies=1), tmp_path)
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one")[6:], rel=1e-4)
+
+
+def test_whole_copies_of_the_model_train_as_one_process(teacher, store, tmp_path):
+    """HSDP: two copies of two slices each, four processes."""
+    config = dataclasses.replace(CONFIG, model_copies=2, checkpoint_every=3)
+    train(load_model(teacher), store, CONFIG, tmp_path / "one")
+    processes(4, teacher, store, tmp_path / "four", config, tmp_path)
+    assert losses(tmp_path / "four") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
+    for out in ("four", "resumed"):
+        (tmp_path / out / "checkpoints").mkdir(parents=True, exist_ok=True)
+    name = Path("checkpoints") / "step-00000006"
+    os.rename(tmp_path / "four" / name, tmp_path / "resumed" / name)
+    train(load_model(teacher), store, dataclasses.replace(CONFIG, model_copies=2), tmp_path / "resumed")
+    assert losses(tmp_path / "resumed") == pytest.approx(losses(tmp_path / "one")[6:], rel=1e-4)

@@ -140,8 +140,8 @@ train(load_model(model), open_store(store), TrainConfig(**eval(config)), out)
 """
 
 
-def start(teacher_dir, store, out: Path, config: TrainConfig) -> subprocess.Popen:
-    arguments = [sys.executable, "-c", SCRIPT, teacher_dir, store.path, out, repr(config.to_dict())]
+def start(teacher_dir, store, out: Path, config: TrainConfig, before: str = "") -> subprocess.Popen:
+    arguments = [sys.executable, "-c", before + SCRIPT, teacher_dir, store.path, out, repr(config.to_dict())]
     return subprocess.Popen(list(map(str, arguments)), env=os.environ, stderr=subprocess.PIPE, text=True)
 
 
@@ -165,6 +165,48 @@ def test_sigkill_then_the_same_command_gives_the_same_bits(teacher_dir, store, u
     assert_bitwise_equal(tmp_path / "run", undisturbed)
 
 
+SLOW_WRITES = """
+import time
+import torch.distributed.checkpoint as dcp
+write = dcp.HuggingFaceStorageWriter.write_data
+def slow(self, plan, planner):
+    done = write(self, plan, planner)
+    if "00000008" in str(self.path):
+        open(str(self.path) + "/../../writing", "w").close()
+        time.sleep(60)
+    return done
+dcp.HuggingFaceStorageWriter.write_data = slow
+"""
+
+
+def test_sigkill_inside_a_checkpoint_gives_the_same_bits(teacher_dir, store, undisturbed, tmp_path):
+    """Its tensors are on disk, its name is not: the run goes on from the checkpoint before."""
+    process = start(teacher_dir, store, tmp_path / "run", CONFIG, before=SLOW_WRITES)
+    end = time.monotonic() + 60
+    while not (tmp_path / "run" / "writing").exists() and time.monotonic() < end:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert names == [".step-00000008.partial", "step-00000004"]
+    train(load_model(teacher_dir), store, CONFIG, tmp_path / "run")
+    assert [line["step"] for line in metrics.read(tmp_path / "run")] == list(range(20))
+    assert_bitwise_equal(tmp_path / "run", undisturbed)
+
+
+def test_resume_of_compiled_layers_gives_the_same_bits(teacher_dir, store, tmp_path):
+    config = dataclasses.replace(CONFIG, compile=True, steps=8, rounds=1)
+    train(load_model(teacher_dir), store, config, tmp_path / "undisturbed")
+    run = Run(load_model(teacher_dir), store, config, tmp_path / "run", None)
+    run.resume()
+    for step in range(4):
+        run.train_step(0, step)
+    run.save_checkpoint()
+    run.checkpoints.wait()
+    train(load_model(teacher_dir), store, config, tmp_path / "run")
+    assert_bitwise_equal(tmp_path / "run", tmp_path / "undisturbed")
+
+
 def test_sigterm_writes_a_checkpoint_and_exits_with_143(teacher_dir, store, tmp_path):
     config = dataclasses.replace(CONFIG, steps=100_000, rounds=1, checkpoint_every=0)
     process = start(teacher_dir, store, tmp_path, config)
@@ -183,7 +225,8 @@ def test_a_damaged_checkpoint_costs_steps_but_not_the_result(teacher_dir, store,
         for _ in range(3):
             run.train_step(*run.plan.locate(run.step))
         run.save_checkpoint()
-    newest = tmp_path / "checkpoints" / "step-00000006" / "state.safetensors"
+    run.checkpoints.wait()
+    (newest,) = (tmp_path / "checkpoints" / "step-00000006").glob("*.safetensors")
     newest.write_bytes(newest.read_bytes()[:-100])
     train(load_model(teacher_dir), store, CONFIG, tmp_path)
     assert_bitwise_equal(tmp_path, undisturbed)
@@ -227,10 +270,24 @@ def test_validation_gives_loss_and_bits_per_byte(teacher_dir, store, tmp_path):
         load_model(teacher_dir), store, dataclasses.replace(CONFIG, evaluate_every=10), tmp_path, valid_store=store
     )
     lines = [line for line in metrics.read(tmp_path) if "valid_loss" in line]
-    assert [line["step"] for line in lines] == [10, 20, 20]
+    assert [line["step"] for line in lines] == [10, 20]
     assert lines[1]["valid_loss"] < lines[0]["valid_loss"]
     bits = result["valid_loss"] / np.log(2) * store.num_tokens / store.text_bytes
     assert result["valid_bits_per_byte"] == pytest.approx(bits)
+
+
+def test_a_stop_right_after_validation_loses_and_repeats_no_line(teacher_dir, store, tmp_path):
+    config = dataclasses.replace(CONFIG, evaluate_every=4)
+    run = Run(load_model(teacher_dir), store, config, tmp_path, None)
+    run.resume()
+    for _ in range(4):
+        run.train_step(*run.plan.locate(run.step))
+    run.evaluate(store)
+    run.save_checkpoint()
+    run.checkpoints.wait()
+    train(load_model(teacher_dir), store, config, tmp_path, valid_store=store)
+    assert [line["step"] for line in metrics.read(tmp_path) if "valid_loss" in line] == [4, 8, 12, 16, 20]
+    assert [line["step"] for line in metrics.read(tmp_path) if "loss" in line] == list(range(20))
 
 
 def test_steps_that_are_not_numbers_are_skipped_and_stop_the_run_after_a_limit(teacher_dir, store, tmp_path):

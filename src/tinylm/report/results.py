@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from tinylm import __version__
+from tinylm import __version__, artifact
 from tinylm.architecture.shape import parameters_by_part
 from tinylm.artifact import Stages
 from tinylm.models import teacher as teachers
@@ -51,6 +51,8 @@ def collect(recipe: Recipe, stages: Stages, models, scores, tasks, samples, reci
         "train": {name: stages.result(name) for name in logs},
         "losses": {("student" if name == "train" else name): log["losses"] for name, log in logs.items()},
         "round_starts": logs["train"]["round_starts"],
+        "validation": {("student" if name == "train" else name): log["validation"] for name, log in logs.items()},
+        "forgetting": _forgetting(stages.folders["train"] / "rounds"),
         "tasks": tasks,
         "samples": samples,
         "versions": _versions(),
@@ -67,17 +69,24 @@ def _gain(bpb: dict[str, float], tokens: dict[str, int]) -> dict[str, float] | N
 
 
 def _log(folder: Path, tokens_per_batch: int) -> dict[str, Any]:
-    """Losses over tokens, and where rounds begin, from metrics.jsonl."""
-    losses, starts, last_round = [], [], -1
+    """Losses over tokens, on training and on held-out text, and where rounds begin, from metrics.jsonl."""
+    losses, validation, starts, last_round = [], [], [], -1
     for line in (folder / "metrics.jsonl").read_text().splitlines():
         row = json.loads(line)
+        if "valid_loss" in row:
+            validation.append([row["step"] * tokens_per_batch, round(row["valid_loss"], 5)])
         if "loss" not in row:
             continue
         losses.append([(row["step"] + 1) * tokens_per_batch, round(row["loss"], 5)])
         if row["round"] != last_round:
             starts.append(row["step"] * tokens_per_batch)
             last_round = row["round"]
-    return {"losses": losses, "round_starts": starts}
+    return {"losses": losses, "validation": validation, "round_starts": starts}
+
+
+def _forgetting(rounds: Path) -> list[dict[str, Any]]:
+    """What each round forgot, where ``train.forgetting`` asked for it."""
+    return [artifact.read_json(file) for file in sorted(rounds.glob("forgetting-*.json"))]
 
 
 def _versions() -> dict[str, str]:

@@ -7,6 +7,7 @@ from typing import Any
 from tinylm.artifact import atomic_file
 from tinylm.report import html
 from tinylm.report.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, figure, to_svg
+from tinylm.train.forgetting import draw as draw_forgetting
 
 PARTS = ("embedding", "head", "attention", "ffn", "norms")
 RUNG_NAMES = {
@@ -52,6 +53,8 @@ def _available(results: dict[str, Any]) -> set[str]:
         names.add("coverage")
     if results["inherit"].get("layer_scores"):
         names.add("layers")
+    if results.get("forgetting"):
+        names.add("forgetting")
     return names
 
 
@@ -99,6 +102,10 @@ def _draw_loss(results: dict[str, Any]) -> str:
                 tokens, losses = [point[0] / 1e6 for point in points], [point[1] for point in points]
                 ax.plot(tokens, losses, color=colour, alpha=0.25, linewidth=0.8)
                 ax.plot(tokens, _smooth(losses), color=colour, label=name)
+            held_out = results.get("validation", {}).get(name)
+            if held_out:
+                tokens, losses = [point[0] / 1e6 for point in held_out], [point[1] for point in held_out]
+                ax.plot(tokens, losses, "o--", color=colour, markersize=4, label=f"{name}, held-out text")
         for boundary in results["round_starts"][1:]:
             ax.axvline(boundary / 1e6, color=GREY, linestyle=":", linewidth=1.2)
             ax.annotate("next round", (boundary / 1e6, ax.get_ylim()[1]), fontsize=8, va="top", rotation=90, ha="right")
@@ -165,12 +172,19 @@ def _draw_layers(results: dict[str, Any]) -> str:
         return to_svg(fig)
 
 
+def _draw_forgetting(results: dict[str, Any]) -> str:
+    with figure() as (fig, ax):
+        draw_forgetting(ax, results["forgetting"])
+        return to_svg(fig)
+
+
 FIGURES = {
     "ladder": _draw_ladder,
     "loss": _draw_loss,
     "coverage": _draw_coverage,
     "parts": _draw_parts,
     "layers": _draw_layers,
+    "forgetting": _draw_forgetting,
 }
 CAPTIONS = {
     "ladder": "Bits per byte of each model on the same held-out documents; comparable across tokenizers.",
@@ -180,6 +194,8 @@ CAPTIONS = {
     "spelt with smaller pieces.",
     "parts": "Parameters by part, before and after. A tied head costs nothing beside the embedding.",
     "layers": "Importance of each of the teacher's layers and which of them the student inherits.",
+    "forgetting": "Loss of each round's batches at its end, in the order in which they were seen. A falling solid line "
+    "is forgetting: what came first is known less well than what came last.",
 }
 
 

@@ -4,8 +4,10 @@ The corpus is cut into fixed sequences; round 0's pool is a random choice of the
 A unit of later rounds is one of those batches (the paper) or one of those sequences.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -108,6 +110,32 @@ def micro_batches(
     size, length = config.micro_batch_size or len(sequences), config.sequence_length
     for start in range(0, len(sequences), size):
         part = sequences[start : start + size]
-        window = torch.from_numpy(store.windows(part, length)).to(device)
-        positions = torch.from_numpy(store.positions(part, length)).to(device) if config.document_mask else None
+        window = _on(device, store.windows(part, length))
+        positions = _on(device, store.positions(part, length)) if config.document_mask else None
         yield MicroBatch(part, window[:, :-1].contiguous(), window[:, 1:].contiguous(), positions)
+
+
+def _on(device: torch.device, values: np.ndarray) -> torch.Tensor:
+    tensor = torch.from_numpy(values)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+class Prefetch:
+    """Reads one step ahead: while the device works on a batch, the next one of the round is read and sent to it."""
+
+    def __init__(self, read: Callable[[int, int], Any], steps: tuple[int, ...]) -> None:
+        """``read(round, step)`` gives a batch and must not change within a round; ``steps`` of each round."""
+        self.read, self.steps = read, steps
+        self.reader = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
+        self.ahead: tuple[int, int] | None = None
+        self.coming: Future[Any] | None = None
+
+    def __call__(self, round_number: int, step: int) -> Any:
+        if self.coming is not None and self.ahead == (round_number, step):
+            batch = self.coming.result()
+        else:
+            batch = self.read(round_number, step)
+        self.ahead, self.coming = (round_number, step + 1), None
+        if step + 1 < self.steps[round_number]:
+            self.coming = self.reader.submit(self.read, *self.ahead)
+        return batch

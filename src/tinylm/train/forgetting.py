@@ -30,9 +30,13 @@ def record(
     result = {"round": round_number} | measure(
         np.array([seen[batch].mean() for batch in batches]), np.array([losses[batch].mean() for batch in batches])
     )
+    from tinylm.report.figures import figure, to_svg  # matplotlib takes a second to import
+
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / f"forgetting-{round_number}.json", result)
-    draw(folder)
+    with figure() as (fig, axes), atomic_file(folder / "forgetting.svg") as scratch:
+        draw(axes, [read_json(file) for file in sorted(folder.glob("forgetting-*.json"))])
+        scratch.write_text(to_svg(fig))
     return result
 
 
@@ -57,21 +61,13 @@ def measure(seen: np.ndarray, at_end: np.ndarray) -> dict[str, Any]:
     }
 
 
-def draw(folder: Path) -> Path:
-    """One picture of all rounds recorded in ``folder``: loss over the order of batches, when seen and at the end."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 3.6), layout="constrained")
-    axes = figure.add_subplot()
-    for file in sorted(folder.glob("forgetting-*.json")):
-        result = read_json(file)
-        place = (np.arange(len(result["loss_at_end"])) + 0.5) / len(result["loss_at_end"])
-        (line,) = axes.plot(place, result["loss_at_end"], label=f"end of round {result['round'] + 1}")
-        axes.plot(place, result["loss_when_seen"], color=line.get_color(), alpha=0.35, linestyle="--")
-    axes.plot([], [], color="gray", alpha=0.5, linestyle="--", label="when it was trained on")
-    axes.set(xlabel="batch, in the order seen (share of the round)", ylabel="loss (nats per token)")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    with atomic_file(folder / "forgetting.svg") as scratch:
-        figure.savefig(scratch, format="svg", metadata={"Date": None})
-    return folder / "forgetting.svg"
+def draw(axes: Any, rounds: list[dict[str, Any]]) -> None:
+    """Draw what :func:`record` measured: loss over the order of batches, when trained on and at the round's end."""
+    for measured in rounds:
+        at_end, when_seen = measured["loss_at_end"], measured["loss_when_seen"]
+        place = (np.arange(len(at_end)) + 0.5) / len(at_end)
+        (line,) = axes.plot(place, at_end, label=f"end of round {measured['round'] + 1}")
+        axes.plot(place, when_seen, color=line.get_color(), alpha=0.4, linestyle="--")
+    axes.plot([], [], color="gray", linestyle="--", label="when it was trained on")
+    axes.set(xlabel="batch, in the order seen (share of the round)", ylabel="loss, nats per token")
+    axes.legend()

@@ -14,8 +14,8 @@ from tinylm.artifact import atomic_directory, hash_of, write_json
 from tinylm.corpus.store import TokenStore, tokenizer_hash
 from tinylm.errors import InputError
 from tinylm.terminal import console, progress_bar
-from tinylm.train import checkpoint
-from tinylm.train.batches import MicroBatch, make_plan, micro_batches
+from tinylm.train.batches import MicroBatch, Prefetch, make_plan, micro_batches
+from tinylm.train.checkpoint import Checkpoints, pack_state, unpack_state
 from tinylm.train.config import TrainConfig
 from tinylm.train.device import bf16_is_fast, can_compile, choose_device, keep_freed_memory, peak_flops
 from tinylm.train.forgetting import record
@@ -73,8 +73,10 @@ def train(
             stop.requested = run.world.any(stop.requested)
             if stop.requested or (config.checkpoint_every and run.step % config.checkpoint_every == 0):
                 run.save_checkpoint()
-            stop.exit_if_requested(run.out)
-    if valid_store is not None:
+            if stop.requested:
+                run.checkpoints.wait()
+                stop.exit(run.out)
+    if valid_store is not None and run.evaluated_at != run.step:
         run.evaluate(valid_store)
     return run.finish(tokenizer)
 
@@ -120,11 +122,14 @@ class Run:
             self.teacher = None
         self.optimizers = make_optimizers(config, self.masters)
         self.guard = Guard(config)
+        self.prefetch = Prefetch(self.read, self.plan.steps)
+        self.checkpoints = Checkpoints(out / "checkpoints", config.keep_checkpoints, self.world)
         self.step, self.seconds, self.note = 0, 0.0, ""
         self.chosen: np.ndarray | None = None  # units of the present round; None: all
         self.losses = np.full(self.plan.pool.size, np.nan)  # of every sequence, after the round before this one
         self.seen = np.full(self.plan.pool.size, np.nan)  # of every sequence, when it was last trained on
         self.valid: dict[str, float] = {}
+        self.evaluated_at = -1  # step
         weights = sum(weight.numel() for weight in self.masters.weights)
         self.flops_per_token = 6 * weights + 6 * _attention_flops(model, config.sequence_length)
         if config.tokens_per_batch > LARGE_BATCH:
@@ -135,8 +140,7 @@ class Run:
         start = time.perf_counter()
         rate = learning_rate(self.config, self.plan, self.step)
         torch.manual_seed(int(generator(self.config.seed, "dropout", self.step).integers(2**62)))
-        places = self.plan.batch(round_number, inside, self.chosen)
-        loss = self.forward_backward(places)
+        loss = self.forward_backward(*self.prefetch(round_number, inside))
         norm = float(clip_gradients(self.masters.weights, self.config.clip))
         refused = self.guard.refuses(self.step, loss, norm)
         if refused is None:
@@ -151,11 +155,15 @@ class Run:
         self.report(start, round=round_number, loss=loss, lr=rate, gradient_norm=norm, skipped=refused or "")
         self.step += 1
 
-    def forward_backward(self, places: np.ndarray) -> float:
+    def read(self, round_number: int, inside: int) -> tuple[np.ndarray, list[MicroBatch]]:
+        """One step's places in the pool, and this process's part of them on the device."""
+        places = self.plan.batch(round_number, inside, self.chosen)
+        mine = self.world.mine(self.plan.pool.reshape(-1)[places])
+        return places, list(micro_batches(self.store, self.config, mine, self.device))
+
+    def forward_backward(self, places: np.ndarray, pieces: list[MicroBatch]) -> float:
         """Gradients of the mean loss over the batch at ``places`` of the pool; returns the loss in nats per token."""
         total, nats = 0.0, []
-        mine = self.world.mine(self.plan.pool.reshape(-1)[places])
-        pieces = list(micro_batches(self.store, self.config, mine, self.device))
         for piece in pieces:
             loss, piece_nats = self.student(piece, self.taught(piece))
             (loss / len(pieces)).backward()
@@ -253,6 +261,7 @@ class Run:
         sequences = np.arange(store.num_sequences(self.config.sequence_length))
         loss = float(self.frozen_losses(store, sequences, "validation").mean())
         bits_per_byte = loss / math.log(2) * store.num_tokens / store.text_bytes
+        self.evaluated_at = self.step
         self.valid = {"valid_loss": loss, "valid_bits_per_byte": bits_per_byte}
         if self.world.leads:
             self.metrics.log(self.step, **self.valid)
@@ -278,22 +287,21 @@ class Run:
         return {"settings": hash_of(settings), "data": self.store.fingerprint, "model shape": hash_of(shapes)}
 
     def save_checkpoint(self) -> None:
-        tensors = checkpoint.pack_state(self.masters, self.optimizers)
+        """Begin to write one; it is whole some steps later, see :class:`Checkpoints`."""
+        tensors = pack_state(self.masters, self.optimizers)
         tensors["rounds.losses"] = torch.from_numpy(self.losses)
         tensors["rounds.seen"] = torch.from_numpy(self.seen)
         if self.chosen is not None:
             tensors["rounds.chosen"] = torch.from_numpy(self.chosen)
         state = {"identity": self.identity(), "guard": self.guard.state(), "seconds": self.seconds}
-        if self.world.leads:
-            checkpoint.save(self.out / "checkpoints", self.step, tensors, state, self.config.keep_checkpoints)
-        self.world.wait()
+        self.checkpoints.save(self.step, tensors, state)
 
     def resume(self) -> None:
         """Go on from the newest whole checkpoint, if there is one."""
-        found = checkpoint.load_latest(self.out / "checkpoints", self.identity())
+        found = self.checkpoints.latest(self.identity())
         if found is not None:
-            tensors, state = found
-            checkpoint.unpack_state(tensors, self.masters, self.optimizers)
+            path, state = found
+            tensors = unpack_state(path, self.masters, self.optimizers)
             self.step, self.seconds = state["step"], state["seconds"]
             self.losses, self.seen = tensors["rounds.losses"].numpy(), tensors["rounds.seen"].numpy()
             self.chosen = tensors["rounds.chosen"].numpy() if "rounds.chosen" in tensors else None
@@ -306,6 +314,7 @@ class Run:
 
     def finish(self, tokenizer: Any) -> dict[str, Any]:
         """Write the trained model as a Hugging Face directory and ``result.json``."""
+        self.checkpoints.wait()
         forgetting = {}
         if self.config.forgetting:
             forgetting = self.record_forgetting(self.config.rounds - 1, self.pool_losses(self.config.rounds))

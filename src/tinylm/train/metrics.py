@@ -19,7 +19,7 @@ class Metrics:
     def __init__(self, out: Path, first_step: int, trackers: Sequence[Tracker] = ()) -> None:
         out.mkdir(parents=True, exist_ok=True)
         path = out / FILE
-        kept = [line for line in read(out) if line["step"] < first_step] if path.exists() else []
+        kept = [line for line in read(out) if _before(line, first_step)] if path.exists() else []
         with open(path, "w") as file:
             file.writelines(json.dumps(line) + "\n" for line in kept)
         self._file = open(path, "a", buffering=1)  # noqa: SIM115 - open for the whole run; every line reaches the disk
@@ -35,6 +35,11 @@ class Metrics:
         self._file.close()
         for tracker in self.trackers:
             tracker.close()
+
+
+def _before(line: dict[str, Any], step: int) -> bool:
+    """Whether a checkpoint of ``step`` includes what the line says. Losses on held-out text bear the next step."""
+    return line["step"] < step or (line["step"] == step and "valid_loss" in line)
 
 
 def read(out: Path) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 import signal
 from pathlib import Path
 from types import FrameType
-from typing import Self
+from typing import NoReturn, Self
 
 from tinylm.terminal import console
 
@@ -27,12 +27,13 @@ class StopSignal:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
-    def exit_if_requested(self, out: Path) -> None:
+    def exit(self, out: Path) -> NoReturn:
         """Leave with exit code 143 (SIGTERM) or 130 (SIGINT); call after the checkpoint is written."""
-        if self.requested:
-            name = signal.Signals(self.requested).name
-            console.print(f"stopped by {name}; checkpoint written to {out}: the same command goes on from there")
-            raise SystemExit(128 + self.requested)
+        name = signal.Signals(self.requested).name
+        newest = max((out / "checkpoints").glob("step-*"), default=None)
+        kept = f"{newest} holds the run: the same command goes on from there" if newest else "no checkpoint is there"
+        console.print(f"stopped by {name}; {kept}")
+        raise SystemExit(128 + self.requested)
 
     def _note(self, number: int, _: FrameType | None) -> None:
         if self.requested:

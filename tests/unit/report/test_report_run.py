@@ -67,6 +67,18 @@ def test_page_is_whole_escaped_and_self_contained(tmp_path):
         assert (tmp_path / name).stat().st_size > 1000
 
 
+def test_forgetting_and_held_out_losses_are_drawn_when_they_were_measured(tmp_path):
+    round_one = {"round": 0, "loss_at_end": [4.0, 3.5, 3.0], "loss_when_seen": [5.0, 4.0, 3.1]}
+    measured = {"forgetting": [round_one], "validation": {"student": [[1024, 5.1], [2048, 4.2]]}}
+    write_report(RESULTS | measured, tmp_path)
+    assert (tmp_path / "report.html").read_text().count("<svg") == 6
+    assert (tmp_path / "figures" / "forgetting.svg").exists()
+    write_report(RESULTS, tmp_path / "without")
+    assert (tmp_path / "figures" / "loss.svg").read_text() != (
+        tmp_path / "without" / "figures" / "loss.svg"
+    ).read_text()
+
+
 @pytest.mark.parametrize("absent", ["control", "tasks", "layers", "curve"])
 def test_optional_parts_may_be_missing(tmp_path, absent):
     results = copy.deepcopy(RESULTS)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tinylm.corpus.pack import pack
 from tinylm.errors import InputError
-from tinylm.train.batches import make_plan, micro_batches
+from tinylm.train.batches import Prefetch, make_plan, micro_batches
 from tinylm.train.config import TrainConfig
 from tinylm.train.student import document_mask
 
@@ -88,3 +88,29 @@ def test_too_little_data_is_an_input_error(store):
         make_plan(dataclasses.replace(CONFIG, batch_size=100_000), store)
     with pytest.raises(InputError, match="at least one for each"):
         make_plan(dataclasses.replace(CONFIG, steps=1), store)
+
+
+def test_a_batch_read_ahead_is_the_batch_read_alone():
+    calls = []
+
+    def read(round_number, step):
+        calls.append((round_number, step))
+        return round_number * 100 + step
+
+    prefetch = Prefetch(read, (3, 2))
+    order = [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]
+    assert [prefetch(*key) for key in order] == [0, 1, 2, 100, 101]
+    assert sorted(calls) == order  # each once, and none of the next round before its data are chosen
+    assert prefetch(0, 1) == 1  # a step out of order is read when it is asked for
+
+
+def test_what_fails_while_reading_ahead_is_raised_at_its_step():
+    def read(_, step):
+        if step == 1:
+            raise OSError("the store is gone")
+        return step
+
+    prefetch = Prefetch(read, (3,))
+    assert prefetch(0, 0) == 0
+    with pytest.raises(OSError, match="the store is gone"):
+        prefetch(0, 1)

@@ -1,16 +1,14 @@
-"""Schedule, float32 weights, guards, checkpoints."""
+"""Schedule, float32 weights, guards."""
 
 import itertools
 import json
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from tinylm.errors import InputError, WorkError
-from tinylm.train import checkpoint
+from tinylm.errors import WorkError
 from tinylm.train.batches import Plan
 from tinylm.train.config import TrainConfig
 from tinylm.train.guards import Guard
@@ -94,45 +92,3 @@ def test_guard_refuses_what_is_not_a_number_and_spikes_and_stops_after_a_limit()
     copy = Guard(TrainConfig())
     copy.restore(json.loads(json.dumps(guard.state())))
     assert copy.recent == guard.recent and copy.skipped == 4
-
-
-@pytest.fixture
-def saved(tmp_path):
-    for step in (10, 20, 30):
-        tensors = {"weight.a": torch.full((3,), float(step))}
-        checkpoint.save(tmp_path, step, tensors, {"identity": {"settings": "x"}}, keep=2)
-    return tmp_path
-
-
-def test_checkpoints_keep_the_newest_two(saved):
-    assert sorted(path.name for path in saved.iterdir()) == ["step-00000020", "step-00000030"]
-    tensors, state = checkpoint.load_latest(saved, {"settings": "x"})
-    assert state["step"] == 30 and tensors["weight.a"][0] == 30
-
-
-@pytest.mark.parametrize("damage", ["truncate", "flip", "no state", "bad state"])
-def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(saved, damage, capsys):
-    path = saved / "step-00000030"
-    content = (path / "state.safetensors").read_bytes()
-    if damage == "truncate":
-        (path / "state.safetensors").write_bytes(content[:-4])
-    elif damage == "flip":
-        (path / "state.safetensors").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    elif damage == "no state":
-        (path / "state.json").unlink()
-    else:
-        (path / "state.json").write_text("{")
-    _, state = checkpoint.load_latest(saved, {"settings": "x"})
-    assert state["step"] == 20
-    assert "damaged" in capsys.readouterr().err
-
-
-def test_a_checkpoint_of_another_run_is_an_input_error(saved):
-    with pytest.raises(InputError, match="its settings differs"):
-        checkpoint.load_latest(saved, {"settings": "y"})
-
-
-def test_a_checkpoint_of_another_shape_is_an_input_error():
-    masters = SimpleNamespace(names=["a"], weights=[torch.nn.Parameter(torch.zeros(2))], publish=lambda: None)
-    with pytest.raises(InputError, match=r"a has shape \[3\]"):
-        checkpoint.unpack_state({"weight.a": torch.zeros(3)}, masters, [])
