@@ -6,12 +6,14 @@ alone, one tensor at a time; Taylor and activation run the teacher on calibratio
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tinylm.inherit.memory import must_recompute, recomputed_layers
 from tinylm.models import axes
 from tinylm.models.shape import Shape
 from tinylm.terminal import track
@@ -70,29 +72,24 @@ def taylor(model: Any, chunks: Tensor, batch_size: int = 4) -> UnitScores:
         parameter.requires_grad_(False)
     hidden_per_chunk: list[Tensor] = []
 
-    def watch(add: Callable[[Tensor], None]) -> Callable[[Tensor], None]:
-        def attach(x: Tensor) -> None:
-            value = x.detach()  # a hook that held x itself would keep the whole graph alive
-            x.register_hook(lambda gradient: add((value * gradient).float().sum(1)))
-
-        return attach
-
     def add_units(axis: str, layer: int, width: int) -> Callable[[Tensor], None]:
         def add(product: Tensor) -> None:  # [B, units * width]
             scores[axis][layer] += product.view(len(product), -1, width).sum(2).abs().sum(0)
 
         return add
 
-    with _hooks() as hooks, torch.enable_grad():
+    recompute = must_recompute(shape, model.dtype, batch_size * chunks.shape[1], model.device)
+    with _hooks() as hooks, recomputed_layers(model, recompute), torch.enable_grad():
         embedding = model.get_input_embeddings()
         hooks.append(embedding.register_forward_hook(lambda module, args, out: out.requires_grad_()))
         writers = [embedding]
         for index, layer in enumerate(model.base_model.layers):
-            hooks.append(_on_input(layer.self_attn.o_proj, watch(add_units(axes.Q_HEADS, index, shape.head_dim))))
-            hooks.append(_on_input(layer.mlp.down_proj, watch(add_units(axes.FFN, index, 1))))
+            heads, units = add_units(axes.Q_HEADS, index, shape.head_dim), add_units(axes.FFN, index, 1)
+            hooks.append(_on_input(layer.self_attn.o_proj, partial(_Watched.apply, heads)))
+            hooks.append(_on_input(layer.mlp.down_proj, partial(_Watched.apply, units)))
             writers += residual_writers(layer, model.config)
         for module in writers:
-            hooks.append(_on_output(module, watch(hidden_per_chunk.append)))
+            hooks.append(_on_output(module, partial(_Watched.apply, hidden_per_chunk.append)))
         for batch in track(list(chunks.split(batch_size)), "Taylor scores"):
             loss = token_losses(model, batch).mean(1).sum()  # every chunk counts alike
             loss.backward()
@@ -101,6 +98,22 @@ def taylor(model: Any, chunks: Tensor, batch_size: int = 4) -> UnitScores:
     for parameter in frozen:
         parameter.requires_grad_(True)
     return scores
+
+
+class _Watched(torch.autograd.Function):
+    """The identity; its backward pass tells ``add`` the sum over tokens of x * dL/dx, [B, T, n] -> [B, n]."""
+
+    @staticmethod
+    def forward(ctx: Any, add: Callable[[Tensor], None], x: Tensor) -> Tensor:
+        ctx.add = add
+        ctx.save_for_backward(x)  # so that a layer that runs again need not keep it
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
+        (x,), (gradient,) = ctx.saved_tensors, gradients
+        ctx.add((x * gradient).float().sum(1))
+        return None, gradient
 
 
 @torch.no_grad()
@@ -150,11 +163,12 @@ def residual_writers(layer: Any, config: Any) -> list[nn.Module]:
     return [layer.self_attn.o_proj, layer.mlp.down_proj]
 
 
-def _on_input(module: nn.Module, see: Callable[[Tensor], None]):
+def _on_input(module: nn.Module, see: Callable[[Tensor], Tensor | None]):
+    """``see`` what goes into ``module``; what it returns goes in instead."""
     return module.register_forward_pre_hook(lambda module, args: see(args[0]))
 
 
-def _on_output(module: nn.Module, see: Callable[[Tensor], None]):
+def _on_output(module: nn.Module, see: Callable[[Tensor], Tensor | None]):
     return module.register_forward_hook(lambda module, args, out: see(out))
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from tinylm.inherit.criteria import residual_writers, token_losses
 from tinylm.inherit.cut import Kept
+from tinylm.inherit.memory import must_recompute, recomputed_layers
 from tinylm.models import axes
 from tinylm.models.shape import Shape
 from tinylm.terminal import progress_bar
@@ -102,17 +103,22 @@ def learn(
     for parameter in trained:
         parameter.requires_grad_(False)
     try:
-        with progress_bar("learning masks", steps, "steps") as bar, torch.enable_grad():
+        recompute = must_recompute(shape, model.dtype, batch_size * chunks.shape[1], model.device)
+        with (
+            progress_bar("learning masks", steps, "steps") as bar,
+            recomputed_layers(model, recompute),
+            torch.enable_grad(),
+        ):
             for step in range(steps):
                 batch = chunks[[(step * batch_size + i) % len(chunks) for i in range(batch_size)]]
                 if kind == "top-k":
                     gates = {axis: top_k(values, kept[axis]) for axis, values in log_alpha.items()}
                 else:
                     gates = {axis: hard_concrete(values, generator) for axis, values in log_alpha.items()}
-                with gated(model, gates | ones):
-                    loss = token_losses(model, batch).mean()
                 optimizer.zero_grad()
-                loss.backward()
+                with gated(model, gates | ones):  # backward too: layers may run again in it
+                    loss = token_losses(model, batch).mean()
+                    loss.backward()
                 row, reached = {"loss": float(loss.detach())}, min(1.0, 2 * (step + 1) / steps)
                 for values in log_alpha.values():
                     assert values.grad is not None

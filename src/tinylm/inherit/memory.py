@@ -1,6 +1,14 @@
-"""What scoring a teacher will need, told before it starts."""
+"""What scoring a teacher needs in memory: told before it starts, and made smaller where it would not fit."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from tinylm.models.shape import Shape
 
@@ -15,22 +23,60 @@ def parameters(shape: Shape) -> int:
     return shape.num_layers * layer + embedding
 
 
-def peak_bytes(teacher: Shape, target: Shape, dtype: torch.dtype, length: int) -> dict[str, int]:
-    """Bytes of each part at the peak of scoring by Taylor: both models, what the backward pass keeps, the logits."""
-    width = dtype.itemsize
-    tokens = BATCH * length
+def activation_bytes(teacher: Shape, dtype: torch.dtype, tokens: int, recompute: bool) -> int:
+    """What a backward pass keeps of ``tokens``: everything of every layer, or each layer's input and one whole layer."""
     attention = teacher.head_dim * (2 * teacher.num_attention_heads + 2 * teacher.num_key_value_heads)
-    per_token = 8 * teacher.hidden_size + 2 * attention + 5 * teacher.intermediate_size
-    return {
-        "teacher": parameters(teacher) * width,
-        "student": parameters(target) * width,
-        "activations": tokens * teacher.num_layers * per_token * width,
-        "logits": tokens * teacher.vocab_size * (width + 4),
+    layer = 8 * teacher.hidden_size + 2 * attention + 5 * teacher.intermediate_size
+    kept = teacher.num_layers * teacher.hidden_size + layer if recompute else teacher.num_layers * layer
+    return tokens * kept * dtype.itemsize
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that can still be had: of the GPU, or of this machine."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def must_recompute(teacher: Shape, dtype: torch.dtype, tokens: int, device: torch.device) -> bool:
+    """Whether all layers' activations of ``tokens`` would take more than half of the memory that is free."""
+    return activation_bytes(teacher, dtype, tokens, recompute=False) > free_bytes(device) / 2
+
+
+@contextmanager
+def recomputed_layers(model: Any, enabled: bool = True) -> Iterator[None]:
+    """Inside, each layer keeps only its input and runs again when the backward pass comes to it.
+
+    Gradients are the same to the bit; a pass takes half as long again when the weights are frozen.
+    """
+    layers = list(model.base_model.layers) if enabled else []
+    for layer in layers:
+        layer.forward = partial(_again, layer.forward)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward  # the class's own is below
+
+
+def _again(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+
+
+def memory_line(teacher: Shape, target: Shape, dtype: torch.dtype, length: int, device: torch.device) -> str:
+    """One line for the terminal: bytes of each part at the peak of scoring by Taylor or learned masks."""
+    tokens = BATCH * length
+    recompute = must_recompute(teacher, dtype, tokens, device)
+    parts = {
+        "teacher": parameters(teacher) * dtype.itemsize,
+        "student": parameters(target) * dtype.itemsize,
+        "activations": activation_bytes(teacher, dtype, tokens, recompute),
+        "logits": tokens * teacher.vocab_size * (dtype.itemsize + 4),
     }
-
-
-def memory_line(teacher: Shape, target: Shape, dtype: torch.dtype, length: int) -> str:
-    """One line for the terminal."""
-    parts = peak_bytes(teacher, target, dtype, length)
     listed = " + ".join(f"{name} {size / 1e9:.1f}" for name, size in parts.items())
-    return f"memory: about {sum(parts.values()) / 1e9:.1f} GB ({listed})"
+    again = "; layers run twice to keep it so" if recompute else ""
+    return f"memory: about {sum(parts.values()) / 1e9:.1f} GB ({listed}), {free_bytes(device) / 1e9:.1f} GB free{again}"

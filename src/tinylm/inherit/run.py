@@ -56,7 +56,8 @@ def inherit_files(
     if criterion in ("random", "l1", "l2") and layers == "first-last" and not repair and scores is None:
         result = inherit_streamed(folder, target, criterion, _kept_ids(kept_ids) if kept_ids else None, dtype, seed)
         return _write(_with_block(result, shape, seed), teacher, target, out, tokenizer if kept_ids is None else None)
-    console.print(memory_line(Shape.from_config(load_config(folder)), target, dtype, length), highlight=False)
+    shapes = Shape.from_config(load_config(folder)), target
+    console.print(memory_line(*shapes, dtype, length, torch.device("cpu")), highlight=False)
     result = inherit(
         load_model(folder, dtype),
         target,
