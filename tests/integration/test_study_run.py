@@ -56,6 +56,7 @@ def test_a_whole_study(study_file, tmp_path, monkeypatch):
     assert results["by_source"]["plots"]["one"] == pytest.approx(results["by_source"]["law"]["one"] + 1)
     page = (tmp_path / "out" / "report.html").read_text()
     assert "two rounds: <b>better</b>" in page and "More rounds help." in page and page.count("<svg") == 2
+    assert results["repeat"].endswith("--scale cpu --workers 2")
     assert set(calls(tmp_path / "out").values()) == {1}
     record = json.loads(next((tmp_path / "out" / "records").glob("*.json")).read_text())
     assert record["results"]["bits_per_byte"]["threads"] == max(1, (os.cpu_count() or 1) // 2), "its share of the cores"

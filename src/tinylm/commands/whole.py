@@ -47,6 +47,8 @@ def study_run(
     scale: Literal["cpu", "gpu", "full"] = "cpu",
     out: Path | None = None,
     set: tuple[str, ...] = (),
+    seeds: tuple[int, ...] = (),
+    noise_seeds: tuple[int, ...] = (),
     engine: Literal["local", "ray"] = "local",
     workers: int = 1,
     max_hours: float = 0,
@@ -56,13 +58,15 @@ def study_run(
 
     Finished runs are never done again, failed ones are tried again, stages that runs share are computed once.
     Packaged studies: ladder, vocabulary, depth, expansion, block, cut, initialisation, inheritance, learned-masks,
-    layers, batch-size, sampling-rate, rounds, strategies.
+    layers, batch-size, sampling-rate, rounds, strategies, distillation.
 
     Args:
         study: a .toml file, or the name of a packaged study.
         scale: cpu (minutes a run on two cores), gpu (minutes a run on one GPU) or full (the paper's 1B).
         out: folder of everything; default runs/studies/STUDY-SCALE.
         set: recipe keys for all runs, e.g. --set train.steps=100 'corpus.paths=["my/texts"]'.
+        seeds: instead of the study's own, usually 0 1 2; fewer cost less and say less.
+        noise_seeds: of the noise floor, instead of the study's own, usually 1000 1001 1002.
         engine: processes of this machine, or a Ray cluster (RAY_ADDRESS; needs the extra tinylm[cluster]).
         workers: runs at a time; each gets an equal share of the cores.
         max_hours: start no run that would end later than this; 0: no limit.
@@ -70,7 +74,7 @@ def study_run(
     """
     from tinylm.study import runner, spec
 
-    chosen = spec.read_study(study, scale, spec.parse_settings(set))
+    chosen = spec.read_study(study, scale, spec.parse_settings(set), seeds, noise_seeds)
     out = out or Path("runs") / "studies" / f"{chosen.name}-{scale}"
     if dry_run:
         runner.print_plan(chosen, out, workers)

@@ -1,5 +1,6 @@
 """Run a study: only what is missing, within a budget of hours, a failing run never stopping the others."""
 
+import dataclasses
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -43,6 +44,8 @@ def run_study(
         raise InputError(f"--engine {engine}: use local or ray")
     if workers < 1:
         raise InputError(f"--workers {workers}: must be 1 or more")
+    if workers > 1:  # sums depend on the number of threads, so repeating to the last digit needs it too
+        study = dataclasses.replace(study, repeat=f"{study.repeat} --workers {workers}")
     with alone_in(out):
         claim_folder(study, out)
         results = _run_missing(study, out, engine, workers, max_hours, runner)

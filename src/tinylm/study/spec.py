@@ -8,7 +8,7 @@ import json
 import re
 import shlex
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -102,11 +102,18 @@ class Study:
         return found
 
 
-def read_study(path: str | Path, scale: str = "cpu", settings: dict[str, Any] | None = None) -> Study:
+def read_study(
+    path: str | Path,
+    scale: str = "cpu",
+    settings: dict[str, Any] | None = None,
+    seeds: Sequence[int] = (),
+    noise_seeds: Sequence[int] = (),
+) -> Study:
     """The study in a TOML file, or the packaged one of that name, at ``scale``.
 
     Args:
         settings: dotted recipe keys laid over the base recipe, e.g. {"teacher": "my/model"}; variations still vary.
+        seeds, noise_seeds: instead of the file's.
 
     Raises:
         InputError: not there, not TOML, an unknown key, a recipe that is not valid.
@@ -126,7 +133,9 @@ def read_study(path: str | Path, scale: str = "cpu", settings: dict[str, Any] | 
     if kind not in ("grid", "list", "ladder"):
         raise InputError(f"study {path}: kind = {kind!r} is not grid, list or ladder")
     base = _base_recipe(table.get("base", ""), path, scale)
-    seeds = _seeds(table.get("seeds", [0, 1, 2]), path, required=True)
+    table |= {key: list(given) for key, given in (("seeds", seeds), ("noise_seeds", noise_seeds)) if given}
+    every_seed = _seeds(table.get("seeds", [0, 1, 2]), path, required=True)
+    other_seeds = _seeds(table.get("noise_seeds", [seed + NOISE_SEED_SHIFT for seed in every_seed]), path)
     study = Study(
         name=slug(path.stem),
         scale=scale,
@@ -137,12 +146,12 @@ def read_study(path: str | Path, scale: str = "cpu", settings: dict[str, Any] | 
         kind=kind,
         variations=variations(kind, table, table.get("baseline", ""), str(path)),
         base=overlay(overlay(base, recipe_changes), settings),
-        seeds=seeds,
-        noise_seeds=_seeds(table.get("noise_seeds", [seed + NOISE_SEED_SHIFT for seed in seeds]), path),
+        seeds=every_seed,
+        noise_seeds=other_seeds,
         measures=tuple(from_table(Measure, entry, str(path)) for entry in table.get("measure", [])) or (BITS_PER_BYTE,),
         axis=table.get("axis", ""),
         series=table.get("series", ""),
-        repeat=f"tinylm study run {asked} --scale {scale}" + (" --set" if settings else "") + _as_arguments(settings),
+        repeat=_command(asked, scale, settings, seeds, noise_seeds),
     )
     if set(study.seeds) & set(study.noise_seeds):
         raise InputError(f"study {path}: noise_seeds must be other seeds than seeds")
@@ -172,8 +181,15 @@ def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
     return values
 
 
-def _as_arguments(settings: dict[str, Any]) -> str:
-    return "".join(f" {shlex.quote(f'{key}={json.dumps(value)}')}" for key, value in settings.items())
+def _command(
+    asked: str | Path, scale: str, settings: dict[str, Any], seeds: Sequence[int], noise_seeds: Sequence[int]
+) -> str:
+    """The command line that runs a study again."""
+    words = ["tinylm", "study", "run", str(asked), "--scale", scale]
+    for flag, given in (("--seeds", seeds), ("--noise-seeds", noise_seeds)):
+        words += [flag, *map(str, given)] if given else []
+    words += ["--set", *(f"{key}={json.dumps(value)}" for key, value in settings.items())] if settings else []
+    return shlex.join(words)
 
 
 def slug(text: str) -> str:

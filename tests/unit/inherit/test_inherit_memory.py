@@ -45,7 +45,9 @@ def test_scores_are_the_same_to_the_bit(family, monkeypatch):
 def test_masks_are_the_same_to_the_bit(kind, monkeypatch):
     model = family_model("llama")
     shape = Shape.from_config(model.config)
-    target = Shape.from_dict({**shape.to_dict(), "num_layers": 2, "intermediate_size": shape.intermediate_size // 2}, "")
+    target = Shape.from_dict(
+        {**shape.to_dict(), "num_layers": 2, "intermediate_size": shape.intermediate_size // 2}, ""
+    )
     expected = masks.learn(model, IDS, target, kind, steps=4)
     monkeypatch.setattr(memory, "free_bytes", lambda device: 1)
     found = masks.learn(model, IDS, target, kind, steps=4)

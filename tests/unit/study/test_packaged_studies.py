@@ -30,7 +30,7 @@ def students(name, scale):
 def test_all_the_studies_of_the_paper_are_there():
     assert set(packaged_studies()) >= {
         *("ladder", "vocabulary", "depth", "expansion", "inheritance", "layers", "batch-size", "sampling-rate"),
-        *("rounds", "strategies", "learned-masks", "initialisation", "block", "cut"),
+        *("rounds", "strategies", "learned-masks", "initialisation", "block", "cut", "distillation"),
     }
 
 

@@ -82,6 +82,14 @@ def test_settings_lie_under_the_variations(tmp_path):
     assert study.repeat.endswith("--scale cpu --set train.rounds=9 train.steps=5")
 
 
+def test_seeds_of_the_call_replace_those_of_the_file(tmp_path):
+    study = read_study(write(tmp_path, "seeds = [0, 1, 2]\n" + GRID), seeds=(4, 5), noise_seeds=(9,))
+    assert study.seeds == (4, 5) and study.noise_seeds == (9,)
+    assert study.repeat.endswith("--scale cpu --seeds 4 5 --noise-seeds 9")
+    with pytest.raises(InputError, match="noise_seeds must be other seeds"):
+        read_study(tmp_path / "mine.toml", seeds=(1000,), noise_seeds=(1000,))
+
+
 def test_settings_are_read_as_toml_or_as_words():
     found = parse_settings(["train.steps=3", "corpus.paths=['a', 'b']", "teacher=my/model", "control.enabled=true"])
     assert found == {
