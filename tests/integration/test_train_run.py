@@ -276,6 +276,17 @@ def test_validation_gives_loss_and_bits_per_byte(teacher_dir, store, tmp_path):
     assert result["valid_bits_per_byte"] == pytest.approx(bits)
 
 
+def test_the_model_of_any_step_is_a_plain_directory_with_the_weights_of_its_checkpoint(teacher_dir, store, tmp_path):
+    config = dataclasses.replace(CONFIG, export_every=8, checkpoint_every=8)
+    train(load_model(teacher_dir), store, config, tmp_path, tokenizer=byte_level_tokenizer())
+    assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["step-00000008", "step-00000016"]
+    exported = dict(load_model(tmp_path / "models" / "step-00000008").named_parameters())
+    (file,) = (tmp_path / "checkpoints" / "step-00000008").glob("*.safetensors")
+    saved = {key: value for key, value in load_file(file).items() if key.startswith("weight.")}
+    assert saved.keys() == {f"weight.{name}" for name in exported}
+    assert all(torch.equal(value, exported[key.removeprefix("weight.")]) for key, value in saved.items())
+
+
 def test_a_stop_right_after_validation_loses_and_repeats_no_line(teacher_dir, store, tmp_path):
     config = dataclasses.replace(CONFIG, evaluate_every=4)
     run = Run(load_model(teacher_dir), store, config, tmp_path, None)

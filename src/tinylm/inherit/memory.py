@@ -24,7 +24,7 @@ def parameters(shape: Shape) -> int:
 
 
 def activation_bytes(teacher: Shape, dtype: torch.dtype, tokens: int, recompute: bool) -> int:
-    """What a backward pass keeps of ``tokens``: all of every layer, or (``recompute``) all inputs and one whole layer."""
+    """What a backward pass keeps of ``tokens``: all layers whole, or with ``recompute`` their inputs and one whole."""
     attention = teacher.head_dim * (2 * teacher.num_attention_heads + 2 * teacher.num_key_value_heads)
     layer = 8 * teacher.hidden_size + 2 * attention + 5 * teacher.intermediate_size
     kept = teacher.num_layers * teacher.hidden_size + layer if recompute else teacher.num_layers * layer

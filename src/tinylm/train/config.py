@@ -71,6 +71,7 @@ class TrainConfig:
     # Keeping
     checkpoint_every: int = 200  # steps; 0: only when stopped
     keep_checkpoints: int = 2
+    export_every: int = 0  # steps between Hugging Face directories OUT/models/step-N; 0: only the last, OUT/model
     log_every: int = 1  # steps between lines of metrics.jsonl
     evaluate_every: int = 0  # steps between losses on the validation store; 0: only at the end
     forgetting: bool = False  # after each round, the loss of every batch in the order it was seen
@@ -148,6 +149,7 @@ _LEAST = {
     "max_skips": 0,
     "checkpoint_every": 0,
     "keep_checkpoints": 1,
+    "export_every": 0,
     "log_every": 1,
     "evaluate_every": 0,
     "lr_exponent": 0,

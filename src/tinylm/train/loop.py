@@ -73,6 +73,8 @@ def train(
             stop.requested = run.world.any(stop.requested)
             if stop.requested or (config.checkpoint_every and run.step % config.checkpoint_every == 0):
                 run.save_checkpoint()
+            if config.export_every and run.step % config.export_every == 0:
+                run.write_model(run.out / "models" / f"step-{run.step:08d}", tokenizer)
             if stop.requested:
                 run.checkpoints.wait()
                 stop.exit(run.out)
@@ -281,7 +283,8 @@ class Run:
 
     def identity(self) -> dict[str, str]:
         """What must be equal for a checkpoint to be this run's. How often things are written does not count."""
-        free = ("checkpoint_every", "keep_checkpoints", "log_every", "evaluate_every", "trackers", "max_skips")
+        when = ("checkpoint_every", "keep_checkpoints", "export_every", "log_every", "evaluate_every")
+        free = (*when, "trackers", "max_skips")
         settings = {key: value for key, value in self.config.to_dict().items() if key not in free}
         shapes = [(name, list(weight.shape)) for name, weight in zip(self.masters.names, self.masters.weights)]
         return {"settings": hash_of(settings), "data": self.store.fingerprint, "model shape": hash_of(shapes)}
@@ -318,7 +321,10 @@ class Run:
         forgetting = {}
         if self.config.forgetting:
             forgetting = self.record_forgetting(self.config.rounds - 1, self.pool_losses(self.config.rounds))
-        self.write_model(tokenizer)
+        self.write_model(self.out / "model", tokenizer)
+        if self.world.size == 1:
+            self.masters.restore_model(self.final_dtype)
+        self.student.release()
         result = {
             "steps": self.step,
             "tokens_trained": self.step * self.config.tokens_per_batch,
@@ -334,21 +340,15 @@ class Run:
         self.world.wait()
         return result
 
-    def write_model(self, tokenizer: Any) -> None:
-        """``out/model``: config, weights in the format they came in, tokenizer."""
-        gathered = {}
-        if self.world.size == 1:
-            self.masters.restore_model(self.final_dtype)
-        else:  # the model stays spread over the processes; the whole weights exist only here
-            pairs = zip(self.masters.names, self.masters.weights)
-            gathered = {name: whole(weight.detach()).to("cpu", self.final_dtype) for name, weight in pairs}
-        model = self.student.release()
-        if not self.world.leads:
-            return
-        with atomic_directory(self.out / "model", replace=True) as folder:
-            model.save_pretrained(folder, state_dict=gathered or None)
-            if tokenizer is not None:
-                tokenizer.save_pretrained(folder)
+    def write_model(self, folder: Path, tokenizer: Any) -> None:
+        """A Hugging Face directory of the model as it is now: config, weights in the format they came in, tokenizer."""
+        named = zip(self.masters.names, self.masters.weights)
+        weights = {name: whole(weight.detach()).to("cpu", self.final_dtype) for name, weight in named}
+        if self.world.leads:
+            with atomic_directory(folder, replace=True) as scratch:
+                self.student.model.save_pretrained(scratch, state_dict=weights)
+                if tokenizer is not None:
+                    tokenizer.save_pretrained(scratch)
 
 
 def check_inputs(model: Any, store: TokenStore, config: TrainConfig, teacher: Any) -> None:
