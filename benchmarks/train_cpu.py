@@ -30,6 +30,7 @@ from tinylm.corpus.store import TokenStore, open_store, write_header
 from tinylm.train.batches import Plan, make_plan
 from tinylm.train.config import TrainConfig
 from tinylm.train.device import peak_flops
+from tinylm.train.loop import flops_per_token
 from tinylm.train.metrics import memory_gb
 from tinylm.train.optim import learning_rate
 
@@ -104,8 +105,7 @@ def work(name: str, folder: Path, steps: int) -> None:
     config = TrainConfig(sequence_length=LENGTH, batch_size=BATCH, steps=steps, checkpoint_every=0)
     store = open_store(folder / "train")
     model = make_model()
-    weights = sum(weight.numel() for weight in model.parameters())
-    attention = model.config.num_hidden_layers * model.config.num_attention_heads * model.config.head_dim * LENGTH
+    flops = flops_per_token(model, LENGTH)
     start = time.perf_counter()
     runners = {"tinylm": run_tinylm, "plain loop": run_plain, "lightning": run_lightning}
     ends = runners.get(name, run_trainer)(model, store, config, name, folder)
@@ -117,7 +117,7 @@ def work(name: str, folder: Path, steps: int) -> None:
         "seconds": seconds,
         "memory_gb": memory_gb(torch.device("cpu")),
         "loss": held_out_loss(model, open_store(folder / "valid")),
-        "flops_per_token": 6 * weights + 6 * attention,
+        "flops_per_token": flops,
     }
     print(json.dumps(row))
 

@@ -23,7 +23,7 @@ from tinylm.errors import InputError
 from tinylm.train.batches import make_plan
 from tinylm.train.config import TrainConfig
 from tinylm.train.device import peak_flops
-from tinylm.train.loop import Run
+from tinylm.train.loop import Run, flops_per_token
 
 sys.path.insert(0, str(Path(__file__).parent))
 from train_cpu import optimizer_and_schedule, write_data
@@ -69,15 +69,15 @@ def work(name: str, size: str, folder: str, steps: int) -> None:
     model, batch = make_model(size)
     config = TrainConfig(sequence_length=LENGTH, batch_size=batch, steps=steps, checkpoint_every=0, loss_chunk=4096)
     store = open_store(Path(folder) / "train")
-    run = Run(model, store, config, Path(folder) / f"{size}-{name}")
+    flops = flops_per_token(model, LENGTH)
     if name == "tinylm":
-        ends = run_tinylm(run)
+        ends = run_tinylm(Run(model, store, config, Path(folder) / f"{size}-{name}"))
     else:
-        ends = run_trainer(make_model(size)[0], store, config, Path(folder))
+        ends = run_trainer(model, store, config, Path(folder))
     speed = config.tokens_per_batch / float(np.median(np.diff(ends)[2:]))
-    peak = peak_flops(run.device, torch.bfloat16)
+    peak = peak_flops(torch.device("cuda"), torch.bfloat16)
     memory = torch.cuda.max_memory_allocated() / 1e9
-    print(json.dumps({"tokens_per_second": speed, "mfu": speed * run.flops_per_token / peak, "memory_gb": memory}))
+    print(json.dumps({"tokens_per_second": speed, "mfu": speed * flops / peak, "memory_gb": memory}))
 
 
 def run_tinylm(run: Run) -> list[float]:

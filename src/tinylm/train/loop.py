@@ -22,7 +22,7 @@ from tinylm.train.forgetting import record
 from tinylm.train.guards import Guard
 from tinylm.train.loss import Teacher
 from tinylm.train.metrics import Metrics, memory_gb
-from tinylm.train.optim import MasterWeights, clip_gradients, learning_rate, make_optimizers
+from tinylm.train.optim import MasterWeights, clip_gradients, learning_rate, make_optimizers, unique_parameters
 from tinylm.train.parallel import World, shard, whole
 from tinylm.train.rounds import generator, select
 from tinylm.train.stopping import StopSignal
@@ -132,8 +132,7 @@ class Run:
         self.seen = np.full(self.plan.pool.size, np.nan)  # of every sequence, when it was last trained on
         self.valid: dict[str, float] = {}
         self.evaluated_at = -1  # step
-        weights = sum(weight.numel() for weight in self.masters.weights)
-        self.flops_per_token = 6 * weights + 6 * _attention_flops(model, config.sequence_length)
+        self.flops_per_token = flops_per_token(model, config.sequence_length)
         if config.tokens_per_batch > LARGE_BATCH:
             self.say(f"[yellow]{config.tokens_per_batch:,} tokens a batch: above 4M the rule for lr fails[/]")
 
@@ -375,9 +374,11 @@ def check_inputs(model: Any, store: TokenStore, config: TrainConfig, teacher: An
             )
 
 
-def _attention_flops(model: Any, length: int) -> int:
-    """Multiply-adds a token of scores and mixing, averaged over a causal window."""
+def flops_per_token(model: Any, length: int) -> int:
+    """FLOPs of a token forwards and backwards: 6 a weight, and 6 a multiply-add of causal attention's scores and mixing
+    (averaged over a window of ``length``)."""
     config = model.config.get_text_config()
     heads = config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return config.num_hidden_layers * heads * head_dim * length
+    weights = sum(weight.numel() for _, weight in unique_parameters(model))
+    return 6 * (weights + config.num_hidden_layers * heads * head_dim * length)
