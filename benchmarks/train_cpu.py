@@ -30,8 +30,7 @@ from tinylm.corpus.store import TokenStore, open_store, write_header
 from tinylm.train.batches import Plan, make_plan
 from tinylm.train.config import TrainConfig
 from tinylm.train.device import peak_flops
-from tinylm.train.loop import flops_per_token
-from tinylm.train.metrics import memory_gb
+from tinylm.train.metrics import flops_per_token, memory_gb
 from tinylm.train.optim import learning_rate
 
 VOCABULARY, LENGTH, BATCH = 16384, 512, 8

@@ -23,7 +23,8 @@ from tinylm.errors import InputError
 from tinylm.train.batches import make_plan
 from tinylm.train.config import TrainConfig
 from tinylm.train.device import peak_flops
-from tinylm.train.loop import Run, flops_per_token
+from tinylm.train.loop import Run
+from tinylm.train.metrics import flops_per_token
 
 sys.path.insert(0, str(Path(__file__).parent))
 from train_cpu import optimizer_and_schedule, write_data
@@ -53,13 +54,16 @@ def main() -> None:
         for size in arguments.sizes:
             for name in ["tinylm"] + ["trainer"] * bool(importlib.util.find_spec("accelerate")):
                 command = [sys.executable, __file__, "--worker", name, size, folder, "--steps", str(arguments.steps)]
-                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+                done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+                if done.returncode:  # out of memory, say: the other rows still count
+                    print(f"{size} {name}: failed, see above", file=sys.stderr)
+                    continue
                 rows[f"{size} {name}"] = row = json.loads(done.stdout.splitlines()[-1])
                 print(f"{size} {name}: {row['tokens_per_second']:.0f} tokens/s, MFU {row['mfu']:.1%}", file=sys.stderr)
     ratios = {
         size: rows[f"{size} tinylm"]["tokens_per_second"] / rows[f"{size} trainer"]["tokens_per_second"]
         for size in arguments.sizes
-        if f"{size} trainer" in rows
+        if {f"{size} trainer", f"{size} tinylm"} <= rows.keys()
     }
     ratio = min(ratios.values()) if ratios else None
     print(json.dumps({"ratio": ratio, "ratios": ratios, "device": torch.cuda.get_device_name(), "rows": rows}))

@@ -276,7 +276,7 @@ def _train(
     def build(folder: Path) -> dict[str, Any]:
         model = teachers.load_model(initial / "model", torch.float32)
         wants_teacher = recipe.train.distillation != "none"
-        result = train(
+        return train(
             model,
             open_store(store / "train"),
             config,
@@ -286,13 +286,13 @@ def _train(
             tokenizer=teachers.load_tokenizer(compact / "model"),
             order_from=order_from,
         )
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # three times the model's size, and done with
-        return result
 
     inputs = {"initial": initial.name, "store": store.name, "compact": compact.name, **config.to_dict()}
     if order_from is not None:
         inputs["order_from"] = order_from.name
-    return stages(name, inputs, build, kind="train", resumable=True)
+    folder = stages(name, inputs, build, kind="train", resumable=True)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # three times the model's size, and done with
+    return folder
 
 
 def _scores(recipe: Recipe, stages: Stages, corpus: Path, name: str, model: Path) -> dict[str, Any]:

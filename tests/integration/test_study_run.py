@@ -133,6 +133,9 @@ def test_more_seeds_may_be_added_but_settings_may_not_change(study_file, tmp_pat
     study_file.write_text(STUDY.replace("[0, 1, 2]", "[0, 1, 2, 3]"))
     assert run_study(read_study(study_file), out, runner=fake_pipeline)["state"]["finished"] == 14
     assert set(calls(out).values()) == {1}
+    with pytest.raises(InputError, match="runs that this call leaves out"):
+        run_study(read_study(study_file, seeds=(0,)), out, runner=fake_pipeline)
+    assert summarise(out)["state"]["finished"] == 14
     with pytest.raises(InputError, match="other settings: choose another --out"):
         run_study(read_study(study_file, settings={"train.steps": 30}), out, runner=fake_pipeline)
 

@@ -287,6 +287,50 @@ def test_the_model_of_any_step_is_a_plain_directory_with_the_weights_of_its_chec
     assert all(torch.equal(value, exported[key.removeprefix("weight.")]) for key, value in saved.items())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_written_config_names_the_format_of_the_weights(teacher_dir, store, tmp_path, dtype):
+    model = load_model(teacher_dir, dtype)
+    model.register_buffer("correction", torch.tensor([3.0, 4.0]))  # as in mixtures of experts: saved, not trained
+    model.model.norm.weight.requires_grad_(dtype == torch.float32)  # frozen in the float32 run: written too
+    train(model, store, dataclasses.replace(CONFIG, bf16=dtype == torch.float32, steps=2, rounds=1), tmp_path)
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["dtype"] == str(dtype).removeprefix("torch.")
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    assert weights["model.embed_tokens.weight"].dtype == dtype and weights["correction"].tolist() == [3.0, 4.0]
+    assert "model.norm.weight" in weights
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_stopped_by_a_signal_then_the_same_command_gives_the_same_bits(
+    teacher_dir, store, undisturbed, tmp_path, monkeypatch, number, code
+):
+    step = Run.train_step
+
+    def signalled(self, round_number, inside):
+        step(self, round_number, inside)
+        if self.step == 13:
+            signal.raise_signal(number)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
+        patch.setattr(Run, "train_step", signalled)
+        train(load_model(teacher_dir), store, CONFIG, tmp_path)
+    assert stopped.value.code == code and (tmp_path / "checkpoints" / "step-00000013").exists()
+    train(load_model(teacher_dir), store, CONFIG, tmp_path)
+    assert_bitwise_equal(tmp_path, undisturbed)
+
+
+def test_a_run_goes_on_with_smaller_micro_batches(teacher_dir, store, undisturbed, tmp_path):
+    """As on a machine with less memory: the same losses up to rounding."""
+    run = Run(load_model(teacher_dir), store, CONFIG, tmp_path, None)
+    run.resume()
+    for _ in range(5):
+        run.train_step(*run.plan.locate(run.step))
+    run.save_checkpoint()
+    run.checkpoints.wait()
+    fewer = dataclasses.replace(CONFIG, micro_batch_size=1, loss_chunk=16, gradient_checkpointing=True)
+    train(load_model(teacher_dir), store, fewer, tmp_path)
+    assert losses(tmp_path) == pytest.approx(losses(undisturbed), rel=2e-3)
+
+
 def test_a_stop_right_after_validation_loses_and_repeats_no_line(teacher_dir, store, tmp_path):
     config = dataclasses.replace(CONFIG, evaluate_every=4)
     run = Run(load_model(teacher_dir), store, config, tmp_path, None)

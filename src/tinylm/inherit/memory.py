@@ -35,10 +35,14 @@ def free_bytes(device: torch.device) -> int:
     """Memory that can still be had: of the GPU, or of this machine."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    meminfo = Path("/proc/meminfo")
+    meminfo, group = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
     if meminfo.exists():
         lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-        return int(lines["MemAvailable"].split()[0]) * 1024
+        free = int(lines["MemAvailable"].split()[0]) * 1024
+        limit = (group / "memory.max").read_text().strip() if (group / "memory.max").exists() else "max"
+        if limit != "max":  # a container may have less than its machine
+            free = min(free, max(0, int(limit) - int((group / "memory.current").read_text())))
+        return free
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 

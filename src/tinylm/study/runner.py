@@ -93,6 +93,12 @@ def claim_folder(study: Study, out: Path) -> None:
             raise InputError(f"{out} holds this study with other settings: choose another --out")
         if not any(run["id"] in old for run in new["runs"]):
             raise InputError(f"{out} holds another study: choose another --out")
+        left_out = old.keys() - {run["id"] for run in new["runs"]}
+        if left_out:
+            raise InputError(
+                f"{out} holds {len(left_out)} runs that this call leaves out ({sorted(left_out)[0]}, ...): "
+                "name their seeds and variations too, or choose another --out"
+            )
     write_json(path, new)
 
 

@@ -110,9 +110,12 @@ class Checkpoints:
                 return
             checksums = {file.name: file_hash(file) for file in sorted(partial.glob("*.safetensors"))}
             write_json(partial / STATE, {**state, "checksums": checksums})
-            if path.exists():  # a damaged one, passed over when this run began
+            if path.exists():  # a damaged one
                 shutil.rmtree(path)
             os.replace(partial, path)
+            for damaged in self._newest_first():
+                if damaged.name > path.name:  # passed over when this run began
+                    shutil.rmtree(damaged, ignore_errors=True)
             for old in self._newest_first()[self.keep :]:
                 shutil.rmtree(old, ignore_errors=True)
         except (InputError, OSError, RuntimeError, dcp.api.CheckpointException) as error:

@@ -43,10 +43,10 @@ def bf16_is_fast(device: torch.device) -> bool:
 
 
 def can_compile(device: torch.device) -> bool:
-    """Whether torch.compile has what it needs: on a CPU a C++ compiler and Python's headers."""
-    compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
-    headers = Path(sysconfig.get_paths()["include"], "Python.h")
-    return device.type != "cpu" or (compiler is not None and headers.exists())
+    """Whether torch.compile has what it needs: a C++ compiler (on a GPU, Triton's C compiler) and Python's headers."""
+    names = ("CXX", "g++", "clang++") if device.type == "cpu" else ("CC", "gcc", "clang")
+    compiler = any(shutil.which(name) for name in (os.environ.get(names[0], names[1]), names[2]))
+    return compiler and Path(sysconfig.get_paths()["include"], "Python.h").exists()
 
 
 @functools.cache

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tinylm.artifact import atomic_directory, hash_of, write_json
+from tinylm.artifact import atomic_directory, hash_of, read_json, write_json
 from tinylm.corpus.store import TokenStore, tokenizer_hash
 from tinylm.errors import InputError
 from tinylm.terminal import console, progress_bar
@@ -20,9 +20,10 @@ from tinylm.train.config import TrainConfig
 from tinylm.train.device import bf16_is_fast, can_compile, choose_device, keep_freed_memory, peak_flops
 from tinylm.train.forgetting import record
 from tinylm.train.guards import Guard
+from tinylm.train.inputs import check_inputs, check_valid_store
 from tinylm.train.loss import Teacher
-from tinylm.train.metrics import Metrics, memory_gb
-from tinylm.train.optim import MasterWeights, clip_gradients, learning_rate, make_optimizers, unique_parameters
+from tinylm.train.metrics import Metrics, flops_per_token, memory_gb
+from tinylm.train.optim import MasterWeights, clip_gradients, learning_rate, make_optimizers
 from tinylm.train.parallel import World, shard, whole
 from tinylm.train.rounds import generator, select
 from tinylm.train.stopping import StopSignal
@@ -42,7 +43,6 @@ def train(
     teacher: Any = None,
     valid_store: TokenStore | None = None,
     tokenizer: Any = None,
-    teacher_table: Path | None = None,
     order_from: Path | None = None,
 ) -> dict[str, Any]:
     """Train ``model`` (a `transformers` causal model, changed in place) on ``store``; returns what result.json holds.
@@ -50,7 +50,7 @@ def train(
     Writes to ``out``: ``model/`` (a plain Hugging Face directory), ``metrics.jsonl``, ``rounds/`` and ``checkpoints/``.
     Called again with the same arguments after a stop of any kind it goes on from the last checkpoint, bitwise as if
     it had never stopped. ``teacher`` shares the student's vocabulary; it is used when ``config.distillation`` says so,
-    and its stored logits are kept in ``teacher_table`` (default ``out/teacher``), where other runs may find them.
+    and its stored logits are kept beside the store, where other runs find them.
     ``order_from`` is the ``out`` of a finished run of the same settings: later rounds train on the data it chose, so
     that a control sees the same batches.
     """
@@ -58,7 +58,9 @@ def train(
         raise InputError(f"{store.path} was packed with another tokenizer than the model's: pack the corpus again")
     if store.num_tokens < VERIFIED:
         store.verify()
-    run = Run(model, store, config.validate(), Path(out), teacher, teacher_table, order_from)
+    run = Run(model, store, config.validate(), Path(out), teacher, order_from)
+    if valid_store is not None:
+        check_valid_store(valid_store, store, config)
     run.resume()
     with StopSignal() as stop, progress_bar("training", run.plan.total_steps, "steps") as bar:
         bar.advance(run.step)
@@ -70,11 +72,12 @@ def train(
             bar.advance(1, run.note)
             if valid_store is not None and config.evaluate_every and run.step % config.evaluate_every == 0:
                 run.evaluate(valid_store)
-            stop.requested = run.world.any(stop.requested)
+            if asked := run.world.any(stop.requested):  # never assign 0: a signal may have come in between
+                stop.requested = asked
             if stop.requested or (config.checkpoint_every and run.step % config.checkpoint_every == 0):
                 run.save_checkpoint()
             if config.export_every and run.step % config.export_every == 0:
-                run.write_model(run.out / "models" / f"step-{run.step:08d}", tokenizer)
+                run.export(tokenizer)
             if stop.requested:
                 run.checkpoints.wait()
                 stop.exit(run.out)
@@ -93,7 +96,6 @@ class Run:
         config: TrainConfig,
         out: Path,
         teacher: Any = None,
-        teacher_table: Path | None = None,
         order_from: Path | None = None,
     ) -> None:
         check_inputs(model, store, config, teacher)
@@ -120,7 +122,7 @@ class Run:
             set_parameter_dtype(teacher.to(self.device).eval().requires_grad_(False), self.dtype)
             self.teacher = Student(teacher, config, self.device, self.dtype)
         if self.teacher is not None and config.distillation == "stored":
-            self.table = self.store_teacher(self.teacher, teacher_table or out / "teacher")
+            self.table = self.store_teacher(self.teacher)
             self.teacher = None
         self.optimizers = make_optimizers(config, self.masters)
         self.guard = Guard(config)
@@ -174,26 +176,28 @@ class Run:
         self.seen[places] = self.world.together(torch.cat(nats))
         return self.world.mean(total)
 
-    def store_teacher(self, teacher: Student, folder: Path) -> TeacherTable:
-        """The teacher's best tokens on the whole pool, from ``folder`` or computed now."""
+    def store_teacher(self, teacher: Student) -> TeacherTable:
+        """The teacher's best tokens on the whole pool: those beside the store, and the missing ones computed now."""
 
         def hidden(sequences: np.ndarray) -> torch.Tensor:
             one_piece = dataclasses.replace(self.config, micro_batch_size=0)
             (piece,) = micro_batches(self.store, one_piece, sequences, self.device)
             return teacher.hidden(piece.ids, piece.positions)
 
+        length, k = self.config.sequence_length, self.config.stored_top_k
         sample = torch.cat([weight.flatten()[:64].float().cpu() for weight in teacher.model.parameters()])
-        identity = {"store": self.store.fingerprint, "teacher": hash_of(sample.tolist())}
-        identity["document_mask"] = str(self.config.document_mask)
+        about = {"store": self.store.fingerprint, "teacher": hash_of(sample.tolist()), "length": length, "top_k": k}
+        about["document_mask"] = self.config.document_mask
+        beside = self.store.path if os.access(self.store.path, os.W_OK) else self.out
         return make_or_open(
-            folder,
-            identity,
+            beside / f"teacher-{hash_of(about)}",
+            about,
             np.sort(self.plan.pool.reshape(-1)),
-            (self.config.sequence_length, self.config.stored_top_k),
-            teacher.head.weight.shape[0],
+            (self.store.num_sequences(length), length, k),
             hidden,
             teacher.head,
             self.config.micro_batch_size or self.config.batch_size,
+            self.world,
         )
 
     @torch.no_grad()
@@ -281,9 +285,14 @@ class Run:
     # Keeping and going on
 
     def identity(self) -> dict[str, str]:
-        """What must be equal for a checkpoint to be this run's. How often things are written does not count."""
+        """What must be equal for a checkpoint to be this run's.
+
+        When things are written does not count, nor how a step is fitted to a machine: saved on many devices, a run
+        goes on on one with smaller micro-batches, with the same losses up to rounding.
+        """
         when = ("checkpoint_every", "keep_checkpoints", "export_every", "log_every", "evaluate_every")
-        free = (*when, "trackers", "max_skips")
+        how = ("micro_batch_size", "loss_chunk", "gradient_checkpointing", "compile", "model_copies")  # fit a machine
+        free = (*when, *how, "trackers", "max_skips")
         settings = {key: value for key, value in self.config.to_dict().items() if key not in free}
         shapes = [(name, list(weight.shape)) for name, weight in zip(self.masters.names, self.masters.weights)]
         return {"settings": hash_of(settings), "data": self.store.fingerprint, "model shape": hash_of(shapes)}
@@ -313,6 +322,10 @@ class Run:
         if self.world.leads:
             trackers = [start_tracker(name, self.out, self.config.to_dict()) for name in self.config.trackers]
             self.metrics = Metrics(self.out, self.step, trackers)
+            known = self.metrics.validated.get(self.step, {})
+            self.valid = {key: value for key, value in known.items() if key != "step"}
+        if self.world.any(bool(self.valid)):
+            self.evaluated_at = self.step
 
     def finish(self, tokenizer: Any) -> dict[str, Any]:
         """Write the trained model as a Hugging Face directory and ``result.json``."""
@@ -324,6 +337,7 @@ class Run:
         if self.world.size == 1:
             self.masters.restore_model(self.final_dtype)
         self.student.release()
+        del self.prefetch  # it holds this run, which would keep the optimiser's memory
         result = {
             "steps": self.step,
             "tokens_trained": self.step * self.config.tokens_per_batch,
@@ -339,46 +353,27 @@ class Run:
         self.world.wait()
         return result
 
+    def export(self, tokenizer: Any) -> None:
+        """``out/models/step-N``. A disk that is full costs this directory, not the run."""
+        folder = self.out / "models" / f"step-{self.step:08d}"
+        try:
+            self.write_model(folder, tokenizer)
+        except (InputError, OSError) as error:
+            self.say(f"[yellow]{folder} could not be written ({error}); training goes on without it[/]")
+
     def write_model(self, folder: Path, tokenizer: Any) -> None:
         """A Hugging Face directory of the model as it is now: config, weights in the format they came in, tokenizer."""
         named = zip(self.masters.names, self.masters.weights)
         weights = {name: whole(weight.detach()).to("cpu", self.final_dtype) for name, weight in named}
+        model = self.student.model
+        trained = {name for name, weight in model.named_parameters(remove_duplicate=False) if weight.requires_grad}
+        for name, value in model.state_dict().items():  # frozen parameters and buffers that are saved
+            if name not in trained:
+                weights[name] = whole(value).cpu()
         if self.world.leads:
             with atomic_directory(folder, replace=True) as scratch:
-                self.student.model.save_pretrained(scratch, state_dict=weights)
+                model.save_pretrained(scratch, state_dict=weights)
+                config = read_json(scratch / "config.json")  # says what the model computes in, not what is written
+                write_json(scratch / "config.json", config | {"dtype": str(self.final_dtype).removeprefix("torch.")})
                 if tokenizer is not None:
                     tokenizer.save_pretrained(scratch)
-
-
-def check_inputs(model: Any, store: TokenStore, config: TrainConfig, teacher: Any) -> None:
-    """InputError when model, data and teacher do not fit together."""
-    vocabulary = model.get_input_embeddings().weight.shape[0]
-    if store.vocab_size > vocabulary:
-        raise InputError(
-            f"{store.path} holds ids of a vocabulary of {store.vocab_size}, the model has {vocabulary}: "
-            "pack the corpus with the model's own tokenizer"
-        )
-    world = int(os.environ.get("WORLD_SIZE", 1))
-    if config.batch_size % (world * (config.micro_batch_size or 1)):
-        raise InputError(
-            f"train.batch_size = {config.batch_size}: must be a multiple of train.micro_batch_size times the number of "
-            f"processes ({world})"
-        )
-    if config.distillation != "none" and teacher is None:
-        raise InputError(f"train.distillation = {config.distillation!r} needs a teacher")
-    if config.distillation != "none":
-        teachers = teacher.get_output_embeddings().weight.shape[0]
-        if teachers != vocabulary:
-            raise InputError(
-                f"the teacher's vocabulary is {teachers}, the student's {vocabulary}: they must be the same"
-            )
-
-
-def flops_per_token(model: Any, length: int) -> int:
-    """FLOPs of a token forwards and backwards: 6 a weight, and 6 a multiply-add of causal attention's scores and mixing
-    (averaged over a window of ``length``)."""
-    config = model.config.get_text_config()
-    heads = config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    weights = sum(weight.numel() for _, weight in unique_parameters(model))
-    return 6 * (weights + config.num_hidden_layers * heads * head_dim * length)

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from tinylm.terminal import console
+from tinylm.train.optim import unique_parameters
 from tinylm.train.trackers import Tracker
 
 FILE = "metrics.jsonl"
@@ -23,11 +25,18 @@ class Metrics:
         with open(path, "w") as file:
             file.writelines(json.dumps(line) + "\n" for line in kept)
         self._file = open(path, "a", buffering=1)  # noqa: SIM115 - open for the whole run; every line reaches the disk
+        self._failed = False
         self.trackers = trackers
+        self.validated = {line["step"]: line for line in kept if "valid_loss" in line}  # of an earlier part of the run
 
     def log(self, step: int, **values: float | int | str) -> None:
         line = {"step": step, **values}
-        self._file.write(json.dumps(line) + "\n")
+        try:
+            self._file.write(json.dumps(line) + "\n")
+        except OSError as error:  # a full disk costs lines, not the run
+            if not self._failed:
+                console.print(f"[yellow]metrics of step {step} could not be written ({error}); training goes on[/]")
+            self._failed = True
         for tracker in self.trackers:
             tracker.log(line)
 
@@ -58,3 +67,13 @@ def memory_gb(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def flops_per_token(model: Any, length: int) -> int:
+    """FLOPs of a token forwards and backwards: 6 a weight, and 6 a multiply-add of causal attention's scores and mixing
+    (averaged over a window of ``length``)."""
+    config = model.config.get_text_config()
+    heads = config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    weights = sum(weight.numel() for _, weight in unique_parameters(model))
+    return 6 * (weights + config.num_hidden_layers * heads * head_dim * length)

@@ -73,7 +73,9 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(saved, da
     _, state = newest(saved)
     assert state["step"] == 20
     assert "damaged" in capsys.readouterr().err
-    write(saved, 30, 31)  # the damaged one is replaced when the run comes by again
+    write(saved, 25, 25, keep=1)  # the damaged one does not count as one that is kept
+    assert [path.name for path in saved.iterdir()] == ["step-00000025"]
+    write(saved, 30, 31)
     assert newest(saved)[1]["step"] == 30
 
 

@@ -13,11 +13,13 @@ from tinylm.artifact import read_json
 from tinylm.corpus.pack import pack
 from tinylm.errors import InputError
 from tinylm.models.teacher import load_model
-from tinylm.train import metrics
+from tinylm.train import metrics, teacher_table
 from tinylm.train.config import TrainConfig
 from tinylm.train.forgetting import measure
+from tinylm.train.inputs import check_valid_store
 from tinylm.train.loop import train
 from tinylm.train.optim import MasterWeights, make_optimizers
+from tinylm.train.student import Student
 
 CONFIG = TrainConfig(
     sequence_length=32, batch_size=4, steps=12, compile=False, bf16=False, checkpoint_every=0, base_batch_tokens=128
@@ -27,6 +29,12 @@ CONFIG = TrainConfig(
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     return pack(texts(80), byte_level_tokenizer(), tmp_path_factory.mktemp("data") / "store")
+
+
+@pytest.fixture
+def own_store(tmp_path):
+    """One that teacher tables are written into."""
+    return pack(texts(80), byte_level_tokenizer(), tmp_path / "own-store")
 
 
 def losses(out):
@@ -61,23 +69,84 @@ def test_losses_seen_while_training_may_choose_instead_of_a_pass(teacher_dir, st
     assert first_batch == pytest.approx(losses(tmp_path)[0], abs=1e-4)
 
 
-def test_a_stored_teacher_teaches_like_a_live_one_and_is_computed_once(teacher_dir, store, tmp_path, monkeypatch):
-    table = tmp_path / "table"
+def test_a_stored_teacher_teaches_like_a_live_one_and_is_computed_once(teacher_dir, own_store, tmp_path, monkeypatch):
+    store = own_store
     live = dataclasses.replace(CONFIG, distillation="live", distillation_weight=0.9)
     stored = dataclasses.replace(live, distillation="stored", stored_top_k=256)
     teacher = load_model(teacher_dir)
     with torch.no_grad():
         teacher.lm_head.weight *= 4  # so that it has something to say
+    asked = []
+    fill = teacher_table._fill
+    monkeypatch.setattr(teacher_table, "_fill", lambda *a: (asked.append(len(a[3])), fill(*a)))
     train(load_model(teacher_dir), store, live, tmp_path / "live", teacher=teacher)
-    train(load_model(teacher_dir), store, stored, tmp_path / "stored", teacher=teacher, teacher_table=table)
+    train(load_model(teacher_dir), store, stored, tmp_path / "stored", teacher=teacher)
     assert losses(tmp_path / "stored") == pytest.approx(losses(tmp_path / "live"), rel=0.02)
-    made = (table / "top_ids.npy").stat().st_mtime_ns
-    train(load_model(teacher_dir), store, stored, tmp_path / "again", teacher=teacher, teacher_table=table)
-    assert (table / "top_ids.npy").stat().st_mtime_ns == made
+    train(load_model(teacher_dir), store, stored, tmp_path / "again", teacher=teacher)
     assert losses(tmp_path / "again") == losses(tmp_path / "stored")
-    other = dataclasses.replace(stored, stored_top_k=8)
-    train(load_model(teacher_dir), store, other, tmp_path / "other", teacher=teacher, teacher_table=table)
-    assert (table / "top_ids.npy").stat().st_mtime_ns != made
+    whole = store.num_sequences(CONFIG.sequence_length)
+    train(load_model(teacher_dir), store, dataclasses.replace(stored, seed=1), tmp_path / "seed", teacher=teacher)
+    first, again, other_seed = asked
+    assert 0 < first < whole and again == 0 and other_seed < first  # another seed asks only for what is missing
+    train(load_model(teacher_dir), store, dataclasses.replace(stored, stored_top_k=8), tmp_path / "k", teacher=teacher)
+    assert asked[-1] == first  # another k is another table
+    assert len(list(store.path.glob("teacher-*"))) == 2
+
+
+def test_rows_of_a_killed_run_are_not_computed_again(teacher_dir, own_store, tmp_path, monkeypatch):
+    store = own_store
+    config = dataclasses.replace(CONFIG, distillation="stored", stored_top_k=16)
+    asked = []
+
+    head = Student.hidden
+
+    def hidden(self, ids, positions=None):
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        asked.append(len(ids))
+        return head(self, ids, positions)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Student, "hidden", hidden)
+        train(load_model(teacher_dir), store, config, tmp_path, teacher=load_model(teacher_dir))
+    done = np.load(next(store.path.glob("teacher-*/done.npy")))
+    assert done.sum() == sum(asked)
+    train(load_model(teacher_dir), store, config, tmp_path, teacher=load_model(teacher_dir))
+    assert len(losses(tmp_path)) == CONFIG.steps
+
+
+@pytest.mark.parametrize("problem", ["short", "other tokenizer"])
+def test_held_out_text_that_cannot_be_scored_is_refused_before_training(teacher_dir, store, tmp_path, problem):
+    held_out = pack(texts(1 if problem == "short" else 30), byte_level_tokenizer(), tmp_path / "held-out")
+    config = dataclasses.replace(CONFIG, sequence_length=CONFIG.sequence_length if problem != "short" else 1000)
+    if problem == "short":
+        with pytest.raises(InputError, match="less than one sequence of 1000"):
+            check_valid_store(held_out, store, config)
+    else:
+        other = dataclasses.replace(held_out, tokenizer_hash="another")
+        with pytest.raises(InputError, match="another tokenizer"):
+            train(load_model(teacher_dir), store, config, tmp_path / "run", valid_store=other)
+        assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_a_full_disk_costs_lines_of_metrics_but_not_the_run(tmp_path, capsys):
+    log = metrics.Metrics(tmp_path, 0)
+
+    class Full:
+        def write(self, text):
+            raise OSError(28, "No space left on device")
+
+    log._file = Full()
+    log.log(0, loss=1.0)
+    log.log(1, loss=1.0)
+    assert capsys.readouterr().err.count("could not be written") == 1
+
+
+def test_gradient_checkpointing_gives_the_same_losses(teacher_dir, store, tmp_path):
+    train(load_model(teacher_dir), store, CONFIG, tmp_path / "plain")
+    again = dataclasses.replace(CONFIG, gradient_checkpointing=True)
+    train(load_model(teacher_dir), store, again, tmp_path / "again")
+    assert losses(tmp_path / "again") == pytest.approx(losses(tmp_path / "plain"), abs=1e-6)
 
 
 def test_muon_moves_the_matrices_of_the_layers_and_learns(teacher_dir, store, tmp_path):

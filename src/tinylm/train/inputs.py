@@ -1,0 +1,43 @@
+"""Whether model, data and teacher fit together, asked before the first step."""
+
+import os
+from typing import Any
+
+from tinylm.corpus.store import TokenStore
+from tinylm.errors import InputError
+from tinylm.train.config import TrainConfig
+
+
+def check_valid_store(valid: TokenStore, store: TokenStore, config: TrainConfig) -> None:
+    """InputError when held-out text cannot be scored, before the training instead of after it."""
+    if valid.tokenizer_hash != store.tokenizer_hash:
+        raise InputError(f"{valid.path} was packed with another tokenizer than {store.path}: pack it again")
+    if valid.num_sequences(config.sequence_length) == 0:
+        raise InputError(
+            f"{valid.path} holds {valid.num_tokens:,} tokens, less than one sequence of {config.sequence_length}: "
+            "add held-out documents, or lower train.sequence_length"
+        )
+
+
+def check_inputs(model: Any, store: TokenStore, config: TrainConfig, teacher: Any) -> None:
+    """InputError when model, data and teacher do not fit together."""
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    if store.vocab_size > vocabulary:
+        raise InputError(
+            f"{store.path} holds ids of a vocabulary of {store.vocab_size}, the model has {vocabulary}: "
+            "pack the corpus with the model's own tokenizer"
+        )
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    if config.batch_size % (world * (config.micro_batch_size or 1)):
+        raise InputError(
+            f"train.batch_size = {config.batch_size}: must be a multiple of train.micro_batch_size times the number of "
+            f"processes ({world})"
+        )
+    if config.distillation != "none" and teacher is None:
+        raise InputError(f"train.distillation = {config.distillation!r} needs a teacher")
+    if config.distillation != "none":
+        teachers = teacher.get_output_embeddings().weight.shape[0]
+        if teachers != vocabulary:
+            raise InputError(
+                f"the teacher's vocabulary is {teachers}, the student's {vocabulary}: they must be the same"
+            )
