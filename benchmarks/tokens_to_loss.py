@@ -4,7 +4,7 @@
 
 The loss is that of training, a running mean over --width steps: runs of one seed see the same batches in the same
 order, each for the first time, so their curves compare pairwise without a held-out pass. For each of --others and each
-seed: the tokens after which the best one's running mean is first at or below the other's at its end, and at its middle.
+seed: the tokens from which on the best one's running mean stays at or below the other's at its end, and at its middle.
 The last line is JSON; ``ratio`` is the other's tokens over the best one's, median over seeds (above 1: fewer needed).
 """
 
@@ -52,9 +52,14 @@ def read_curves(study: Path, width: int) -> dict[str, dict[int, tuple[np.ndarray
 
 
 def tokens_to(level: float, tokens: np.ndarray, losses: np.ndarray) -> float:
-    """The first tokens at which ``losses`` is at or below ``level``; infinity when it never is."""
-    below = np.flatnonzero(losses <= level)
-    return float(tokens[below[0]]) if len(below) else float("inf")
+    """The tokens from which on ``losses`` stays at or below ``level``; infinity when it ends above.
+
+    Not the first time below: one run of easy batches would count as having arrived.
+    """
+    above = np.flatnonzero(losses > level)
+    if len(above) == 0:
+        return float(tokens[0])
+    return float(tokens[above[-1] + 1]) if above[-1] + 1 < len(tokens) else float("inf")
 
 
 if __name__ == "__main__":
