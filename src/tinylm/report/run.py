@@ -243,7 +243,7 @@ def _html(results: dict[str, Any], figures: dict[str, str]) -> str:
     sections = [
         ("", html.tiles(numbers)),
         ("The ladder", html.table(LADDER_COLUMNS, _ladder_rows(results)) + picture["ladder"]),
-        ("Training", picture["loss"]),
+        ("Training", picture["loss"] + picture.get("forgetting", "")),
         ("Compact tokenizer", html.paragraph(_facts_text(results)) + picture.get("coverage", "")),
         ("Architecture", html.table(["", "teacher", "student"], _settings_rows(results)) + picture["parts"]),
         ("Inheritance", picture.get("layers", html.paragraph("Weights were not inherited in this run."))),
@@ -267,7 +267,7 @@ def _markdown(results: dict[str, Any], figures: dict[str, str]) -> str:
     parts = [
         f"# tinylm run: {results['name']}\n\n{headline(results)}\n",
         "## The ladder\n\n" + html.markdown_table(LADDER_COLUMNS, _ladder_rows(results)) + "\n" + picture["ladder"],
-        "## Training\n\n" + picture["loss"],
+        "## Training\n\n" + picture["loss"] + picture.get("forgetting", ""),
         "## Compact tokenizer\n\n" + _facts_text(results) + "\n\n" + picture.get("coverage", ""),
         "## Architecture\n\n"
         + html.markdown_table(["", "teacher", "student"], _settings_rows(results))
