@@ -114,15 +114,15 @@ def stage(
     path = Path(root) / f"{name}-{hash_of({'stage': name, **inputs})}"
     if (path / MANIFEST).exists():
         return path
-    with _one_builder(path):
+    with one_builder(path):
         if not (path / MANIFEST).exists():  # another process may have made it while we waited
             _build(path, name, inputs, build, resumable)
     return path
 
 
 @contextmanager
-def _one_builder(path: Path) -> Iterator[None]:
-    """Runs of a study that share stages wait for one another instead of building the same stage twice."""
+def one_builder(path: Path) -> Iterator[None]:
+    """Runs that share ``path`` wait for one another here instead of building the same thing twice."""
     with _clear_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = open(path.with_name(f".{path.name}.lock"), "w")  # noqa: SIM115 - closed by the `with` below

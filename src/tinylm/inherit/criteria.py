@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tinylm.inherit.memory import must_recompute, recomputed_layers
+from tinylm.inherit.memory import BATCH, must_recompute, recomputed_layers
 from tinylm.models import axes
 from tinylm.models.shape import Shape
 from tinylm.terminal import track
@@ -59,7 +59,7 @@ def weight_norm(weights: Mapping[str, Tensor], config: Any, power: int) -> UnitS
     return scores
 
 
-def taylor(model: Any, chunks: Tensor, batch_size: int = 4) -> UnitScores:
+def taylor(model: Any, chunks: Tensor, batch_size: int = BATCH) -> UnitScores:
     """First-order Taylor: |sum of w * dL/dw| over a unit's output weights, taken per chunk and summed over chunks.
 
     For the output weights of a unit that sum equals (activation * its gradient) summed over tokens, so only

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from tinylm.inherit.criteria import residual_writers, token_losses
 from tinylm.inherit.cut import Kept
-from tinylm.inherit.memory import must_recompute, recomputed_layers
+from tinylm.inherit.memory import BATCH, must_recompute, recomputed_layers
 from tinylm.models import axes
 from tinylm.models.shape import Shape
 from tinylm.terminal import progress_bar
@@ -81,7 +81,7 @@ def learn(
     start: Mapping[str, Tensor] | None = None,
     layers: list[int] | None = None,
     steps: int = 100,
-    batch_size: int = 4,
+    batch_size: int = BATCH,
     learning_rate: float = 0.1,
     seed: int = 0,
 ) -> Learned:

@@ -63,9 +63,9 @@ def distinct_words(texts: Iterable[Document]) -> Iterator[str]:
     seen: set[str] = set()
     size = 0
     for document in texts:
-        text = document.text.encode("utf-8", "replace").decode()
-        seen.update(WORD.findall(text))
-        size += len(document.text.encode("utf-8", "replace"))
+        encoded = document.text.encode("utf-8", "replace")
+        seen.update(WORD.findall(encoded.decode()))
+        size += len(encoded)
         if size > WORD_BYTES:
             break
     return iter(sorted(seen))

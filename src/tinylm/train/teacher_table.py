@@ -5,9 +5,8 @@ vocabulary up to 65,536 this is 128 bytes a token, and no teacher has to run whi
 room for the whole store but take disk only for the sequences some run asked for; those a later run needs are added.
 """
 
-import fcntl
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tinylm.artifact import atomic_directory, require_space, write_json
+from tinylm.artifact import atomic_directory, one_builder, require_space, write_json
 from tinylm.terminal import progress_bar
 from tinylm.train.loss import Head
 from tinylm.train.parallel import World
@@ -55,7 +54,7 @@ def make_or_open(
         hidden: the teacher: sequence numbers -> last hidden states [sequences * length, d].
         head: the teacher's output projection.
     """
-    with _alone(folder, world):
+    with one_builder(folder) if world.leads else nullcontext():
         if world.leads and not (folder / HEADER).exists():
             _make_empty(folder, about, shape, head.weight.shape[0])
         world.wait()
@@ -67,18 +66,6 @@ def make_or_open(
         _fill(ids, log_probs, done, missing[world.rank :: world.size], shape, hidden, head, batch_size)
         world.wait()
     return TeacherTable(ids, log_probs)
-
-
-@contextmanager
-def _alone(folder: Path, world: World) -> Iterator[None]:
-    """Runs of a sweep wait for one another instead of computing the same rows twice."""
-    if not world.leads:
-        yield
-        return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with open(folder.with_name(f".{folder.name}.lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _make_empty(folder: Path, about: dict[str, Any], shape: tuple[int, int, int], vocabulary: int) -> None:
