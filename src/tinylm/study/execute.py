@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tinylm.artifact import hash_of, write_json
+from tinylm.artifact import write_json
 from tinylm.errors import InputError, WorkError
 from tinylm.recipe import Recipe
+from tinylm.study.spec import recipe_hash
 
 Runner = Callable[[Recipe, Path, Path], dict[str, Any]]
 
@@ -41,11 +42,6 @@ class Job:
     @property
     def log(self) -> Path:
         return Path(self.out) / "logs" / f"{self.id}.log"
-
-
-def recipe_hash(recipe: Recipe) -> str:
-    """Names a recipe's content; the run's name does not count."""
-    return hash_of({**recipe.to_dict(), "name": ""})
 
 
 def execute(job: Job) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from tinylm.errors import InputError, WorkError
 from tinylm.recipe import Recipe
 from tinylm.study import cost
 from tinylm.study.engines import run_local, run_ray
-from tinylm.study.execute import Job, Runner, recipe_hash
+from tinylm.study.execute import Job, Runner
 from tinylm.study.report import sentences, write_report
-from tinylm.study.spec import Run, Study
+from tinylm.study.spec import Run, Study, recipe_hash
 from tinylm.study.summary import definition, lookup, summarise
 from tinylm.terminal import console, print_table
 

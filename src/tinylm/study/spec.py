@@ -96,7 +96,7 @@ class Study:
             noise = seed not in self.seeds
             for variation in [self.baseline] if noise else self.variations:
                 recipe = self.recipe(variation, seed)
-                key = hash_of({**recipe.to_dict(), "name": ""})
+                key = recipe_hash(recipe)
                 ids.setdefault(key, recipe.name)
                 found.append(Run(ids[key], variation.name, seed, noise, recipe))
         return found
@@ -160,6 +160,14 @@ def read_study(
         raise InputError(f"study {path}: names of variations must differ in letters or digits, got {', '.join(names)}")
     study.runs()  # every recipe is checked before anything starts
     return study
+
+
+def recipe_hash(recipe: Recipe) -> str:
+    """Names what a recipe sets. Its own name does not count, nor do settings left at their defaults, so that runs stay
+    finished when a later tinylm has more settings."""
+    defaults = flatten(Recipe().to_dict())
+    settings = flatten({**recipe.to_dict(), "name": defaults["name"]})
+    return hash_of({key: value for key, value in settings.items() if value != defaults.get(key)})
 
 
 def packaged_studies() -> dict[str, Path]:

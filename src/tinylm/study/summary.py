@@ -13,8 +13,7 @@ import numpy as np
 
 from tinylm.artifact import hash_of, read_json
 from tinylm.errors import InputError
-from tinylm.study.execute import recipe_hash
-from tinylm.study.spec import Study
+from tinylm.study.spec import Study, recipe_hash
 from tinylm.study.statistics import Comparison, compare, holm, mean_with_error, verdict
 
 WIKITEXT = "wikitext"  # the one task whose score is bits per byte: lower is better, and it averages with no other

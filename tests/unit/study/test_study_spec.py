@@ -1,8 +1,11 @@
 import pytest
 
+from tinylm.artifact import hash_of
 from tinylm.errors import InputError
+from tinylm.recipe import Recipe
 from tinylm.study.grid import flatten, overlay, variations
-from tinylm.study.spec import parse_settings, read_study
+from tinylm.study.spec import parse_settings, read_study, recipe_hash
+from tinylm.train.config import TrainConfig
 
 
 def write(tmp_path, text, base="[architecture]\nbudget = 1e6\n"):
@@ -154,3 +157,11 @@ def test_a_missing_base_is_said(tmp_path):
 def test_variations_need_distinct_names():
     with pytest.raises(InputError, match="different names"):
         variations("list", {"variation": [{"name": "a"}, {"name": "a"}]}, "", "here")
+
+
+def test_a_setting_that_a_later_tinylm_adds_leaves_finished_runs_finished():
+    recipe = Recipe(seed=3)
+    hashed = recipe_hash(recipe)
+    assert hashed == recipe_hash(Recipe(name="other", seed=3)) != recipe_hash(Recipe(seed=4))
+    assert hashed == hash_of({"seed": 3}), "defaults stand nowhere in it"
+    assert hashed != recipe_hash(Recipe(seed=3, train=TrainConfig(steps=7)))
