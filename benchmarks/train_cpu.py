@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -106,8 +107,14 @@ def work(name: str, folder: Path, steps: int) -> None:
     model = make_model()
     flops = flops_per_token(model, LENGTH)
     start = time.perf_counter()
-    runners = {"tinylm": run_tinylm, "plain loop": run_plain, "lightning": run_lightning}
-    ends = runners.get(name, run_trainer)(model, store, config, name, folder)
+    runners = {
+        "tinylm": run_tinylm,
+        "trainer": partial(run_trainer, use_cpu=True),
+        "trainer bf16 compile": partial(run_trainer, use_cpu=True, bf16=True, torch_compile=True),
+        "lightning": run_lightning,
+        "plain loop": run_plain,
+    }
+    ends = runners[name](model, store, config, folder)
     seconds = time.perf_counter() - start
     durations = np.diff(ends)[1:]  # the first two steps compile
     row = {
@@ -115,30 +122,30 @@ def work(name: str, folder: Path, steps: int) -> None:
         "first_step_seconds": ends[0] - start,
         "seconds": seconds,
         "memory_gb": memory_gb(torch.device("cpu")),
-        "loss": held_out_loss(model, open_store(folder / "valid")),
+        "loss": held_out_loss(model, open_store(folder / "valid"), LENGTH),
         "flops_per_token": flops,
     }
     print(json.dumps(row))
 
 
-def run_tinylm(model, store: TokenStore, config: TrainConfig, name: str, folder: Path) -> list[float]:
+def run_tinylm(model, store: TokenStore, config: TrainConfig, folder: Path) -> list[float]:
     from tinylm.train.loop import Run
 
     run, ends = Run(model, store, config, folder / "run", None), []
     run.resume()
     while run.step < run.plan.total_steps:
         run.train_step(*run.plan.locate(run.step))
-        ends.append(time.perf_counter())
+        ends.append(now())
     run.finish(None)
     return ends
 
 
-def run_plain(model, store: TokenStore, config: TrainConfig, name: str, folder: Path) -> list[float]:
-    plan, ends = make_plan(config, store), []
+def run_plain(model, store: TokenStore, config: TrainConfig, folder: Path) -> list[float]:
+    plan, windows = in_order(store, config)
+    ends = []
     optimizer, _ = optimizer_and_schedule(model, config, plan)
     forward = torch.compile(model)
-    for step in range(config.steps):
-        ids = torch.from_numpy(store.windows(plan.pool.reshape(-1)[plan.batch(0, step)], LENGTH))
+    for step, ids in enumerate(windows.split(config.batch_size)):
         with torch.autocast("cpu", torch.bfloat16):
             logits = forward(input_ids=ids[:, :-1], use_cache=False).logits
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten())
@@ -149,15 +156,15 @@ def run_plain(model, store: TokenStore, config: TrainConfig, name: str, folder: 
         optimizer.step()
         optimizer.zero_grad()
         loss.item()
-        ends.append(time.perf_counter())
+        ends.append(now())
     return ends
 
 
-def run_lightning(model, store: TokenStore, config: TrainConfig, name: str, folder: Path) -> list[float]:
+def run_lightning(model, store: TokenStore, config: TrainConfig, folder: Path) -> list[float]:
     import pytorch_lightning as lightning
 
-    plan, ends = make_plan(config, store), []
-    order = np.concatenate([plan.pool.reshape(-1)[plan.batch(0, step)] for step in range(config.steps)])
+    plan, windows = in_order(store, config)
+    ends = []
     optimizer, schedule = optimizer_and_schedule(model, config, plan)
     forward = torch.compile(model)
 
@@ -177,7 +184,7 @@ def run_lightning(model, store: TokenStore, config: TrainConfig, name: str, fold
             torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
 
         def on_train_batch_end(self, *_):
-            ends.append(time.perf_counter())
+            ends.append(now())
 
     trainer = lightning.Trainer(
         accelerator="cpu",
@@ -189,19 +196,19 @@ def run_lightning(model, store: TokenStore, config: TrainConfig, name: str, fold
         enable_model_summary=False,
         default_root_dir=folder,
     )
-    rows = torch.utils.data.DataLoader(torch.from_numpy(store.windows(order, LENGTH)), batch_size=config.batch_size)
-    trainer.fit(Module(), rows)
+    trainer.fit(Module(), torch.utils.data.DataLoader(windows, batch_size=config.batch_size))
     return ends
 
 
-def run_trainer(model, store: TokenStore, config: TrainConfig, name: str, folder: Path) -> list[float]:
+def run_trainer(model, store: TokenStore, config: TrainConfig, folder: Path, **settings) -> list[float]:
+    """transformers.Trainer with further TrainingArguments ``settings``."""
     from torch.utils.data import SequentialSampler
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
-    plan, ends = make_plan(config, store), []
-    order = np.concatenate([plan.pool.reshape(-1)[plan.batch(0, step)] for step in range(config.steps)])
+    plan, windows = in_order(store, config)
+    ends = []
     # labels are the inputs shifted by transformers itself: the last target of a window is not used, 511 of 512 are
-    rows = [{"input_ids": row, "labels": row} for row in torch.from_numpy(store.windows(order, LENGTH)[:, :-1])]
+    rows = [{"input_ids": row, "labels": row} for row in windows[:, :-1]]
 
     class Sequential(Trainer):
         def _get_train_sampler(self, *_):
@@ -209,22 +216,34 @@ def run_trainer(model, store: TokenStore, config: TrainConfig, name: str, folder
 
     class Clock(TrainerCallback):
         def on_step_end(self, *_, **__):
-            ends.append(time.perf_counter())
+            ends.append(now())
 
-    fast = {"bf16": True, "torch_compile": True} if "bf16" in name else {}
-    settings = TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder / "trainer"),
         max_steps=config.steps,
-        per_device_train_batch_size=BATCH,
+        per_device_train_batch_size=config.batch_size,
         save_strategy="no",
         report_to=[],
         disable_tqdm=True,
-        use_cpu=True,
-        **fast,
+        **settings,
     )
     optimizers = optimizer_and_schedule(model, config, plan)
-    Sequential(model=model, args=settings, train_dataset=rows, optimizers=optimizers, callbacks=[Clock()]).train()
+    Sequential(model=model, args=arguments, train_dataset=rows, optimizers=optimizers, callbacks=[Clock()]).train()
     return ends
+
+
+def in_order(store: TokenStore, config: TrainConfig) -> tuple[Plan, torch.Tensor]:
+    """The plan that tinylm follows and its batches, one after the other: int64[steps * batch_size, length + 1]."""
+    plan = make_plan(config, store)
+    order = np.concatenate([plan.pool.reshape(-1)[plan.batch(0, step)] for step in range(config.steps)])
+    return plan, torch.from_numpy(store.windows(order, config.sequence_length))
+
+
+def now() -> float:
+    """Seconds, once the device has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def optimizer_and_schedule(model, config: TrainConfig, plan: Plan):
@@ -275,9 +294,9 @@ def write_data(path: Path, tokens: int, seed: int) -> None:
 
 
 @torch.no_grad()
-def held_out_loss(model, store: TokenStore) -> float:
+def held_out_loss(model, store: TokenStore, length: int) -> float:
     model = model.float().eval()
-    windows = torch.from_numpy(store.windows(range(8), LENGTH))
+    windows = torch.from_numpy(store.windows(range(8), length)).to(model.device)
     logits = model(windows[:, :-1]).logits
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten()).item()
 

@@ -1,7 +1,8 @@
 """Training speed on one GPU: tinylm against Hugging Face Trainer (with Liger kernels where installed), random weights.
 
 For 50M, 300M and 1B parameters: tokens/s and MFU against the data sheet's dense bfloat16 peak (H100 and H200: 989
-TFLOP/s), each contender in a fresh process with the same model and batches. Not yet run: no GPU was at hand.
+TFLOP/s) and the loss on held-out data, each contender in a fresh process with the same model and the same batches in
+the same order. Not yet run at these sizes: no GPU was at hand. `--sizes tiny` goes the same way on any machine.
 
     python benchmarks/train_gpu.py [--sizes 50M 300M 1B] [--steps 30]     needs `accelerate`; `liger-kernel` if present
 """
@@ -12,22 +13,18 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from tinylm.corpus.store import TokenStore, open_store
-from tinylm.errors import InputError
-from tinylm.train.batches import make_plan
+from tinylm.corpus.store import open_store
 from tinylm.train.config import TrainConfig
-from tinylm.train.device import peak_flops
-from tinylm.train.loop import Run
-from tinylm.train.metrics import flops_per_token
+from tinylm.train.device import choose_device, peak_flops
+from tinylm.train.metrics import flops_per_token, memory_gb
 
 sys.path.insert(0, str(Path(__file__).parent))
-from train_cpu import optimizer_and_schedule, write_data
+from train_cpu import held_out_loss, run_tinylm, run_trainer, write_data
 
 VOCABULARY, LENGTH = 16384, 2048
 # layers, hidden, FFN, heads, kv heads, sequences a batch
@@ -35,25 +32,31 @@ SIZES = {
     "50M": (12, 512, 1408, 8, 4, 32),
     "300M": (24, 960, 2560, 15, 5, 16),
     "1B": (20, 1792, 5120, 14, 14, 8),
+    "tiny": (2, 64, 128, 2, 1, 2),
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", nargs="*", choices=list(SIZES), default=list(SIZES))
+    parser.add_argument("--sizes", nargs="*", choices=list(SIZES), default=[size for size in SIZES if size != "tiny"])
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if not torch.cuda.is_available():
+    device = choose_device()
+    device_name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
+    if device.type == "cpu" and arguments.sizes != ["tiny"]:
         sys.exit("train_gpu.py needs a CUDA device; benchmarks/train_cpu.py is for CPUs")
     if arguments.worker:
-        return work(*arguments.worker, arguments.steps)
+        name, size, folder = arguments.worker
+        return work(name, size, Path(folder), arguments.steps, device)
     rows: dict[str, dict] = {}
     with tempfile.TemporaryDirectory() as folder:
         write_data(Path(folder) / "train", 4_000_000, seed=1)
+        write_data(Path(folder) / "valid", 40_000, seed=2)
         for size in arguments.sizes:
             for name in ["tinylm"] + ["trainer"] * bool(importlib.util.find_spec("accelerate")):
-                command = [sys.executable, __file__, "--worker", name, size, folder, "--steps", str(arguments.steps)]
+                command = [sys.executable, __file__, "--sizes", size, "--steps", str(arguments.steps)]
+                command += ["--worker", name, size, folder]
                 done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
                 if done.returncode:  # out of memory, say: the other rows still count
                     print(f"{size} {name}: failed, see above", file=sys.stderr)
@@ -66,68 +69,34 @@ def main() -> None:
         if {f"{size} trainer", f"{size} tinylm"} <= rows.keys()
     }
     ratio = min(ratios.values()) if ratios else None
-    print(json.dumps({"ratio": ratio, "ratios": ratios, "device": torch.cuda.get_device_name(), "rows": rows}))
+    print(json.dumps({"ratio": ratio, "ratios": ratios, "device": device_name, "rows": rows}))
 
 
-def work(name: str, size: str, folder: str, steps: int) -> None:
+def work(name: str, size: str, folder: Path, steps: int, device: torch.device) -> None:
     model, batch = make_model(size)
     config = TrainConfig(sequence_length=LENGTH, batch_size=batch, steps=steps, checkpoint_every=0, loss_chunk=4096)
-    store = open_store(Path(folder) / "train")
-    flops = flops_per_token(model, LENGTH)
-    if name == "tinylm":
-        ends = run_tinylm(Run(model, store, config, Path(folder) / f"{size}-{name}"))
-    else:
-        ends = run_trainer(model, store, config, Path(folder))
+    store, flops, model = open_store(folder / "train"), flops_per_token(model, LENGTH), model.to(device)
+    liger = importlib.util.find_spec("liger_kernel") is not None
+    fast = {"bf16": True, "torch_compile": True, "use_liger_kernel": liger, "use_cpu": device.type == "cpu"}
+    with tempfile.TemporaryDirectory() as out:
+        if name == "tinylm":
+            ends = run_tinylm(model, store, config, Path(out))
+        else:
+            ends = run_trainer(model, store, config, Path(out), **fast)
     speed = config.tokens_per_batch / float(np.median(np.diff(ends)[2:]))
-    peak = peak_flops(torch.device("cuda"), torch.bfloat16)
-    memory = torch.cuda.max_memory_allocated() / 1e9
-    print(json.dumps({"tokens_per_second": speed, "mfu": speed * flops / peak, "memory_gb": memory}))
-
-
-def run_tinylm(run: Run) -> list[float]:
-    run.resume()
-    ends = []
-    while run.step < run.plan.total_steps:
-        run.train_step(*run.plan.locate(run.step))
-        torch.cuda.synchronize()
-        ends.append(time.perf_counter())
-    return ends
-
-
-def run_trainer(model, store: TokenStore, config: TrainConfig, folder: Path) -> list[float]:
-    from transformers import Trainer, TrainerCallback, TrainingArguments
-
-    plan, ends = make_plan(config, store), []
-    order = np.concatenate([plan.pool.reshape(-1)[plan.batch(0, step)] for step in range(config.steps)])
-    rows = [{"input_ids": row, "labels": row} for row in torch.from_numpy(store.windows(order, LENGTH)[:, :-1])]
-
-    class Clock(TrainerCallback):
-        def on_step_end(self, *_, **__):
-            torch.cuda.synchronize()
-            ends.append(time.perf_counter())
-
-    settings = TrainingArguments(
-        output_dir=str(folder / "trainer"),
-        max_steps=config.steps,
-        per_device_train_batch_size=config.batch_size,
-        save_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
-        bf16=True,
-        torch_compile=True,
-        use_liger_kernel=importlib.util.find_spec("liger_kernel") is not None,
-    )
-    optimizers = optimizer_and_schedule(model.cuda(), config, plan)
-    Trainer(model=model, args=settings, train_dataset=rows, optimizers=optimizers, callbacks=[Clock()]).train()
-    return ends
+    row = {
+        "tokens_per_second": speed,
+        "mfu": speed * flops / peak_flops(device, torch.bfloat16),
+        "memory_gb": memory_gb(device),
+        "loss": held_out_loss(model, open_store(folder / "valid"), LENGTH),
+    }
+    print(json.dumps(row))
 
 
 def make_model(size: str):
     from transformers import LlamaConfig, LlamaForCausalLM
 
     layers, hidden, inner, heads, kv_heads, batch = SIZES[size]
-    if hidden % heads:
-        raise InputError(f"size {size}: hidden {hidden} does not divide into {heads} heads")
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=VOCABULARY,

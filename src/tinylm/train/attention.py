@@ -47,7 +47,7 @@ def blocked_attention(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor
     batch, heads, length, width = query.shape
     groups = heads // key.shape[1]
     q, k, v = query.reshape(-1, groups, length, width), key.view(-1, length, width), value.view(-1, length, width)
-    out, kept = torch.empty_like(q), []
+    out, kept = q.new_empty(q.shape), []  # not empty_like: a view of one group would pass its strides on
     hidden = torch.ones(BLOCK, BLOCK, dtype=torch.bool, device=query.device).triu(1)
     for start, end in _blocks(length):
         rows = end - start
@@ -68,7 +68,7 @@ def _backward(
     groups = heads // key.shape[1]
     q, g = query.reshape(-1, groups, length, width), gradient.reshape(-1, groups, length, width)
     k, v = key.view(-1, length, width), value.view(-1, length, width)
-    query_gradient, key_gradient, value_gradient = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+    query_gradient, key_gradient, value_gradient = q.new_empty(q.shape), torch.zeros_like(k), torch.zeros_like(v)
     for (start, end), probabilities in zip(_blocks(length), kept, strict=True):
         q_rows, g_rows = _rows(q, start, end), _rows(g, start, end)
         value_gradient[:, :end] += torch.bmm(probabilities.transpose(1, 2), g_rows)

@@ -18,8 +18,11 @@ def test_equals_causal_attention_with_its_gradients(length, heads):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
-def test_torch_accepts_the_operator():
-    q, k = torch.randn(1, 2, 130, 8, requires_grad=True), torch.randn(1, 1, 130, 8, requires_grad=True)
+@pytest.mark.parametrize(("sequences", "key_heads"), [(1, 1), (1, 2), (2, 1), (2, 2)])
+def test_torch_accepts_the_operator(sequences, key_heads):
+    """Queries as projections leave them, [B, T, H, D] in memory: of one sequence or one key head that is a view."""
+    q = torch.randn(sequences, 130, 4, 8).transpose(1, 2).requires_grad_()
+    k = torch.randn(sequences, key_heads, 130, 8, requires_grad=True)
     torch.library.opcheck(blocked_attention, (q, k, k.detach().clone().requires_grad_()))
 
 
