@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -35,7 +36,9 @@ from tinylm.models.teacher import load_model
 from tinylm.train.config import TrainConfig
 from tinylm.train.loop import train
 model, store, out, config = sys.argv[1:]
-train(load_model(model), open_store(store), TrainConfig(**eval(config)), out)
+config = TrainConfig(**eval(config))
+teacher = load_model(model) if config.distillation != "none" else None
+train(load_model(model), open_store(store), config, out, teacher)
 """
 
 
@@ -114,3 +117,19 @@ def test_whole_copies_of_the_model_train_as_one_process(teacher, store, tmp_path
     os.rename(tmp_path / "four" / name, tmp_path / "resumed" / name)
     train(load_model(teacher), store, dataclasses.replace(CONFIG, model_copies=2), tmp_path / "resumed")
     assert losses(tmp_path / "resumed") == pytest.approx(losses(tmp_path / "one")[6:], rel=1e-4)
+
+
+@pytest.mark.parametrize(("optimizer", "distillation"), [("muon", "live"), ("adamw", "stored")])
+def test_optimisers_distillation_and_exports_do_not_depend_on_the_processes(
+    teacher, store, tmp_path, optimizer, distillation
+):
+    changes = {"optimizer": optimizer, "distillation": distillation, "export_every": 4, "checkpoint_every": 0}
+    config = dataclasses.replace(CONFIG, **changes)
+    train(load_model(teacher), store, config, tmp_path / "one", load_model(teacher))
+    for table in store.path.glob("teacher-*"):
+        shutil.rmtree(table)  # two processes make their own
+    processes(2, teacher, store, tmp_path / "two", config, tmp_path)
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
+    for name in ("models/step-00000004", "model"):
+        ours, theirs = (dict(load_model(tmp_path / out / name).named_parameters()) for out in ("one", "two"))
+        assert all((ours[key] - theirs[key]).abs().max() < 1e-3 for key in ours)
