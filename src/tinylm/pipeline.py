@@ -226,6 +226,7 @@ def _initial(recipe: Recipe, stages: Stages, compact: Path, shape: Path, store: 
             "kept_layers": [int(layer) for layer in inherited.kept.layers],
             "layer_scores": [float(score) for score in inherited.scores.layers],
             "calibration_tokens": chunks.numel(),
+            "repair_losses": inherited.repair_losses,
         }
 
     inputs = {"compact": compact.name, "shape": shape.name, "store": store.name, "seed": recipe.seed, **vars(config)}

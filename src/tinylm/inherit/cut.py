@@ -4,6 +4,7 @@ Nothing is chosen here: :class:`Kept` says which units stay. Weights are read on
 straight from safetensors shards, so a large teacher is never in memory whole.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor
 from tinylm.errors import InputError
 from tinylm.models import axes
 from tinylm.models.shape import Shape
+from tinylm.tokenizer.rewrite import cut_config
 
 
 @dataclass(frozen=True)
@@ -160,13 +162,16 @@ def dimension_rows(blocks: Sequence[str], kept: Kept, layer: int | None, teacher
     return None if whole else torch.cat(parts)
 
 
-def build(
-    weights: Mapping[str, Tensor], config: Any, target: Shape, kept_layers: Sequence[int], dtype: torch.dtype
-) -> Any:
-    """The student as a `transformers` model in eval mode, holding ``weights``."""
+def build(weights: Mapping[str, Tensor], config: Any, target: Shape, kept: Kept, dtype: torch.dtype) -> Any:
+    """The student as a `transformers` model in eval mode, holding ``weights``. ``config``: the teacher's."""
     from transformers import AutoModelForCausalLM
 
-    student_config = target.to_config(config, kept_layers)
+    student_config = target.to_config(config, kept.layers)
+    if kept.vocab is not None:  # ids of bos, eos, pad... by the new numbers
+        mapping = {old: new for new, old in enumerate(kept.vocab.tolist())}
+        settings = json.loads(student_config.to_json_string(use_diff=False))
+        renamed = cut_config(settings, mapping, config.vocab_size)
+        student_config = type(student_config).from_dict(renamed)
     student_config.dtype = dtype
     try:  # what a config refuses, a reload would refuse
         type(student_config).from_dict(student_config.to_dict())

@@ -1,8 +1,8 @@
 """The third formula as one function: score the teacher, choose what stays, cut, repair, check."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ CRITERIA = ("random", "l1", "l2", "taylor", "activation", "learned")
 LAYERS = ("first-last", "skip-loss", "greedy", "similarity", "learned")
 REPAIRS = ("norms", "refit", "refit-all")
 TAYLOR_TOKENS = 8192  # calibration tokens for unit scores: the ranking hardly moves beyond
+HELD_OUT = 4  # calibration chunks that repairs do not see
 DEPTH_TOKENS = 2048  # calibration tokens for layer importance: it costs a forward pass a layer
 
 
@@ -34,6 +35,7 @@ class Inherited:
     scores: Scores
     kept: Kept
     seconds: dict[str, float]
+    repair_losses: dict[str, float] = field(default_factory=dict)  # of :func:`repair_student`
 
 
 def inherit(
@@ -72,14 +74,13 @@ def inherit(
     scores.check(teacher_shape)
     started = time.perf_counter()
     kept = select(scores, teacher_shape, shape, vocab)
-    student = build(
-        cut(model_weights(teacher), teacher.config, shape, kept), teacher.config, shape, kept.layers, teacher.dtype
-    )
+    weights = cut(model_weights(teacher), teacher.config, shape, kept)
+    student = build(weights, teacher.config, shape, kept, teacher.dtype)
     seconds["cut"] = time.perf_counter() - started
     started = time.perf_counter()
-    repair_student(student, teacher, kept, calibration_ids, repair)
+    losses = repair_student(student, teacher, kept, calibration_ids, repair)
     seconds["repair"] = time.perf_counter() - started
-    return Inherited(student, scores, kept, seconds)
+    return Inherited(student, scores, kept, seconds, losses)
 
 
 def score(
@@ -151,17 +152,43 @@ def _layer_importance(teacher: Any, calibration_ids: Tensor | None, layers: str,
 
 def repair_student(
     student: Any, teacher: Any, kept: Kept, calibration_ids: Tensor | None, which: Sequence[str]
-) -> None:
-    """Run the repairs named in ``which`` on ``student`` in place; the embedding scale is always kept right."""
+) -> dict[str, float]:
+    """Run the repairs named in ``which`` on ``student`` in place; the embedding scale is always kept right.
+
+    With 16 calibration chunks or more the last 4 are held out: a repair that does not lower the loss on them is taken
+    back. Returns that loss, nats per token, after the "cut" and after each repair; {} when it was not measured (fewer
+    chunks, or a vocabulary that is cut here, so that the chunks are not the student's ids).
+    """
     embedding_scale(student, teacher.config.hidden_size)
-    with fast_matmul(teacher):
-        if "norms" in which and student.config.hidden_size < teacher.config.hidden_size:
-            norm_gains(student, teacher, kept, _calibration(calibration_ids, "norms")[:8])
-        if "refit-all" in which:
-            matrices = [name for group in INPUT_GROUPS for name in group]
-            refit(student, teacher, kept, _calibration(calibration_ids, "refit"), matrices)
-        elif "refit" in which:
-            refit(student, teacher, kept, _calibration(calibration_ids, "refit"))
+    repairs: dict[str, Callable[[Tensor], None]] = {}
+    if "norms" in which and student.config.hidden_size < teacher.config.hidden_size:
+        repairs["norms"] = lambda chunks: norm_gains(student, teacher, kept, chunks[:8])
+    if "refit-all" in which:
+        every = [name for group in INPUT_GROUPS for name in group]
+        repairs["refit-all"] = lambda chunks: refit(student, teacher, kept, chunks, every)
+    elif "refit" in which:
+        repairs["refit"] = lambda chunks: refit(student, teacher, kept, chunks)
+    if not repairs:
+        return {}
+    chunks = _calibration(calibration_ids, ", ".join(repairs))
+    if len(chunks) < 4 * HELD_OUT or kept.vocab is not None:
+        with fast_matmul(teacher):
+            for repair in repairs.values():
+                repair(chunks)
+        return {}
+    chunks, held_out = chunks[:-HELD_OUT], chunks[-HELD_OUT:]
+    with fast_matmul(teacher), torch.no_grad():
+        losses = {"cut": float(criteria.token_losses(student, held_out).mean())}
+        for name, repair in repairs.items():
+            lowest, before = min(losses.values()), {n: w.clone() for n, w in student.named_parameters()}
+            repair(chunks)
+            losses[name] = float(criteria.token_losses(student, held_out).mean())
+            if not losses[name] < lowest:
+                student.load_state_dict(before, strict=False)
+                console.print(f"[yellow]repair {name} was taken back: it raises the loss on held-out text[/]")
+    steps = ", ".join(f"{loss:.3f} after {name}" for name, loss in losses.items())
+    console.print(f"loss on {HELD_OUT} held-out chunks, nats per token: {steps}", highlight=False)
+    return losses
 
 
 def fast_matmul(model: Any) -> torch.autocast:

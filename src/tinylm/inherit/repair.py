@@ -106,10 +106,11 @@ def refit(
     batches = list(chunks.split(batch_size))
     aims_at_stream = not axes.family_of(teacher.config).output_norms
     multiplier = getattr(teacher.config, "residual_multiplier", 1.0)  # Granite
-    wanted = [*kept.layers, len(teacher.base_model.layers)]
+    wanted = [0, *kept.layers, len(teacher.base_model.layers)]
     teacher_states, teacher_calls = _states(teacher, batches, wanted)
-    states, calls = _states(student, batches, [0])
-    stream = states[0]
+    _, calls = _states(student, [batches[0] % student.config.vocab_size], [])
+    stream = [state[..., kept.hidden] for state in teacher_states[0]]  # the student's embedding of the same tokens,
+    # also of those that its vocabulary has lost
     for index, layer in enumerate(track(list(student.base_model.layers), "least-squares refit")):
         source = kept.layers[index]
         after = kept.layers[index + 1] if index + 1 < len(kept.layers) else len(teacher.base_model.layers)

@@ -96,7 +96,7 @@ def inherit_streamed(
     scores = Scores(units[axes.FFN], units[axes.Q_HEADS], units[axes.HIDDEN], layers, about)
     scores.check(teacher)
     kept = select(scores, teacher, target, vocab)
-    student = build(cut(weights, config, target, kept), config, target, kept.layers, dtype)
+    student = build(cut(weights, config, target, kept), config, target, kept, dtype)
     embedding_scale(student, teacher.hidden_size)
     return Inherited(student, scores, kept, {"score and cut": time.perf_counter() - started})
 
@@ -105,6 +105,7 @@ def _write(result: Inherited, teacher: str, target: Shape, out: Path, tokenizer:
     with atomic_directory(out) as scratch:
         save(result, scratch, tokenizer)
         about = {"seconds": result.seconds, "kept_layers": result.kept.layers, "shape": target.to_dict()}
+        about["repair_losses"] = result.repair_losses
         (scratch / "inherit.json").write_text(json.dumps({"teacher": teacher, **about}, indent=2) + "\n")
     return result
 

@@ -17,6 +17,8 @@ def select(scores: Scores, teacher: Shape, target: Shape, vocab: Tensor | None =
             f"target vocab_size = {target.vocab_size}, the teacher's is {teacher.vocab_size}: "
             "run `tinylm tokenizer compress` first, or give the ids to keep"
         )
+    if vocab is not None and (vocab.diff() <= 0).any() | (vocab[0] < 0) | (vocab[-1] >= teacher.vocab_size):
+        raise InputError(f"kept ids must ascend from 0 or more to at most {teacher.vocab_size - 1}, each once")
     layers = best(scores.layers, target.num_layers).tolist()
     heads = [best_heads(scores.q_heads[layer], teacher, target) for layer in layers]
     return Kept(

@@ -223,6 +223,16 @@ def _facts_text(results: dict[str, Any]) -> str:
     )
 
 
+def _inheritance_text(results: dict[str, Any]) -> str:
+    if not results["inherit"]:
+        return "Weights were not inherited in this run."
+    losses = results["inherit"].get("repair_losses", {})
+    if not losses:
+        return "Loss before and after the repair was not measured in this run."
+    steps = ", ".join(f"{loss:.3f} after {name}" for name, loss in losses.items())
+    return f"Loss on held-out calibration text, nats per token: {steps}. A repair that raises it is taken back."
+
+
 def _html(results: dict[str, Any], figures: dict[str, str]) -> str:
     bpb, size = results["bits_per_byte"], results["parameters"]
     numbers = [
@@ -246,7 +256,7 @@ def _html(results: dict[str, Any], figures: dict[str, str]) -> str:
         ("Training", picture["loss"] + picture.get("forgetting", "")),
         ("Compact tokenizer", html.paragraph(_facts_text(results)) + picture.get("coverage", "")),
         ("Architecture", html.table(["", "teacher", "student"], _settings_rows(results)) + picture["parts"]),
-        ("Inheritance", picture.get("layers", html.paragraph("Weights were not inherited in this run."))),
+        ("Inheritance", html.paragraph(_inheritance_text(results)) + picture.get("layers", "")),
     ]
     if results.get("tasks"):
         sections.append(("Zero-shot tasks", html.table(*_task_table(results))))
@@ -273,7 +283,7 @@ def _markdown(results: dict[str, Any], figures: dict[str, str]) -> str:
         + html.markdown_table(["", "teacher", "student"], _settings_rows(results))
         + "\n"
         + picture["parts"],
-        "## Inheritance\n\n" + picture.get("layers", "Weights were not inherited in this run.\n"),
+        f"## Inheritance\n\n{_inheritance_text(results)}\n\n{picture.get('layers', '')}",
     ]
     if results.get("tasks"):
         parts.append("## Zero-shot tasks\n\n" + html.markdown_table(*_task_table(results)))

@@ -33,7 +33,7 @@ def test_the_masked_teacher_is_the_exported_student(family: str) -> None:
     )
     kept = random_selection(teacher, target)
     student = build(
-        cut(model_weights(teacher), teacher.config, target, kept), teacher.config, target, kept.layers, torch.float32
+        cut(model_weights(teacher), teacher.config, target, kept), teacher.config, target, kept, torch.float32
     )
     embedding_scale(student, 32)
     norm_gains(student, teacher, kept)  # without calibration: as if the dropped numbers had been zero, as they are here

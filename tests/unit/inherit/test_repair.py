@@ -6,6 +6,8 @@ import pytest
 import torch
 from builders import FAMILIES, family_model
 
+from tinylm.errors import InputError
+from tinylm.inherit import inherit, inheritance
 from tinylm.inherit.cut import Kept, build, cut, model_weights
 from tinylm.inherit.repair import INPUT_GROUPS, embedding_scale, norm_gains, refit
 from tinylm.models.shape import Shape
@@ -27,7 +29,7 @@ def student_of(teacher, **smaller):
         [torch.arange(target.num_key_value_heads)] * target.num_layers,
     )
     weights = cut(model_weights(teacher), teacher.config, target, kept)
-    return build(weights, teacher.config, target, layers, teacher.dtype), kept
+    return build(weights, teacher.config, target, kept, teacher.dtype), kept
 
 
 @torch.no_grad()
@@ -100,3 +102,45 @@ def test_refitting_a_whole_model_leaves_it_alone() -> None:
     student, kept = student_of(teacher)
     refit(student, teacher, kept, IDS, matrices=[name for group in INPUT_GROUPS for name in group])
     assert distance(teacher, student) < 1e-4
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "granite"])
+def test_a_vocabulary_cut_with_the_rest_gives_the_student_of_a_teacher_cut_before(family: str) -> None:
+    teacher, even = family_model(family), torch.arange(0, 64, 2)
+    ids = even[IDS % 32]
+    shape = dataclasses.replace(Shape.from_config(teacher.config), vocab_size=32)
+    target = dataclasses.replace(shape, hidden_size=24, num_layers=2, intermediate_size=32)
+    plain = {"criterion": "random", "layers": "first-last"}
+    compact = inherit(teacher, shape, repair=(), vocab=even, **plain).model
+    assert compact.config.eos_token_id == teacher.config.eos_token_id // 2, "ids in the config follow"
+    at_once = inherit(teacher, target, ids, vocab=even, **plain).model
+    afterwards = inherit(compact, target, ids // 2, **plain).model
+    for mine, other in zip(at_once.parameters(), afterwards.parameters(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("ids", [[0, 2, 2, 5], [-1, 0, 1, 2], [0, 1, 2, 64]])
+def test_ids_to_keep_that_the_teacher_has_not_are_refused(ids: list[int]) -> None:
+    teacher = family_model("llama")
+    shape = dataclasses.replace(Shape.from_config(teacher.config), vocab_size=4)
+    with pytest.raises(InputError, match="kept ids must ascend from 0 or more to at most 63"):
+        inherit(teacher, shape, criterion="random", layers="first-last", repair=(), vocab=torch.tensor(ids))
+
+
+def test_a_repair_that_raises_the_loss_on_held_out_text_is_taken_back(monkeypatch) -> None:
+    teacher, chunks = family_model("llama"), torch.cat([IDS, IDS.flip(1)])
+    target = dataclasses.replace(Shape.from_config(teacher.config), num_layers=2, intermediate_size=24)
+    plain = {"criterion": "random", "layers": "first-last"}
+    cut_alone = inherit(teacher, target, repair=(), **plain).model
+    seen = []
+
+    def harm(student, teacher, kept, chunks) -> None:
+        seen.append(len(chunks))
+        with torch.no_grad():
+            student.lm_head.weight.normal_(0, 1000)
+
+    monkeypatch.setattr(inheritance, "refit", harm)
+    result = inherit(teacher, target, chunks, **plain)
+    assert seen == [12] and result.repair_losses["refit"] > result.repair_losses["cut"]
+    for mine, other in zip(result.model.parameters(), cut_alone.parameters(), strict=True):
+        assert torch.equal(mine, other)
