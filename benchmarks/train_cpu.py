@@ -16,6 +16,7 @@ core-second.
 import argparse
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,9 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+
+if __name__ == "__main__":
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch looks: tinylm would take a GPU that its peers do not use
 
 import numpy as np
 import torch
@@ -295,9 +299,11 @@ def write_data(path: Path, tokens: int, seed: int) -> None:
 
 @torch.no_grad()
 def held_out_loss(model, store: TokenStore, length: int) -> float:
-    model = model.float().eval()
+    torch.set_float32_matmul_precision("highest")  # a peer may have asked for less
+    plain = type(model)(model.config).to(model.device).eval()  # peers leave wrappers on the model they trained
+    plain.load_state_dict(model.state_dict())
     windows = torch.from_numpy(store.windows(range(8), length)).to(model.device)
-    logits = model(windows[:, :-1]).logits
+    logits = plain(windows[:, :-1]).logits
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten()).item()
 
 

@@ -158,6 +158,7 @@ def measure_quality(
         console.print(f"training candidate {number} of {len(candidates)}")
         with tempfile.TemporaryDirectory() as folder:
             result = train(model, stores[0], config, Path(folder) / "run", valid_store=stores[1])
+        torch.compiler.reset()  # dynamo compiles a function for so many shapes only, then runs it uncompiled
         results.append({**result, "start": "teacher" if teacher else "random", "seed": seed})
     return results
 
@@ -176,16 +177,17 @@ def _fresh(candidates: Sequence[Candidate], seed: int) -> Iterator[Any]:
 
 def _cuts(candidates: Sequence[Candidate], teacher: str, store: Any) -> Iterator[Any]:
     """A model cut out of ``teacher`` for each candidate; the teacher's units are scored once for all of them."""
-    from tinylm.inherit.inheritance import inherit
+    from tinylm.inherit.inheritance import inherit, score
     from tinylm.models.pangu import from_llama
     from tinylm.models.teacher import load_model
 
-    source, scores = load_model(teacher, torch.bfloat16), None
+    source = load_model(teacher, torch.bfloat16)
     chunks = min(CALIBRATION_CHUNKS, store.num_sequences(TRAINING_SEQUENCE))
     calibration = torch.from_numpy(store.windows(range(chunks), TRAINING_SEQUENCE)[:, :-1])
+    shallowest = min((candidate.shape for candidate in candidates), key=lambda shape: shape.num_layers)
+    scores = score(source, calibration, target=shallowest)  # layers in the order of their removal serve every depth
     for candidate in candidates:
-        inherited = inherit(source, candidate.shape, calibration, scores=scores)
-        scores, model = inherited.scores, inherited.model.float()
+        model = inherit(source, candidate.shape, calibration, scores=scores).model.float()
         yield from_llama(model) if candidate.to_dict()["block"] == "pangu-pi" else model
 
 

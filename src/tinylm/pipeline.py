@@ -61,6 +61,10 @@ def run(recipe: Recipe, out: Path, work: Path | None = None, recipe_path: str = 
     """
     recipe.validate()
     quiet_transformers()
+    if recipe.evaluate.tasks:  # a wrong name or file must not cost a training
+        from tinylm.evaluate.tasks import load_tasks
+
+        load_tasks(recipe.evaluate.tasks, recipe.evaluate.task_data)
     work = work or out / "work"
     with artifact.alone_in(out):
         stages = Stages(work)
@@ -217,6 +221,7 @@ def _initial(recipe: Recipe, stages: Stages, compact: Path, shape: Path, store: 
             criterion=config.criterion,
             layers=config.layers,
             repair=config.repair,
+            seed=recipe.seed,
         )
         if recipe.architecture.block == "pangu-pi":
             inherited = dataclasses.replace(inherited, model=from_llama(inherited.model, seed=recipe.seed))
@@ -230,6 +235,7 @@ def _initial(recipe: Recipe, stages: Stages, compact: Path, shape: Path, store: 
         }
 
     inputs = {"compact": compact.name, "shape": shape.name, "store": store.name, "seed": recipe.seed, **vars(config)}
+    inputs["method"] = 2  # 1: units at random by seed 0 always, repairs not measured
     return stages("inherit", inputs, build)
 
 

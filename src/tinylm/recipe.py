@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tinylm.errors import InputError
+from tinylm.models.shape import Shape
 from tinylm.train.config import TrainConfig
 
 
@@ -52,6 +53,12 @@ class ArchitectureConfig:
         _require(
             has_budget or bool(self.shape), "architecture.budget", self.budget, "1000 parameters or more, or a shape"
         )
+        known = [key.name for key in dataclasses.fields(Shape) if key.name != "vocab_size"]
+        for key, value in self.shape.items():
+            why = "the tokenizer's is taken" if key == "vocab_size" else f"known here: {', '.join(known)}"
+            _require(key in known, f"architecture.shape.{key}", value, why)
+        if self.shape:
+            Shape.from_dict({"vocab_size": 1, **self.shape}, "recipe: architecture.shape")
 
 
 @dataclass(frozen=True)
@@ -140,19 +147,20 @@ def to_toml(recipe: Recipe) -> str:
     lines, tables = [], []
     for key, value in recipe.to_dict().items():
         if isinstance(value, dict):
-            tables += ["", f"[{key}]", *(f"{name} = {_toml_value(item)}" for name, item in value.items())]
+            tables += ["", f"[{key}]", *(f"{name} = {toml_value(item)}" for name, item in value.items())]
         else:
-            lines.append(f"{key} = {_toml_value(value)}")
+            lines.append(f"{key} = {toml_value(value)}")
     return "\n".join(lines + tables) + "\n"
 
 
-def _toml_value(value: Any) -> str:
+def toml_value(value: Any) -> str:
+    """``value`` as TOML spells it on one line."""
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {_toml_value(item)}" for key, item in value.items()) + " }" if value else "{}"
+        return "{ " + ", ".join(f"{key} = {toml_value(item)}" for key, item in value.items()) + " }" if value else "{}"
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
+        return "[" + ", ".join(toml_value(item) for item in value) + "]"
     if isinstance(value, float):
-        return repr(value) if "e" in repr(value) or "." in repr(value) else f"{value}.0"
+        return repr(value)  # TOML reads what Python writes: 1.0, 1e-05, inf, nan
     return json.dumps(value, ensure_ascii=False)  # strings, numbers and booleans are spelt alike in JSON and TOML
 
 

@@ -4,10 +4,14 @@ import shutil
 import pytest
 import torch
 from builders import corpus_file, family_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from tinylm.cli import main
+from tinylm.errors import InputError
 from tinylm.inherit import inherit
+from tinylm.inherit.cut import Shards
+from tinylm.inherit.inheritance import score
 from tinylm.inherit.run import inherit_streamed
 from tinylm.models.shape import Shape, read_shape, write_shape
 
@@ -77,3 +81,34 @@ def test_streaming_the_shards_gives_the_same_student(tied: bool, tmp_path) -> No
     in_memory = inherit(teacher, target, criterion="l2", layers="first-last", repair=())
     for mine, other in zip(streamed.model.parameters(), in_memory.model.parameters(), strict=True):
         assert torch.equal(mine, other)
+
+
+def test_shards_are_those_of_the_index_without_buffers_of_old_checkpoints(tmp_path) -> None:
+    """Mistral ships its weights twice, Llama 2's shards hold rotary buffers."""
+    teacher = family_model("llama")
+    teacher.save_pretrained(tmp_path, max_shard_size="20KB")
+    shard = sorted(tmp_path.glob("model-*.safetensors"))[0]
+    buffer = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    save_file(load_file(shard) | {buffer: torch.ones(4)}, shard, metadata={"format": "pt"})
+    save_file({"layers.0.attention.wq.weight": torch.ones(2)}, tmp_path / "consolidated.safetensors")
+    assert set(Shards(tmp_path, tied=True)) == {name for name, _ in teacher.named_parameters()}
+    shard.unlink()
+    with pytest.raises(InputError, match="is damaged"):
+        Shards(tmp_path, tied=True)
+
+
+def test_what_cannot_end_well_ends_before_the_scoring(done, tmp_path, capsys, monkeypatch) -> None:
+    folder, common, calibration = done
+    monkeypatch.setattr("tinylm.inherit.inheritance.score", None)
+    with pytest.raises(SystemExit) as stop:
+        main([*common, *calibration, "--out", str(folder / "student")])
+    assert stop.value.code == 2 and "exists already" in capsys.readouterr().err
+
+
+def test_masks_serve_the_shape_they_were_learned_for() -> None:
+    teacher = family_model("llama")
+    target = Shape.from_config(teacher.config)
+    scores = score(teacher, None, "random", "first-last", seed=1)
+    scores.about |= {"criterion": "learned", "target": {**target.to_dict(), "num_layers": 2}}
+    with pytest.raises(InputError, match="masks learned for"):
+        inherit(teacher, target, repair=(), scores=scores)

@@ -119,8 +119,11 @@ def test_a_killed_study_goes_on_without_redoing_finished_runs(study_file, tmp_pa
     assert {calls(out)[name] for name in done} == {1}
 
 
-def test_max_hours_stops_before_a_run_that_would_not_fit(study_file, tmp_path, capfd):
+def test_max_hours_stops_before_a_run_that_would_not_fit(study_file, tmp_path, capfd, monkeypatch):
     study = read_study(study_file, settings={"train.log_every": 15})
+    monkeypatch.setattr(cost, "machine_speed", lambda: 1e9)  # nothing has ended yet: the estimate counts
+    assert run_study(study, tmp_path / "out", max_hours=1e-3, runner=fake_pipeline)["state"]["finished"] == 0
+    monkeypatch.setattr(cost, "machine_speed", lambda: 1e30)
     results = run_study(study, tmp_path / "out", max_hours=2.5 / 3600, runner=fake_pipeline)
     assert 1 <= results["state"]["finished"] <= 2 and results["state"]["to do"] >= 9
     assert "run again to go on" in capfd.readouterr().err
@@ -165,3 +168,24 @@ def test_bad_calls_are_one_clear_line(study_file, tmp_path):
         run_study(study, tmp_path / "file" / "out", runner=fake_pipeline)
     with pytest.raises(InputError, match="holds no study"):
         summarise(tmp_path)
+
+
+def test_a_run_of_another_default_is_done_again_and_an_unstarted_study_may_change(study_file, tmp_path):
+    out = tmp_path / "out"
+    one = {"seeds": (0,), "noise_seeds": (7,)}
+    with pytest.raises(InputError, match="--workers 0"):
+        run_study(read_study(study_file), out, workers=0, runner=fake_pipeline)
+    run_study(read_study(study_file, settings={"train.steps": 90}, **one), out, max_hours=1e-9, runner=fake_pipeline)
+    run_study(read_study(study_file, **one), out, runner=fake_pipeline)
+    record = next((out / "records").glob("*.json"))
+    values = json.loads(record.read_text())
+    values["recipe"]["train"]["clip"] = 0.5  # what the default was then; the hash holds no defaults
+    record.write_text(json.dumps(values))
+    run_study(read_study(study_file, **one), out, runner=fake_pipeline)
+    assert sorted(calls(out).values()) == [1, 1, 1, 2]
+
+
+def test_a_dollar_in_a_name_is_no_formula(study_file, tmp_path):
+    study_file.write_text(STUDY.replace("two rounds", "two $x_$ rounds"))
+    results = run_study(read_study(study_file), tmp_path / "out", runner=fake_pipeline)
+    assert results["state"]["finished"] == 11 and "two $x_$ rounds" in (tmp_path / "out" / "report.md").read_text()

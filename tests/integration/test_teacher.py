@@ -3,12 +3,15 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from tinylm.errors import InputError
 from tinylm.models import teacher
+from tinylm.models.gguf import _refuse_scaled_rope
+from tinylm.models.shape import Shape
 
 
 @pytest.fixture(scope="module")
@@ -118,3 +121,39 @@ def test_code_that_a_model_brings_is_run_only_where_allowed(teacher_dir, tmp_pat
             load(folder)
     monkeypatch.setenv(teacher.TRUST, "1")
     assert type(teacher.load_model(folder)).__name__ == "OwnModel"
+
+
+def test_a_family_that_transformers_knows_is_loaded_without_the_code_beside_it(teacher_dir, tmp_path, monkeypatch):
+    """Phi-3's repositories still bring the code they had before transformers knew them."""
+    folder = shutil.copytree(teacher_dir, tmp_path / "known")
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"] = {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.OwnModel"}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "own.py").write_text("raise SystemExit('this must not run')\n")
+    for trusted in ("0", "1"):
+        monkeypatch.setenv(teacher.TRUST, trusted)
+        model = teacher.load_model(folder)
+        assert type(model).__name__ == "LlamaForCausalLM"
+    student = Shape.from_config(model.config).to_config(model.config)
+    assert getattr(student, "auto_map", None) is None
+
+
+@pytest.mark.parametrize("damage", ["rope_freqs.weight", "llama.rope.scaling.type"])
+def test_a_gguf_with_scaled_rotary_positions_is_refused(cache, tmp_path, damage):
+    """transformers reads no scaling from GGUF: Llama 3.1 would become another model without a word."""
+    from gguf import GGUFReader, GGUFWriter
+
+    writer = GGUFWriter(tmp_path / "scaled.gguf", "llama")
+    sizes = {"block_count": 1, "context_length": 64, "embedding_length": 32, "feed_forward_length": 48}
+    for name, value in sizes.items():
+        writer.add_uint32(f"llama.{name}", value)
+    if damage == "rope_freqs.weight":
+        writer.add_tensor(damage, np.ones(4, dtype=np.float32))
+    else:
+        writer.add_string(damage, "linear")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(InputError, match="scales its rotary positions"):
+        _refuse_scaled_rope(GGUFReader(tmp_path / "scaled.gguf"), tmp_path / "scaled.gguf")

@@ -66,7 +66,7 @@ def processes(count: int, teacher: Path, store, out: Path, config: TrainConfig, 
     arguments = [script, teacher, store.path, out, repr(config.to_dict())]
     done = subprocess.run(
         [*launch, *map(str, arguments)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},  # gloo, also where one GPU is
         capture_output=True,
         text=True,
         timeout=240,

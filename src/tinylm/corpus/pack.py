@@ -27,19 +27,21 @@ def pack(
     """Tokenise ``documents`` with ``tokenizer`` (a fast `transformers` one) into a token store at ``out``.
 
     Every document is followed by ``separator`` (by default ``<|endoftext|>`` where the tokenizer has it, else its
-    end-of-text token). Nothing else is added. Memory stays constant. Raises InputError for zero documents, for a
-    tokenizer without a separator, and when ``out`` exists already (unless ``replace``).
+    end-of-text token), and begins with BOS where the tokenizer itself puts one (Llama, Gemma). Memory stays constant.
+    Raises InputError for zero documents, for a tokenizer without a separator, and when ``out`` exists already (unless
+    ``replace``).
     """
     vocab_size = len(tokenizer)
-    separator_id = find_separator(tokenizer, separator)
+    separator_id, start = find_separator(tokenizer, separator), find_start(tokenizer)
+    before = [] if start is None else [start]
     dtype = np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
     starts, text_bytes = [0], 0
     with atomic_directory(Path(out), replace=replace) as folder:
         with open(folder / TOKENS, "wb") as file, progress_bar("packing", None, "documents") as bar:
             for batch in _batches(documents, BATCH):
                 for text, ids in zip(batch, tokenizer(batch, add_special_tokens=False)["input_ids"], strict=True):
-                    file.write(np.asarray([*ids, separator_id], dtype=dtype).tobytes())
-                    starts.append(starts[-1] + len(ids) + 1)
+                    file.write(np.asarray([*before, *ids, separator_id], dtype=dtype).tobytes())
+                    starts.append(starts[-1] + len(before) + len(ids) + 1)
                     text_bytes += len(text.encode("utf-8", "surrogatepass"))
                 bar.advance(len(batch), f"{starts[-1] / 1e6:.1f}M tokens")
         if len(starts) == 1:
@@ -52,6 +54,7 @@ def pack(
             num_documents=len(starts) - 1,
             dtype=dtype.str,
             separator=separator_id,
+            start=start,
             tokenizer_hash=tokenizer_hash(tokenizer),
             text_bytes=text_bytes,
         )
@@ -70,6 +73,12 @@ def find_separator(tokenizer: Any, separator: str | None = None) -> int:
         if token is not None and token in vocabulary:
             return vocabulary[token]
     raise InputError("the tokenizer has no end-of-text token: name one of its tokens as separator")
+
+
+def find_start(tokenizer: Any) -> int | None:
+    """The BOS id that the tokenizer puts before every text, if it does."""
+    first = tokenizer("a")["input_ids"][:1]
+    return first[0] if first == [tokenizer.bos_token_id] else None
 
 
 def _batches(documents: Iterable[Document | str], size: int) -> Iterator[list[str]]:

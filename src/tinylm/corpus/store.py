@@ -36,6 +36,7 @@ class TokenStore:
     tokenizer_hash: str
     checksums: dict[str, str]
     text_bytes: int
+    start: int | None = None  # id of the token that every text begins with, where the tokenizer has one
 
     @cached_property
     def tokens(self) -> np.ndarray:
@@ -57,9 +58,15 @@ class TokenStore:
         return max(0, (self.num_tokens - 1) // length)
 
     def windows(self, indices: Iterable[int], length: int) -> np.ndarray:
-        """Windows number ``indices``: int64[len(indices), length + 1]; window i starts at token i * length."""
+        """Windows number ``indices``: int64[len(indices), length + 1]; window i starts at token i * length.
+
+        The first token is replaced by ``start``, if there is one: models trained with BOS fail without it (Gemma).
+        """
         starts = np.asarray(list(indices), dtype=np.int64) * length
-        return self.tokens[starts[:, None] + np.arange(length + 1)].astype(np.int64)
+        windows = self.tokens[starts[:, None] + np.arange(length + 1)].astype(np.int64)
+        if self.start is not None:
+            windows[:, 0] = self.start
+        return windows
 
     def positions(self, indices: Iterable[int], length: int) -> np.ndarray:
         """Position of every window token inside its document, int64[len(indices), length].
@@ -85,9 +92,8 @@ def open_store(path: str | Path) -> TokenStore:
         raise InputError(f"{path} is not a token store (no {HEADER}): make one with `tinylm corpus pack`")
     header = read_json(path / HEADER)
     try:
-        store = TokenStore(
-            path=path, **{name: header[name] for name in TokenStore.__dataclass_fields__ if name != "path"}
-        )
+        names = TokenStore.__dataclass_fields__.keys() - {"path", "start"}
+        store = TokenStore(path, **{name: header[name] for name in names}, start=header.get("start"))
     except (KeyError, TypeError) as error:
         raise InputError(f"{path / HEADER} lacks {error}: pack the corpus again") from error
     width = np.dtype(store.dtype).itemsize

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tinylm.artifact import read_json
 from tinylm.errors import InputError
 from tinylm.models import axes
 from tinylm.models.shape import Shape
@@ -63,15 +64,18 @@ class Shards(Mapping[str, Tensor]):
         from safetensors import SafetensorError, safe_open
 
         self._files = {}
-        for path in sorted(Path(folder).glob("*.safetensors")):
+        index = Path(folder) / "model.safetensors.index.json"  # other files may hold the same weights once more
+        names = set(read_json(index)["weight_map"].values()) if index.exists() else ()
+        for path in sorted(Path(folder) / Path(name).name for name in names) or sorted(folder.glob("*.safetensors")):
             try:
                 file = safe_open(path, framework="pt")
             except (SafetensorError, OSError) as error:
                 raise InputError(f"shard {path} is damaged ({error}): download it again") from error
-            self._files.update(dict.fromkeys(file.keys(), file))
+            held = file.keys()
+            self._files.update({name: file for name in held if not name.endswith("rotary_emb.inv_freq")})
         if not self._files:
             raise InputError(f"{folder} has no .safetensors weights")
-        if tied:  # some checkpoints hold the same matrix twice
+        if tied and "model.embed_tokens.weight" in self._files:  # some checkpoints hold the same matrix twice
             self._files.pop("lm_head.weight", None)
 
     def __getitem__(self, name: str) -> Tensor:
@@ -93,8 +97,8 @@ def model_weights(model: Any) -> dict[str, Tensor]:
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 
-def check_target(teacher: Shape, target: Shape) -> None:
-    """Raise InputError when ``target`` cannot be cut from ``teacher``."""
+def check_target(teacher: Shape, target: Shape, vocab: Tensor | None = None) -> None:
+    """InputError when ``target`` cannot be cut from ``teacher``. ``vocab`` int64 [target.vocab_size]: ids kept."""
     for field in (
         "num_layers",
         "hidden_size",
@@ -106,6 +110,13 @@ def check_target(teacher: Shape, target: Shape) -> None:
         have, want = getattr(teacher, field), getattr(target, field)
         if want > have:
             raise InputError(f"target {field} = {want} is larger than the teacher's {have}: choose {have} or less")
+    if len(vocab) != target.vocab_size if vocab is not None else target.vocab_size != teacher.vocab_size:
+        raise InputError(
+            f"target vocab_size = {target.vocab_size}, the teacher's is {teacher.vocab_size}, ids to keep: "
+            f"{'none' if vocab is None else len(vocab)}: run `tinylm tokenizer compress` first, or give that many ids"
+        )
+    if vocab is not None and (vocab.diff() <= 0).any() | (vocab[0] < 0) | (vocab[-1] >= teacher.vocab_size):
+        raise InputError(f"kept ids must ascend from 0 or more to at most {teacher.vocab_size - 1}, each once")
     if target.head_dim != teacher.head_dim:
         raise InputError(
             f"target head_dim = {target.head_dim}, the teacher's is {teacher.head_dim}: heads are kept or dropped whole"
@@ -162,23 +173,47 @@ def dimension_rows(blocks: Sequence[str], kept: Kept, layer: int | None, teacher
     return None if whole else torch.cat(parts)
 
 
-def build(weights: Mapping[str, Tensor], config: Any, target: Shape, kept: Kept, dtype: torch.dtype) -> Any:
-    """The student as a `transformers` model in eval mode, holding ``weights``. ``config``: the teacher's."""
-    from transformers import AutoModelForCausalLM
+def student_config(config: Any, target: Shape, kept_layers: Sequence[int] | None = None, vocab: Tensor | None = None):
+    """The `transformers` config of a student of ``target`` shape; ``config`` is the teacher's.
 
-    student_config = target.to_config(config, kept.layers)
-    if kept.vocab is not None:  # ids of bos, eos, pad... by the new numbers
-        mapping = {old: new for new, old in enumerate(kept.vocab.tolist())}
-        settings = json.loads(student_config.to_json_string(use_diff=False))
-        renamed = cut_config(settings, mapping, config.vocab_size)
-        student_config = type(student_config).from_dict(renamed)
-    student_config.dtype = dtype
-    try:  # what a config refuses, a reload would refuse
-        type(student_config).from_dict(student_config.to_dict())
+    InputError when the family's own rules refuse the shape (a reload would too).
+    """
+    settings = target.to_config(config, kept_layers)
+    try:
+        if vocab is None:
+            type(settings).from_dict(settings.to_dict())
+            return settings
+        plain = json.loads(settings.to_json_string(use_diff=False))  # ids of bos, eos, pad... by the new numbers
+        return type(settings).from_dict(cut_config(plain, _new_ids(vocab), config.vocab_size))
     except Exception as error:  # transformers raises classes of huggingface_hub here, and they change
         reason = " ".join(str(error).split())[-200:]
         raise InputError(f"target shape is refused by transformers' {config.model_type} config ({reason})") from error
-    model = AutoModelForCausalLM.from_config(student_config, dtype=dtype)
+
+
+def _new_ids(vocab: Tensor) -> dict[int, int]:
+    return {old: new for new, old in enumerate(vocab.tolist())}
+
+
+def build(
+    weights: Mapping[str, Tensor], config: Any, target: Shape, kept: Kept, dtype: torch.dtype, generation: Any = None
+) -> Any:
+    """The student as a `transformers` model in eval mode, holding ``weights``.
+
+    ``config`` and ``generation`` are the teacher's; the second holds stop ids that stand nowhere else (Gemma 2, Phi-3).
+    """
+    from transformers import AutoModelForCausalLM
+
+    settings = student_config(config, target, kept.layers, kept.vocab)
+    settings.dtype = dtype
+    model = AutoModelForCausalLM.from_config(settings, dtype=dtype)
+    if generation is not None:
+        plain = generation.to_dict()
+        plain = plain if kept.vocab is None else cut_config(plain, _new_ids(kept.vocab), config.vocab_size)
+        model.generation_config = type(generation).from_dict(plain)
+        try:
+            model.generation_config.validate(strict=True)
+        except ValueError:  # a temperature without do_sample, say: what loads with a warning cannot be saved
+            model.generation_config.do_sample = True
     missing, unexpected = model.load_state_dict(dict(weights), strict=False)
     tied = ["lm_head.weight"] if target.tie_word_embeddings else []
     assert not unexpected and set(missing) <= set(tied), (missing, unexpected)

@@ -52,7 +52,10 @@ def greedy(model: Any, chunks: Tensor, num_layers: int, candidates: int = 8) -> 
     removed: set[int] = set()
     importance, rise = torch.zeros(total), torch.full((total,), float("inf"))
     to_measure = list(range(total))
-    with progress_bar("greedy layer removal", total + (total - num_layers - 1) * candidates, "measurements") as bar:
+    measurements = total + max(0, total - num_layers - 1) * candidates
+    with progress_bar("greedy layer removal", measurements, "measurements") as bar:
+        if num_layers == total:  # nothing is removed now; the scores may serve a shallower shape later
+            return _losses_without(model, chunks, removed, to_measure, bar)[0]
         for step in range(total - num_layers):
             losses, _ = _losses_without(model, chunks, removed, to_measure, bar)
             for layer in to_measure:

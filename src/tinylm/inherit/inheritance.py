@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tinylm.errors import InputError, WorkError
 from tinylm.inherit import criteria, depth, masks
-from tinylm.inherit.cut import Kept, build, check_target, cut, model_weights
+from tinylm.inherit.cut import Kept, build, check_target, cut, model_weights, student_config
 from tinylm.inherit.repair import INPUT_GROUPS, embedding_scale, norm_gains, refit
 from tinylm.inherit.scores import Scores
 from tinylm.inherit.select import best, select
@@ -53,7 +53,7 @@ def inherit(
     """A student of exactly ``shape`` that starts from the teacher's weights.
 
     Args:
-        teacher: a `transformers` causal language model in eval mode; bf16 is fastest on CPUs with AMX and on GPUs.
+        teacher: a `transformers` causal language model in eval mode, on the CPU; bf16 is fastest where it has AMX.
         shape: the target. Its vocabulary is the teacher's, or ``vocab`` names the teacher ids kept, int64 [vocab_size].
         calibration_ids: int64 [chunks, T], full chunks of packed text. Not needed for random / l1 / l2
             with first-last layers and no repair.
@@ -65,17 +65,24 @@ def inherit(
     """
     teacher_shape = Shape.from_config(teacher.config)
     axes.check_weights({name: tuple(p.shape) for name, p in teacher.named_parameters()}, teacher.config)
-    check_target(teacher_shape, shape)
+    check_target(teacher_shape, shape, vocab)
+    student_config(teacher.config, shape)  # what the family refuses must not cost the scoring
+    if teacher.device.type != "cpu":
+        raise InputError(f"the teacher is on {teacher.device}: inheritance works on the CPU, call teacher.cpu() first")
     _check_choices(criterion, layers, repair)
     seconds: dict[str, float] = {}
     if scores is None:
         scores = score(teacher, calibration_ids, criterion, layers, target=shape, seed=seed)
         seconds["score"] = scores.about["seconds"]
     scores.check(teacher_shape)
+    if "learned" in (scores.about.get("criterion"), scores.about.get("layers")):
+        learned_for = scores.about.get("target", shape.to_dict())
+        if learned_for != shape.to_dict():
+            raise InputError(f"these scores are of masks learned for {learned_for}: score the teacher for this shape")
     started = time.perf_counter()
     kept = select(scores, teacher_shape, shape, vocab)
     weights = cut(model_weights(teacher), teacher.config, shape, kept)
-    student = build(weights, teacher.config, shape, kept, teacher.dtype)
+    student = build(weights, teacher.config, shape, kept, teacher.dtype, teacher.generation_config)
     seconds["cut"] = time.perf_counter() - started
     started = time.perf_counter()
     losses = repair_student(student, teacher, kept, calibration_ids, repair)
@@ -124,8 +131,8 @@ def score(
         "teacher": shape.to_dict(),
         "seconds": time.perf_counter() - started,
     }
-    if history:
-        about["masks"] = history
+    if history and target:
+        about |= {"masks": history, "target": target.to_dict()}
     return Scores(units[axes.FFN], units[axes.Q_HEADS], units[axes.HIDDEN], importance, about)
 
 
@@ -161,7 +168,8 @@ def repair_student(
     """
     embedding_scale(student, teacher.config.hidden_size)
     repairs: dict[str, Callable[[Tensor], None]] = {}
-    if "norms" in which and student.config.hidden_size < teacher.config.hidden_size:
+    sizes = ("hidden_size", "num_attention_heads", "num_key_value_heads")  # norms of OLMo 2 go over all heads
+    if "norms" in which and any(getattr(student.config, s) < getattr(teacher.config, s) for s in sizes):
         repairs["norms"] = lambda chunks: norm_gains(student, teacher, kept, chunks[:8])
     if "refit-all" in which:
         every = [name for group in INPUT_GROUPS for name in group]
@@ -192,9 +200,12 @@ def repair_student(
 
 
 def fast_matmul(model: Any) -> torch.autocast:
-    """float32 weights, bf16 products where the processor is quick at those (AMX: 8 times); otherwise as it is."""
+    """float32 weights, bf16 products where the processor is quick at those (AMX: 8 times); otherwise as it is.
+
+    Without autocast's cache, which would go on with the old bf16 copy of a weight that a repair has changed.
+    """
     fast = model.dtype == torch.float32 and model.device.type == "cpu" and torch.cpu._is_amx_tile_supported()
-    return torch.autocast(model.device.type, torch.bfloat16, enabled=fast)
+    return torch.autocast(model.device.type, torch.bfloat16, enabled=fast, cache_enabled=False)
 
 
 def save(result: Inherited, out: Path, tokenizer: Any = None) -> None:

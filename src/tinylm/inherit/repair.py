@@ -58,6 +58,8 @@ def norm_gains(student: Any, teacher: Any, kept: Kept, chunks: Tensor | None = N
             continue
         source = name if layer is None else axes.in_layer(name, kept.layers[layer])
         whole = teacher.get_submodule(source)
+        if len(rows) == whole.weight.numel():
+            continue
         if chunks is None:
             ratios[name] = [torch.tensor((whole.weight.numel() / norm.weight.numel()) ** 0.5)]
             continue
@@ -69,7 +71,7 @@ def norm_gains(student: Any, teacher: Any, kept: Kept, chunks: Tensor | None = N
 
         handles.append(whole.register_forward_pre_hook(see))
     try:
-        for batch in () if chunks is None else chunks.split(batch_size):
+        for batch in chunks.split(batch_size) if handles and chunks is not None else ():
             teacher.base_model(input_ids=batch, use_cache=False)
     finally:
         for handle in handles:
@@ -209,8 +211,8 @@ def _run_to(layer: Any, names: list[str], state: Tensor, call: dict, multiplier:
 
     handles = [layer.get_submodule(names[0]).register_forward_pre_hook(reached)]
     if names[0].startswith("mlp."):
-        attention = layer.self_attn.o_proj
-        handles.append(attention.register_forward_hook(lambda module, args, out: seen.update(attention=out)))
+        attention = layer.self_attn  # with what stands after o_proj in it: PanGu-pi's shortcut
+        handles.append(attention.register_forward_hook(lambda module, args, out: seen.update(attention=out[0])))
     try:
         layer(state, **call)
     except _Reached:

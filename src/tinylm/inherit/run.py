@@ -12,18 +12,18 @@ import torch
 from torch import Tensor
 
 from tinylm.artifact import atomic_directory
-from tinylm.corpus.pack import find_separator
+from tinylm.corpus.pack import find_separator, find_start
 from tinylm.corpus.read import documents
 from tinylm.errors import InputError
 from tinylm.inherit import criteria, depth
-from tinylm.inherit.cut import Shards, build, cut
+from tinylm.inherit.cut import Shards, build, check_target, cut
 from tinylm.inherit.inheritance import Inherited, inherit, save
 from tinylm.inherit.memory import memory_line
 from tinylm.inherit.repair import embedding_scale
 from tinylm.inherit.scores import Scores
 from tinylm.inherit.select import select
 from tinylm.models import axes
-from tinylm.models.pangu import from_llama
+from tinylm.models.pangu import from_llama, pangu_config
 from tinylm.models.shape import Shape, read_block, read_shape
 from tinylm.models.teacher import load_config, load_model, load_tokenizer, resolve
 from tinylm.terminal import console
@@ -47,6 +47,10 @@ def inherit_files(
 ) -> Inherited:
     """The work of ``tinylm inherit``; arguments as there. Writes the folder ``out`` and returns what is in it."""
     folder, target = resolve(teacher), read_shape(shape)
+    if out.exists():
+        raise InputError(f"{out} exists already: choose another --out")
+    if read_block(shape) == "pangu-pi":
+        pangu_config(load_config(folder))  # an InputError now and not after the scoring, when the teacher is no Llama
     tokenizer = load_tokenizer(folder) if (folder / "tokenizer.json").exists() else None
     ids = None
     if calibration:
@@ -83,9 +87,12 @@ def inherit_streamed(
     folder: Path, target: Shape, criterion: str, vocab: Tensor | None, dtype: torch.dtype, seed: int = 0
 ) -> Inherited:
     """Weight norms and the cut straight from the shards of ``folder``: one teacher tensor in memory at a time."""
+    from transformers import GenerationConfig
+
     started = time.perf_counter()
     config = load_config(folder)
     weights, teacher = Shards(folder, bool(config.tie_word_embeddings)), Shape.from_config(config)
+    check_target(teacher, target, vocab)
     axes.check_weights(weights.sizes(), config)
     if criterion == "random":
         units = criteria.random(teacher, seed)
@@ -96,7 +103,8 @@ def inherit_streamed(
     scores = Scores(units[axes.FFN], units[axes.Q_HEADS], units[axes.HIDDEN], layers, about)
     scores.check(teacher)
     kept = select(scores, teacher, target, vocab)
-    student = build(cut(weights, config, target, kept), config, target, kept, dtype)
+    stops = GenerationConfig.from_pretrained(folder) if (folder / "generation_config.json").exists() else None
+    student = build(cut(weights, config, target, kept), config, target, kept, dtype, stops)
     embedding_scale(student, teacher.hidden_size)
     return Inherited(student, scores, kept, {"score and cut": time.perf_counter() - started})
 
@@ -112,14 +120,17 @@ def _write(result: Inherited, teacher: str, target: Shape, out: Path, tokenizer:
 
 def calibration_chunks(paths: Sequence[str], tokenizer, chunks: int, length: int) -> Tensor:
     """int64 [chunks, length] of packed text, no padding. A long document gives at most a 16th of it."""
-    separator, needed = find_separator(tokenizer), chunks * length
+    separator, start, needed = find_separator(tokenizer), find_start(tokenizer), chunks * length
     most = max(length, needed // 16)
     ids: list[int] = []
     for document in documents(list(paths)):
         text = document.text[: most * 16]  # a token is rarely longer; spares tokenizing whole books
         ids += [*tokenizer.encode(text, add_special_tokens=False)[:most], separator]
         if len(ids) >= needed:
-            return torch.tensor(ids[:needed]).view(chunks, length)
+            packed = torch.tensor(ids[:needed]).view(chunks, length)
+            if start is not None:
+                packed[:, 0] = start
+            return packed
     raise InputError(
         f"calibration is too short: {len(ids)} tokens, {chunks} chunks of {length} need {needed}; "
         "give more text or fewer --chunks"

@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor
 
-from tinylm.errors import InputError
 from tinylm.inherit.cut import Kept, check_target
 from tinylm.inherit.scores import Scores
 from tinylm.models.shape import Shape
@@ -11,14 +10,7 @@ from tinylm.models.shape import Shape
 
 def select(scores: Scores, teacher: Shape, target: Shape, vocab: Tensor | None = None) -> Kept:
     """The highest-scored units that fill ``target`` exactly. ``vocab`` int64 [target.vocab_size]: teacher ids kept."""
-    check_target(teacher, target)
-    if target.vocab_size != teacher.vocab_size and (vocab is None or len(vocab) != target.vocab_size):
-        raise InputError(
-            f"target vocab_size = {target.vocab_size}, the teacher's is {teacher.vocab_size}: "
-            "run `tinylm tokenizer compress` first, or give the ids to keep"
-        )
-    if vocab is not None and (vocab.diff() <= 0).any() | (vocab[0] < 0) | (vocab[-1] >= teacher.vocab_size):
-        raise InputError(f"kept ids must ascend from 0 or more to at most {teacher.vocab_size - 1}, each once")
+    check_target(teacher, target, vocab)
     layers = best(scores.layers, target.num_layers).tolist()
     heads = [best_heads(scores.q_heads[layer], teacher, target) for layer in layers]
     return Kept(

@@ -33,6 +33,7 @@ def convert(gguf_path: Path, folder: Path) -> None:
         parsed = load_gguf_checkpoint(str(gguf_path), return_tensors=False)
     except (ValueError, KeyError, IndexError, struct.error, NotImplementedError) as error:
         raise InputError(f"{gguf_path} is not a GGUF file this can read ({error}): download it again") from error
+    _refuse_scaled_rope(reader, gguf_path)
     require_space(folder, sum(int(np.prod(tensor.shape)) * 4 for tensor in reader.tensors))
 
     settings = parsed["config"]
@@ -54,6 +55,17 @@ def convert(gguf_path: Path, folder: Path) -> None:
     write_json(folder / "tinylm.json", _facts(reader, gguf_path))
 
 
+def _refuse_scaled_rope(reader, gguf_path: Path) -> None:
+    """Scaled rotary frequencies (Llama 3.1, Phi-3 128k, large Gemma 3) are lost on the way to a config."""
+    names = [tensor.name for tensor in reader.tensors if tensor.name.startswith(("rope_freqs", "rope_factors"))]
+    kind = _field(reader, f"{_field(reader, 'general.architecture')}.rope.scaling.type")
+    if names or kind not in (None, "none"):
+        raise InputError(
+            f"{gguf_path} scales its rotary positions ({names[0] if names else kind}), which transformers does not "
+            "read from a GGUF file: give the Hugging Face model it was made from"
+        )
+
+
 def _dequantise(reader, empty, settings: dict) -> dict[str, torch.Tensor]:
     from gguf import dequantize
     from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor
@@ -66,7 +78,7 @@ def _dequantise(reader, empty, settings: dict) -> dict[str, torch.Tensor]:
     for tensor in track(reader.tensors, f"dequantising {architecture}"):
         result = processor.process(weights=dequantize(tensor.data, tensor.tensor_type), name=tensor.name)
         name = hf_names.get(result.name)
-        if name is None:  # e.g. rope frequencies, which the config holds
+        if name is None:  # what this model has no place for
             continue
         value = torch.from_numpy(np.array(result.weights, dtype=np.float32))
         if tuple(value.shape) != shapes[name]:

@@ -73,6 +73,8 @@ class Shape:
             values = getattr(config, name, None)
             if isinstance(values, (list, tuple)) and len(values) == old_layers:
                 setattr(config, name, [values[layer] for layer in kept_layers])
+        if config.model_type != "pangu_pi" and hasattr(config, "auto_map"):
+            del config.auto_map  # code beside the teacher, which the student is not saved with
         config.num_hidden_layers = self.num_layers
         config.hidden_size = self.hidden_size
         config.intermediate_size = self.intermediate_size

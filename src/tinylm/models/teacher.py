@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from tinylm.artifact import atomic_directory
+from tinylm.artifact import atomic_directory, one_builder
 from tinylm.errors import InputError
 from tinylm.terminal import quiet_transformers
 
@@ -135,6 +135,10 @@ def _may_run_code(folder: Path) -> bool:
         import tinylm.models.pangu  # noqa: F401  ours is registered and used; the code beside the model is not run
 
         return False
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    if config.get("model_type") in CONFIG_MAPPING:  # Phi-3 and others still bring the code they had before
+        return False
     trusted = os.environ.get(TRUST) == "1"
     if "auto_map" in config and not trusted:
         raise InputError(f"model {folder} brings code of its own: read it, then set {TRUST}=1 to run it")
@@ -147,7 +151,9 @@ def _converted(gguf_path: Path) -> Path:
     stat = gguf_path.stat()
     key = f"{gguf_path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
     folder = cache_dir() / f"{gguf_path.stem}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
-    if not (folder / "config.json").exists():
+    with one_builder(folder):  # torchrun starts many of us
+        if (folder / "config.json").exists():
+            return folder
         with atomic_directory(folder, replace=True) as scratch:
             gguf.convert(gguf_path, scratch)
     return folder

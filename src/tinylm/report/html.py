@@ -11,7 +11,7 @@ body { margin:0; background:var(--paper); color:var(--ink); font:16px/1.55 syste
 main { max-width:60rem; margin:0 auto; padding:2rem 1.1rem 4rem; }
 h1 { font-size:1.75rem; line-height:1.2; margin:0 0 .3rem; letter-spacing:-.01em; }
 h2 { font-size:1.2rem; margin:2.6rem 0 .6rem; padding-top:.9rem; border-top:1px solid var(--line); }
-p { margin:.5rem 0; max-width:46rem; } .lead { color:var(--soft); font-size:1.05rem; }
+p { margin:.5rem 0; max-width:46rem; overflow-wrap:anywhere; } .lead { color:var(--soft); font-size:1.05rem; }
 .tiles { display:grid; grid-template-columns:repeat(auto-fit,minmax(9.5rem,1fr)); gap:.7rem; margin:1.3rem 0; }
 .tile { background:var(--wash); border-radius:.6rem; padding:.8rem 1rem; }
 .tile b { display:block; font-size:1.5rem; line-height:1.25; font-variant-numeric:tabular-nums; }
@@ -56,7 +56,8 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def figure(svg: str, caption: str) -> str:
-    return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
+    named = svg.replace("<svg ", f'<svg role="img" aria-label="{escape(caption)}" ', 1)
+    return f"<figure>{named}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
 def paragraph(text: str) -> str:

@@ -112,7 +112,12 @@ def _half_width(rung: dict[str, Any]) -> float:
 def _label(results: dict[str, Any]) -> str:
     measure = results["measure"]
     unit = measure["unit"]
-    return measure["label"] + (f", {unit}" if unit and unit not in measure["label"] else "")
+    return _literal(measure["label"] + (f", {unit}" if unit and unit not in measure["label"] else ""))
+
+
+def _literal(text: str) -> str:
+    """``text`` for a figure: a $ in a user's name does not begin a formula."""
+    return text.replace("$", r"\$")
 
 
 def _wrap(text: str, width: int = 22) -> str:
@@ -124,4 +129,4 @@ def _wrap(text: str, width: int = 22) -> str:
             lines.append(word)
         else:
             lines[-1] += (" " if lines[-1] else "") + word
-    return "\n".join(lines)
+    return _literal("\n".join(lines))

@@ -106,5 +106,6 @@ def estimate(recipes: Sequence[Recipe], finished: Sequence[tuple[Recipe, float]]
             f"at {speed / 1e9:.0f} GFLOP/s, {ASSUMED_UTILISATION:.0%} of a matrix product measured now; "
             "teacher passes and scoring come on top"
         )
-    duration = hours(None if seconds is None else seconds / workers)
+    side_by_side = workers if finished else 1  # the measured speed is of the whole machine, which workers share
+    duration = hours(None if seconds is None else seconds / side_by_side)
     return f"{len(recipes)} runs to do: {arithmetic}about {duration} ({basis})"

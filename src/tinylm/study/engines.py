@@ -41,7 +41,7 @@ def _collect(running: dict[Any, tuple[Any, Job, float]], on_record: OnRecord) ->
     for sentinel in wait(list(running)):
         process, job, start = running.pop(sentinel)
         process.join()
-        if process.exitcode == 0:
+        if process.exitcode == 0 or _ended_well(job, start):  # a crash after the last word costs nothing
             on_record(read_json(job.record))
             continue
         reason = f"signal {-process.exitcode}" if process.exitcode < 0 else f"exit code {process.exitcode}"
@@ -49,6 +49,13 @@ def _collect(running: dict[Any, tuple[Any, Job, float]], on_record: OnRecord) ->
         where = f"; its output: {job.log}" if job.quiet else ""
         ending = {"status": "failed", "error": f"the process ended with {reason}{hint}{where}", "trace": ""}
         on_record(keep_record(job, ending, time.time() - start))
+
+
+def _ended_well(job: Job, start: float) -> bool:
+    """Whether this process, started at ``start``, has written that its run is finished."""
+    if not job.record.exists() or job.record.stat().st_mtime < start:
+        return False
+    return read_json(job.record)["status"] == "finished"
 
 
 def run_ray(jobs: Jobs, workers: int, on_record: OnRecord) -> None:
@@ -65,6 +72,7 @@ def run_ray(jobs: Jobs, workers: int, on_record: OnRecord) -> None:
         ray.init(log_to_driver=False, include_dashboard=False, configure_logging=False)
     # One process a run, as locally: nothing of a run stays behind in the next one's.
     remote = ray.remote(max_calls=1, max_retries=0)(execute)
+    gpus = 1 if ray.cluster_resources().get("GPU") else 0  # a task that asks for none sees none
     running: dict[Any, tuple[Job, float]] = {}
 
     def collect() -> None:
@@ -78,7 +86,7 @@ def run_ray(jobs: Jobs, workers: int, on_record: OnRecord) -> None:
 
     try:
         for job in jobs:
-            running[remote.options(num_cpus=max(1, job.threads)).remote(job)] = (job, time.time())
+            running[remote.options(num_cpus=max(1, job.threads), num_gpus=gpus).remote(job)] = (job, time.time())
             if len(running) >= workers:
                 collect()
         while running:

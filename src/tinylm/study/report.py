@@ -86,11 +86,11 @@ def _sections(results: dict[str, Any]) -> list[tuple[str, str]]:
         )
         fair = f"Not a comparison at equal budget: {spread} between the smallest and the largest variation."
     method = (
-        "Differences are paired by seed (same start, same data order). Intervals are Student's t below 8 seeds, the "
-        "studentised bootstrap from there on; p-values are of the paired t-test, corrected by Holm for the number of "
-        "comparisons. 'No difference seen' means that the interval contains zero: a difference smaller than the "
-        "interval may exist. 'Perhaps' means that the interval excludes zero but the corrected p-value is not below "
-        "0.05."
+        "Differences are paired by seed (same data order, same start where shapes allow). Intervals are Student's t "
+        "below 8 seeds, the studentised bootstrap from there on; p-values are of the paired t-test, corrected by Holm "
+        "for the number of comparisons. 'No difference seen' means that the interval contains zero: a difference "
+        "smaller than the interval may exist. 'Perhaps' means that the interval excludes zero but the corrected "
+        "p-value is not below 0.05."
     )
     return [("Noise floor", noise), ("Is it fair?", fair), ("How to read the verdicts", method)]
 

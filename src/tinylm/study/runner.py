@@ -1,6 +1,7 @@
 """Run a study: only what is missing, within a budget of hours, a failing run never stopping the others."""
 
 import dataclasses
+import json
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ from tinylm.recipe import Recipe
 from tinylm.study import cost
 from tinylm.study.engines import run_local, run_ray
 from tinylm.study.execute import Job, Runner
+from tinylm.study.grid import flatten
 from tinylm.study.report import sentences, write_report
 from tinylm.study.spec import Run, Study, recipe_hash
 from tinylm.study.summary import definition, lookup, summarise
@@ -42,8 +44,7 @@ def run_study(
     """
     if engine not in ("local", "ray"):
         raise InputError(f"--engine {engine}: use local or ray")
-    if workers < 1:
-        raise InputError(f"--workers {workers}: must be 1 or more")
+    _check_workers(workers)
     if workers > 1:  # sums depend on the number of threads, so repeating to the last digit needs it too
         study = dataclasses.replace(study, repeat=f"{study.repeat} --workers {workers}")
     with alone_in(out):
@@ -85,18 +86,20 @@ def _run_missing(
 
 
 def claim_folder(study: Study, out: Path) -> None:
-    """Write ``study.json`` into ``out``. A study that is there already may gain runs, but none may change."""
+    """Write ``study.json`` into ``out``. A study that is there already may gain runs; none that ended may change."""
     path, new = out / "study.json", definition(study)
     if path.exists():
-        old = {run["id"]: run["recipe_hash"] for run in read_json(path)["runs"]}
-        if any(old.get(run["id"], run["recipe_hash"]) != run["recipe_hash"] for run in new["runs"]):
-            raise InputError(f"{out} holds this study with other settings: choose another --out")
-        if not any(run["id"] in old for run in new["runs"]):
+        known = {run["id"]: run["recipe_hash"] for run in new["runs"]}
+        records = [read_json(record) for record in sorted((out / "records").glob("*.json"))]
+        done = {record["id"]: record["recipe_hash"] for record in records if record["status"] == "finished"}
+        left_out = sorted(done.keys() - known.keys())
+        if left_out and len(left_out) == len(done):
             raise InputError(f"{out} holds another study: choose another --out")
-        left_out = old.keys() - {run["id"] for run in new["runs"]}
+        if any(known.get(name, recipe) != recipe for name, recipe in done.items()):
+            raise InputError(f"{out} holds this study with other settings: choose another --out")
         if left_out:
             raise InputError(
-                f"{out} holds {len(left_out)} runs that this call leaves out ({sorted(left_out)[0]}, ...): "
+                f"{out} holds {len(left_out)} runs that this call leaves out ({left_out[0]}, ...): "
                 "name their seeds and variations too, or choose another --out"
             )
     write_json(path, new)
@@ -104,6 +107,7 @@ def claim_folder(study: Study, out: Path) -> None:
 
 def print_plan(study: Study, out: Path, workers: int) -> None:
     """What the study is and what is left of it, before anything starts."""
+    _check_workers(workers)
     runs = {run.id: run for run in study.runs()}
     records = {run.id: _finished(out, run) for run in runs.values()}
     todo = [run.recipe for run in runs.values() if records[run.id] is None]
@@ -111,6 +115,11 @@ def print_plan(study: Study, out: Path, workers: int) -> None:
     seeds = f"seeds {_listed(study.seeds)}, noise floor {_listed(study.noise_seeds) or 'not measured'}"
     console.print(f"{study.title} ({study.scale}): {len(study.variations)} variations, {seeds}: {len(runs)} runs")
     console.print(cost.estimate(todo, finished, workers) if todo else "all runs are finished", markup=False)
+
+
+def _check_workers(workers: int) -> None:
+    if workers < 1:
+        raise InputError(f"--workers {workers}: must be 1 or more")
 
 
 def print_verdicts(results: dict[str, Any], out: Path) -> None:
@@ -142,9 +151,10 @@ def _jobs(
 ) -> Iterator[Job]:
     """Jobs, made only when one is wanted, so that each is checked against the hours left and what runs took so far."""
     start = time.time()
+    speed = cost.machine_speed() if max_hours and not finished else 0.0
     for position, run in enumerate(todo):
         left = max_hours * 3600 - (time.time() - start)
-        needed = (cost.predict_seconds(run.recipe, finished, 0) if finished else None) or 0.0
+        needed = (cost.predict_seconds(run.recipe, finished, speed) if finished or speed else None) or 0.0
         if max_hours and needed >= left:
             console.print(
                 f"stopped: {len(todo) - position} of {len(todo)} runs not started; --max-hours {max_hours:g} leaves "
@@ -155,12 +165,15 @@ def _jobs(
 
 
 def _finished(out: Path, run: Run) -> dict[str, Any] | None:
-    """The record of ``run`` if it ended well with exactly this recipe."""
+    """The record of ``run`` if it ended well with exactly this recipe, settings unknown then at their defaults now."""
     path = out / "records" / f"{run.id}.json"
     if not path.exists():
         return None
     record = read_json(path)
-    return record if record["status"] == "finished" and record["recipe_hash"] == recipe_hash(run.recipe) else None
+    now = flatten(json.loads(json.dumps(run.recipe.to_dict())))
+    same = all(now.get(key) == value for key, value in flatten(record["recipe"]).items() if key != "name")
+    same = same and record["recipe_hash"] == recipe_hash(run.recipe)
+    return record if record["status"] == "finished" and same else None
 
 
 def _line(record: dict[str, Any], study: Study) -> str:

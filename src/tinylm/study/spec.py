@@ -4,26 +4,28 @@ The keys of [scale.NAME] replace those at the top (``recipe`` tables are merged)
 cluster. The base recipe of a scale is ``bases/SCALE.toml`` beside the packaged studies unless the file names another.
 """
 
-import json
 import re
 import shlex
 import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import date, time
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 from tinylm.artifact import hash_of
 from tinylm.errors import InputError
-from tinylm.recipe import Recipe, from_table, packaged_recipes
+from tinylm.recipe import Recipe, from_table, packaged_recipes, toml_value
 from tinylm.study.grid import Variation, flatten, overlay, variations
 
 SCALES = ("cpu", "gpu", "full")
-KEYS = (
-    *("title", "claim", "question", "notes", "kind", "baseline", "axis", "series", "base", "recipe"),
-    *("seeds", "noise_seeds", "grid", "variation", "measure"),
-)
+KEYS: dict[str, type] = {
+    **dict.fromkeys(("title", "claim", "question", "kind", "baseline", "axis", "series", "base"), str),
+    **dict.fromkeys(("notes", "variation", "measure"), list),
+    **dict.fromkeys(("recipe", "grid"), dict),
+    **dict.fromkeys(("seeds", "noise_seeds"), object),  # see _seeds
+}
 NOISE_SEED_SHIFT = 1000  # the noise floor repeats the baseline with these other seeds
 
 
@@ -122,13 +124,12 @@ def read_study(
     path, asked = _find(path), path
     top = _read_toml(path)
     scales = top.pop("scale", {})
+    for where, part in (("", top), *((f"scale.{name}: ", part) for name, part in _tables(scales, path).items())):
+        _check_keys(part, f"study {path}: {where}")
     if scale not in SCALES or (scales and scale not in scales):
         raise InputError(f"study {path}: no scale {scale!r}; it has {', '.join(scales or SCALES)}")
     table = {**top, **scales.get(scale, {})}
     recipe_changes = flatten(top.get("recipe", {})) | flatten(scales.get(scale, {}).get("recipe", {}))
-    unknown = set(table) - set(KEYS)
-    if unknown:
-        raise InputError(f"study {path}: unknown key {', '.join(sorted(unknown))}; known: {', '.join(KEYS)}")
     kind = table.get("kind", "grid")
     if kind not in ("grid", "list", "ladder"):
         raise InputError(f"study {path}: kind = {kind!r} is not grid, list or ladder")
@@ -148,7 +149,7 @@ def read_study(
         base=overlay(overlay(base, recipe_changes), settings),
         seeds=every_seed,
         noise_seeds=other_seeds,
-        measures=tuple(from_table(Measure, entry, str(path)) for entry in table.get("measure", [])) or (BITS_PER_BYTE,),
+        measures=tuple(_measure(entry, path) for entry in table.get("measure", [])) or (BITS_PER_BYTE,),
         axis=table.get("axis", ""),
         series=table.get("series", ""),
         repeat=_command(asked, scale, settings, seeds, noise_seeds),
@@ -170,6 +171,25 @@ def recipe_hash(recipe: Recipe) -> str:
     return hash_of({key: value for key, value in settings.items() if value != defaults.get(key)})
 
 
+def _tables(scales: Any, path: Path) -> dict[str, dict[str, Any]]:
+    if not isinstance(scales, dict) or not all(isinstance(part, dict) for part in scales.values()):
+        raise InputError(f"study {path}: scale must hold tables: write [scale.cpu] above its keys")
+    return scales
+
+
+def _check_keys(table: dict[str, Any], where: str) -> None:
+    for key, value in table.items():
+        if key not in KEYS:
+            raise InputError(f"{where}unknown key {key}; known: {', '.join(KEYS)}")
+        if not isinstance(value, KEYS[key]):
+            wanted = "a text" if KEYS[key] is str else "a list" if KEYS[key] is list else "a table"
+            raise InputError(f"{where}{key} = {value!r} must be {wanted}")
+    for key in ("notes", "variation", "measure"):
+        kind = str if key == "notes" else dict
+        if not all(isinstance(item, kind) for item in table.get(key, [])):
+            raise InputError(f"{where}{key} must be a list of {'texts' if kind is str else f'tables: write [[{key}]]'}")
+
+
 def packaged_studies() -> dict[str, Path]:
     """Name -> file of every study that comes with tinylm."""
     return {file.stem: file for file in sorted(_folder().glob("*.toml"))}
@@ -183,7 +203,8 @@ def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
         if not equals:
             raise InputError(f"--set {setting}: write KEY=VALUE, such as train.steps=100")
         try:
-            values[key.strip()] = tomllib.loads(f"value = {text}")["value"]
+            value = tomllib.loads(f"value = {text}")["value"]
+            values[key.strip()] = text.strip() if isinstance(value, (date, time)) else value
         except tomllib.TOMLDecodeError:
             values[key.strip()] = text.strip()
     return values
@@ -196,7 +217,7 @@ def _command(
     words = ["tinylm", "study", "run", str(asked), "--scale", scale]
     for flag, given in (("--seeds", seeds), ("--noise-seeds", noise_seeds)):
         words += [flag, *map(str, given)] if given else []
-    words += ["--set", *(f"{key}={json.dumps(value)}" for key, value in settings.items())] if settings else []
+    words += ["--set", *(f"{key}={toml_value(value)}" for key, value in settings.items())] if settings else []
     return shlex.join(words)
 
 
@@ -235,6 +256,12 @@ def _base_recipe(base: str, study: Path, scale: str) -> dict[str, Any]:
     if base in packaged_recipes():
         return _read_toml(packaged_recipes()[base])
     raise InputError(f"study {study}: base = {base!r} is neither a file beside it nor a packaged recipe")
+
+
+def _measure(entry: dict[str, Any], path: Path) -> Measure:
+    if "key" not in entry:
+        raise InputError(f"study {path}: a [[measure]] lacks its key, a number in a run's results.json")
+    return from_table(Measure, {"label": entry["key"], **entry}, f"study {path}: measure")
 
 
 def _seeds(value: Any, path: Path, required: bool = False) -> tuple[int, ...]:

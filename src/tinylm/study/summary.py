@@ -190,9 +190,9 @@ def _total_gain(study: dict[str, Any], records: dict[str, dict[str, Any]], measu
     values = _values(study, records, measure["key"])
     first, last = study["variations"][0]["name"], study["variations"][-1]["name"]
     comparison = _compare(values, last, first)
-    if comparison is None:
-        return None
     seeds = sorted(set(values[first]) & set(values[last]))
+    if comparison is None or any(values[first][seed] == 0 for seed in seeds):
+        return None
     sign = -1 if measure["better"] == "lower" else 1
     relative = compare([values[last][s] / values[first][s] for s in seeds], [1.0] * len(seeds))
     ends = sorted(_number(100 * sign * end) or 0.0 for end in (relative.low, relative.high))

@@ -86,7 +86,8 @@ def make_plan(config: TrainConfig, store: TokenStore) -> Plan:
         if config.steps < config.rounds:
             raise InputError(f"train.steps = {config.steps}: must be at least one for each of {config.rounds} rounds")
         share = 1 + later * (config.rounds - 1)
-        rest = [max(1, round(config.steps * later / share))] * (config.rounds - 1)
+        most = (config.steps - 1) // max(1, config.rounds - 1)  # the first round has at least one step
+        rest = [min(most, max(1, round(config.steps * later / share)))] * (config.rounds - 1)
         steps = [max(1, config.steps - sum(rest)), *rest]
         first = min(available, steps[0])
     order = generator(config.seed, "pool").permutation(sequences)[: first * config.batch_size]

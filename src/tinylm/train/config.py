@@ -16,7 +16,11 @@ Distillation = Literal["none", "live", "stored"]
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Settings of one training run. Same config, data, model and machine: bitwise the same weights."""
+    """Settings of one training run.
+
+    Same config, data, model and machine: bitwise the same weights, on a CPU. On a GPU the backward pass of fused
+    attention adds in no fixed order.
+    """
 
     # Data and length
     sequence_length: int = 512  # tokens a sequence

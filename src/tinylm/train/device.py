@@ -11,13 +11,18 @@ from pathlib import Path
 
 import torch
 
+from tinylm.errors import InputError
+
 # Dense bfloat16 peak of the tensor cores in FLOP/s, from the makers' data sheets (without sparsity).
 PEAK_BF16 = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "B200": 2250e12, "L40S": 362e12, "4090": 165e12}
 
 
 def choose_device() -> torch.device:
     if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        rank, count = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+        if rank >= count:
+            raise InputError(f"process {rank} of this machine has no GPU of its own: torchrun --nproc-per-node={count}")
+        return torch.device("cuda", rank)
     return torch.device("cpu")
 
 
@@ -38,7 +43,7 @@ def keep_freed_memory() -> None:
 def bf16_is_fast(device: torch.device) -> bool:
     """Whether bfloat16 matrix products are faster than float32: tensor cores, or AMX / AVX512-BF16 on a CPU."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
@@ -57,14 +62,16 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
         for known, peak in PEAK_BF16.items():
             if known in name:
                 return peak
-    a = torch.randn(2048, 1024, dtype=dtype, device=device)
-    b = torch.randn(1024, 1024, dtype=dtype, device=device)
+    size, times = (8192, 10) if device.type == "cuda" else (1024, 1)  # a launch must not count
+    a = torch.randn(2 * size, size, dtype=dtype, device=device)
+    b = torch.randn(size, size, dtype=dtype, device=device)
     best = float("inf")
     end = time.perf_counter() + 0.5
     while time.perf_counter() < end:
         start = time.perf_counter()
-        a @ b
+        for _ in range(times):
+            a @ b
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        best = min(best, time.perf_counter() - start)
-    return 2 * 2048 * 1024 * 1024 / best
+        best = min(best, (time.perf_counter() - start) / times)
+    return 4 * size**3 / best

@@ -36,6 +36,8 @@ def check_inputs(model: Any, store: TokenStore, config: TrainConfig, teacher: An
     if config.distillation != "none" and teacher is None:
         raise InputError(f"train.distillation = {config.distillation!r} needs a teacher")
     if config.distillation != "none":
+        if config.distillation == "stored" and config.stored_top_k > vocabulary:
+            raise InputError(f"train.stored_top_k = {config.stored_top_k}: the vocabulary has {vocabulary} tokens")
         teachers = teacher.get_output_embeddings().weight.shape[0]
         if teachers != vocabulary:
             raise InputError(

@@ -119,10 +119,12 @@ class Run:
         self.teacher: Student | None = None
         self.table: TeacherTable | None = None
         if config.distillation != "none":
-            set_parameter_dtype(teacher.to(self.device).eval().requires_grad_(False), self.dtype)
+            set_parameter_dtype(teacher, self.dtype)
+            teacher = teacher.to(self.device).eval().requires_grad_(False)
             self.teacher = Student(teacher, config, self.device, self.dtype)
         if self.teacher is not None and config.distillation == "stored":
             self.table = self.store_teacher(self.teacher)
+            self.teacher.model.to("cpu")  # the caller may hold it: a GPU's memory is for the student
             self.teacher = None
         self.optimizers = make_optimizers(config, self.masters)
         self.guard = Guard(config)
@@ -367,8 +369,11 @@ class Run:
         weights = {name: whole(weight.detach()).to("cpu", self.final_dtype) for name, weight in named}
         model = self.student.model
         trained = {name for name, weight in model.named_parameters(remove_duplicate=False) if weight.requires_grad}
+        frozen = self.masters.frozen
         for name, value in model.state_dict().items():  # frozen parameters and buffers that are saved
-            if name not in trained:
+            if name in frozen:
+                weights[name] = whole(frozen[name]).to("cpu", self.final_dtype)
+            elif name not in trained:
                 weights[name] = whole(value).cpu()
         if self.world.leads:
             with atomic_directory(folder, replace=True) as scratch:

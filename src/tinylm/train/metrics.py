@@ -76,4 +76,6 @@ def flops_per_token(model: Any, length: int) -> int:
     heads = config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     weights = sum(weight.numel() for _, weight in unique_parameters(model))
+    if not getattr(config, "tie_word_embeddings", True):
+        weights -= model.get_input_embeddings().weight.numel()  # a lookup, no product
     return 6 * (weights + config.num_hidden_layers * heads * head_dim * length)

@@ -25,6 +25,11 @@ class MasterWeights:
         ]
         for weight in self.model_weights:
             weight.data = weight.data.to(dtype)
+        frozen = {name: weight for name, weight in model.named_parameters() if not weight.requires_grad}
+        self.frozen = {name: weight.data for name, weight in frozen.items()}  # as they came
+        for weight in frozen.values():
+            weight.data = weight.data.to(dtype)
+        self._frozen = [(weight, self.frozen[name]) for name, weight in frozen.items()]
         self._copied = [
             (weight, master) for weight, master in zip(self.model_weights, self.weights) if weight is not master
         ]
@@ -47,6 +52,8 @@ class MasterWeights:
         """Give the model back its weights in ``dtype``, taken from the float32 ones."""
         for weight, master in zip(self.model_weights, self.weights):
             weight.data = master.data.to(dtype)
+        for weight, value in self._frozen:
+            weight.data = value
 
     def clear_gradients(self) -> None:
         for weight in (*self.model_weights, *self.weights):

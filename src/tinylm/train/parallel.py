@@ -82,7 +82,8 @@ def shard(student: nn.Module, layers: nn.ModuleList, world: World, dtype: torch.
         raise InputError(f"train.model_copies = {copies}: must be a divisor of the number of processes ({world.size})")
     shape, names = ((copies, world.size // copies), ("copy", "shard")) if copies > 1 else ((world.size,), ("shard",))
     mesh: DeviceMesh = init_device_mesh(world.device.type, shape, mesh_dim_names=names)
-    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+    # inputs stay as they are: the teacher's log-probabilities among them are float32 on purpose
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for layer in layers:
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(student, mesh=mesh, mp_policy=policy)

@@ -61,20 +61,13 @@ class Student(nn.Module):
     def hidden(self, ids: Tensor, positions: Tensor | None = None) -> Tensor:
         """Last hidden states [tokens, hidden] of ids [sequences, length], flat over all positions.
 
-        With ``positions`` (from 0 in every document) attention stays inside documents.
+        With ``positions`` (from 0 in every document) attention stays inside documents: `transformers` reads from them
+        where documents begin, and keeps the sliding windows of families that have them.
         """
         arguments: dict[str, Any] = {"input_ids": ids, "use_cache": False}
         if positions is not None:
-            arguments |= {"position_ids": positions, "attention_mask": document_mask(positions)}
+            arguments["position_ids"] = positions
         return self.model.get_decoder()(**arguments).last_hidden_state.flatten(0, 1)
-
-
-def document_mask(positions: Tensor) -> Tensor:
-    """Which key each query may see, bool[sequences, 1, length, length]: earlier ones of the same document."""
-    length = positions.shape[1]
-    document = (positions == 0).cumsum(dim=1)
-    causal = torch.ones(length, length, dtype=torch.bool, device=positions.device).tril()
-    return ((document[:, :, None] == document[:, None, :]) & causal).unsqueeze(1)
 
 
 def find_head(model: Any) -> Head:

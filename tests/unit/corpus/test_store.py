@@ -1,13 +1,15 @@
+import dataclasses
 import itertools
 import json
 
 import numpy as np
 import pytest
-from builders import byte_level_tokenizer, sentencepiece_tokenizer, texts
+from builders import byte_level_tokenizer, corpus_file, sentencepiece_tokenizer, texts
 
 from tinylm.corpus.pack import find_separator, pack
 from tinylm.corpus.store import open_store, tokenizer_hash
 from tinylm.errors import InputError
+from tinylm.inherit.run import calibration_chunks
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +104,19 @@ def test_tokenizer_hash_survives_saving_and_sees_another_tokenizer(tokenizer, tm
     again(["a", "b c"], padding=False, truncation=True, max_length=4)
     assert tokenizer_hash(again) == tokenizer_hash(tokenizer)
     assert tokenizer_hash(byte_level_tokenizer(480)) != tokenizer_hash(tokenizer)
+
+
+def test_texts_and_windows_begin_with_bos_where_the_tokenizer_puts_one(tmp_path):
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = byte_level_tokenizer()
+    bos = tokenizer.bos_token_id
+    template = {"single": f"{tokenizer.bos_token} $A", "special_tokens": [(tokenizer.bos_token, bos)]}
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(**template)
+    store = pack(texts(6), tokenizer, tmp_path / "store")
+    assert store.start == bos and (store.tokens[store.documents[:-1]] == bos).all()
+    windows, plain = store.windows([1, 2], 16), dataclasses.replace(store, start=None).windows([1, 2], 16)
+    assert (windows[:, 0] == bos).all() and (windows[:, 1:] == plain[:, 1:]).all() and (plain[:, 0] != bos).any()
+    calibration = calibration_chunks([str(corpus_file(tmp_path / "text.jsonl"))], tokenizer, 4, 32)
+    assert (calibration[:, 0] == bos).all()
+    assert pack(texts(6), byte_level_tokenizer(), tmp_path / "other").start is None

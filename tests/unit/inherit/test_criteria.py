@@ -126,3 +126,11 @@ def test_random_scores_follow_the_seed() -> None:
     shape = Shape(4, 32, 48, 4, 2, 8, 64)
     assert torch.equal(criteria.random(shape, 3)["ffn"], criteria.random(shape, 3)["ffn"])
     assert not torch.equal(criteria.random(shape, 3)["ffn"], criteria.random(shape, 4)["ffn"])
+
+
+def test_greedy_that_removes_nothing_still_ranks_the_layers() -> None:
+    """Its scores may serve a shallower shape later."""
+    model = family_model("llama")
+    importance = depth.greedy(model, IDS, 4)
+    assert len(set(importance.tolist())) == 4
+    assert torch.equal(importance.argsort(), depth.skip_loss(model, IDS).argsort())

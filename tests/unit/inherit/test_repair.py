@@ -144,3 +144,33 @@ def test_a_repair_that_raises_the_loss_on_held_out_text_is_taken_back(monkeypatc
     assert seen == [12] and result.repair_losses["refit"] > result.repair_losses["cut"]
     for mine, other in zip(result.model.parameters(), cut_alone.parameters(), strict=True):
         assert torch.equal(mine, other)
+
+
+def test_a_refit_of_float32_weights_is_seen_by_what_runs_after_it() -> None:
+    """Where bf16 products are fast autocast casts float32 weights; a kept bf16 copy would hide the repair."""
+    teacher, chunks = family_model("llama"), torch.cat([IDS, IDS.flip(1)])
+    target = dataclasses.replace(Shape.from_config(teacher.config), num_layers=3, intermediate_size=24)
+    losses = inherit(teacher, target, chunks, criterion="random", layers="first-last").repair_losses
+    assert losses["refit"] != losses["cut"]
+
+
+def test_heads_that_a_norm_goes_over_are_made_up_for() -> None:
+    """OLMo 2 norms queries over all heads: with fewer the gain must follow, though the hidden size stays."""
+    teacher = family_model("olmo2")
+    student, kept = student_of(teacher, num_attention_heads=2, num_key_value_heads=1)
+    before = [layer.self_attn.q_norm.weight.clone() for layer in student.model.layers]
+    inheritance.repair_student(student, teacher, kept, IDS, ("norms",))
+    changed = [not torch.equal(old, layer.self_attn.q_norm.weight) for old, layer in zip(before, student.model.layers)]
+    assert all(changed) and torch.equal(student.model.norm.weight, teacher.model.norm.weight)
+
+
+def test_what_ends_an_answer_is_inherited() -> None:
+    """Gemma 2 and Phi-3 name some stop tokens in generation_config.json alone."""
+    teacher = family_model("llama")
+    teacher.generation_config.eos_token_id = [2, 6]
+    teacher.generation_config.temperature = 0.6  # without do_sample: cannot be saved as it is
+    shape = dataclasses.replace(Shape.from_config(teacher.config), vocab_size=32)
+    plain = {"criterion": "random", "layers": "first-last", "repair": ()}
+    student = inherit(teacher, shape, vocab=torch.arange(0, 64, 2), **plain).model
+    assert student.generation_config.eos_token_id == [1, 3] and student.generation_config.do_sample
+    student.generation_config.validate(strict=True)

@@ -52,3 +52,26 @@ def test_models_give_the_same_logits_with_it(model_type):
     expected = model(ids).logits
     use_blocked_attention(model)
     torch.testing.assert_close(model(ids).logits, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("blocked", [False, True])
+def test_documents_keep_their_sliding_window(blocked):
+    """Two documents in a sequence, both longer than the window of 8: each as if it were alone."""
+    from transformers import AutoModelForCausalLM, Gemma3TextConfig
+
+    from tinylm.train.config import TrainConfig
+    from tinylm.train.student import Student
+
+    sizes = {"vocab_size": 90, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 1}
+    layers = {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]}
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(Gemma3TextConfig(**sizes, **heads, **layers)).eval()
+    student = Student(model, TrainConfig(compile=False), torch.device("cpu"), torch.float32)
+    if blocked:
+        use_blocked_attention(model)
+    first, second = torch.randint(0, 90, (1, 20)), torch.randint(0, 90, (1, 30))
+    positions = torch.cat([torch.arange(20), torch.arange(30)])[None]
+    packed = student.hidden(torch.cat([first, second], dim=1), positions)
+    alone = torch.cat([model.model(ids).last_hidden_state[0] for ids in (first, second)])
+    torch.testing.assert_close(packed, alone, rtol=1e-4, atol=1e-4)

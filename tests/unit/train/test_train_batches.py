@@ -11,7 +11,6 @@ from tinylm.corpus.pack import pack
 from tinylm.errors import InputError
 from tinylm.train.batches import Prefetch, make_plan, micro_batches
 from tinylm.train.config import TrainConfig
-from tinylm.train.student import document_mask
 
 
 @pytest.fixture(scope="module")
@@ -72,17 +71,6 @@ def test_micro_batches_together_are_the_batch(store):
     assert whole.positions is None
 
 
-def test_document_mask_hides_other_documents_and_the_future():
-    mask = document_mask(torch.tensor([[0, 1, 2, 0, 1]]))[0, 0]
-    assert mask.int().tolist() == [
-        [1, 0, 0, 0, 0],
-        [1, 1, 0, 0, 0],
-        [1, 1, 1, 0, 0],
-        [0, 0, 0, 1, 0],
-        [0, 0, 0, 1, 1],
-    ]
-
-
 def test_too_little_data_is_an_input_error(store):
     with pytest.raises(InputError, match="less than one batch"):
         make_plan(dataclasses.replace(CONFIG, batch_size=100_000), store)
@@ -114,3 +102,9 @@ def test_what_fails_while_reading_ahead_is_raised_at_its_step():
     assert prefetch(0, 0) == 0
     with pytest.raises(OSError, match="the store is gone"):
         prefetch(0, 1)
+
+
+@pytest.mark.parametrize(("steps", "rounds", "expected"), [(8, 5, (4, 1, 1, 1, 1)), (9, 3, (3, 3, 3)), (2, 2, (1, 1))])
+def test_rounds_add_up_to_the_steps(store, steps, rounds, expected):
+    config = dataclasses.replace(CONFIG, steps=steps, rounds=rounds, strategy="all", batch_size=1, micro_batch_size=0)
+    assert make_plan(config, store).steps == expected
