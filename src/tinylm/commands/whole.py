@@ -58,7 +58,7 @@ def study_run(
 
     Finished runs are never done again, failed ones are tried again, stages that runs share are computed once.
     Packaged studies: ladder, vocabulary, depth, expansion, block, cut, initialisation, inheritance, learned-masks,
-    layers, batch-size, sampling-rate, rounds, strategies, distillation.
+    layers, batch-size, learning-rate, sampling-rate, rounds, strategies, distillation.
 
     Args:
         study: a .toml file, or the name of a packaged study.

@@ -71,16 +71,20 @@ def _again(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
 
 
-def memory_line(teacher: Shape, target: Shape, dtype: torch.dtype, length: int, device: torch.device) -> str:
-    """One line for the terminal: bytes of each part at the peak of scoring by Taylor or learned masks."""
+def memory_line(
+    teacher: Shape, target: Shape, dtype: torch.dtype, length: int, device: torch.device, refit_tokens: int = 0
+) -> str:
+    """One line for the terminal: bytes of each part at the peak, which is in scoring by Taylor or learned masks, or in
+    a refit on ``refit_tokens`` that keeps the teacher's states before every layer that stays."""
     tokens = BATCH * length
     recompute = must_recompute(teacher, dtype, tokens, device)
-    parts = {
-        "teacher": parameters(teacher) * dtype.itemsize,
-        "student": parameters(target) * dtype.itemsize,
+    models = {"teacher": parameters(teacher) * dtype.itemsize, "student": parameters(target) * dtype.itemsize}
+    scoring = {
         "activations": activation_bytes(teacher, dtype, tokens, recompute),
         "logits": tokens * teacher.vocab_size * (dtype.itemsize + 4),
     }
+    refit = {"states for the refit": refit_tokens * (target.num_layers + 3) * teacher.hidden_size * dtype.itemsize}
+    parts = models | max(scoring, refit, key=lambda part: sum(part.values()))
     listed = " + ".join(f"{name} {size / 1e9:.1f}" for name, size in parts.items())
     again = "; layers run twice to keep it so" if recompute else ""
     return f"memory: about {sum(parts.values()) / 1e9:.1f} GB ({listed}), {free_bytes(device) / 1e9:.1f} GB free{again}"

@@ -61,7 +61,8 @@ def inherit_files(
         result = inherit_streamed(folder, target, criterion, _kept_ids(kept_ids) if kept_ids else None, dtype, seed)
         return _write(_with_block(result, shape, seed), teacher, target, out, tokenizer if kept_ids is None else None)
     shapes = Shape.from_config(load_config(folder)), target
-    console.print(memory_line(*shapes, dtype, length, torch.device("cpu")), highlight=False)
+    refitted = chunks * length if {"refit", "refit-all"} & set(repair) else 0
+    console.print(memory_line(*shapes, dtype, length, torch.device("cpu"), refitted), highlight=False)
     result = inherit(
         load_model(folder, dtype),
         target,

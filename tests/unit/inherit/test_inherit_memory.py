@@ -78,5 +78,10 @@ def test_the_line_says_when_layers_run_twice(little_memory):
     assert "layers run twice" in line and "GB free" in line
 
 
+def test_the_line_counts_a_large_refit():
+    line = memory_line(SMOLLM2, SMOLLM2, torch.bfloat16, 512, torch.device("cpu"), refit_tokens=4096 * 512)
+    assert "states for the refit 79.7" in line, line  # 4096 * 512 tokens, 30 + 3 states of 576 numbers of 2 bytes
+
+
 def test_free_memory_of_this_machine_is_read():
     assert 1e7 < memory.free_bytes(torch.device("cpu")) < 1e14
