@@ -56,13 +56,13 @@ def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
     Raises InputError when ``path`` exists already (unless ``replace``) or its parent cannot be written.
     """
     path = Path(path)
-    if path.exists() and not replace and any(path.iterdir() if path.is_dir() else [path]):
-        raise InputError(f"{path} exists already: choose another --out or remove it first")
+    refuse_filled(path, replace)
     scratch = _scratch_beside(path)
     try:
         with _clear_disk_errors(path):
             yield scratch
             if path.exists():
+                refuse_filled(path, replace)  # another run may have been quicker
                 old = scratch.with_name(scratch.name + ".old")
                 os.replace(path, old)
                 os.replace(scratch, path)
@@ -71,6 +71,12 @@ def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
                 os.replace(scratch, path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def refuse_filled(path: Path, replace: bool = False) -> None:
+    """InputError when there is something at ``path`` that may not be replaced."""
+    if path.exists() and not replace and any(path.iterdir() if path.is_dir() else [path]):
+        raise InputError(f"{path} exists already: choose another --out or remove it first")
 
 
 @contextmanager

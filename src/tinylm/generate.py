@@ -6,9 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import jinja2
 import torch
 
 from tinylm.errors import InputError
+from tinylm.evaluate.forward import longrope_limit
 
 
 @dataclass(frozen=True)
@@ -105,10 +107,27 @@ def chat_prompt(tokenizer: Any, messages: Sequence[dict[str, str]]) -> list[int]
     Uses the tokenizer's chat template; without one, plain lines "User: ..." and "Assistant: ...".
     """
     if tokenizer.chat_template:
-        text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        try:
+            text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        except jinja2.TemplateError as error:  # Gemma 2's has no place for a system message, and says so
+            raise InputError(f"the model's chat template refuses these messages ({error})") from error
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
     lines = [f"{message['role'].capitalize()}: {message['content']}\n" for message in messages]
     return list(tokenizer("".join(lines) + "Assistant:")["input_ids"])
+
+
+def until(pieces: Iterator[str], end: str) -> Iterator[str]:
+    """``pieces`` of text up to ``end``; what may be the beginning of ``end`` is held back until it is known."""
+    held = ""
+    for piece in pieces:
+        held += piece
+        if end in held:
+            yield held[: held.index(end)]
+            return
+        keep = next((n for n in range(min(len(end) - 1, len(held)), 0, -1) if held.endswith(end[:n])), 0)
+        yield held[: len(held) - keep]
+        held = held[len(held) - keep :]
+    yield held
 
 
 def fit_context(
@@ -156,8 +175,10 @@ def _tokens(model: Any, ids: list[int], count: int, sampling: Sampling, speed: S
     generator = torch.Generator(device="cpu").manual_seed(sampling.seed)
     started = time.perf_counter()
     step = torch.tensor([ids], device=device)
-    cache = None
+    cache, limit, made = None, longrope_limit(model.config.get_text_config()), list(ids)
     for index in range(count):
+        if len(made) == limit + 1 and index:  # the keys kept so far were rotated for short texts
+            cache, step = None, torch.tensor([made], device=device)
         output = model(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1)
         cache = output.past_key_values
         token = choose(output.logits[0, -1].float().cpu(), sampling, generator)
@@ -167,6 +188,7 @@ def _tokens(model: Any, ids: list[int], count: int, sampling: Sampling, speed: S
         else:
             speed.new_seconds += elapsed
         speed.new_tokens += 1
+        made.append(token)
         yield token
         started = time.perf_counter()
         step = torch.tensor([[token]], device=device)
@@ -202,7 +224,8 @@ def chat(model: Any, tokenizer: Any, system: str | None, max_new_tokens: int, sa
         messages.append({"role": "user", "content": line})
         ids, messages = fit_context(tokenizer, messages, context, min(max_new_tokens, context // 2))
         speed, answer = Speed(), ""
-        for piece in generate(model, tokenizer, ids, max_new_tokens, sampling, speed):
+        pieces = generate(model, tokenizer, ids, max_new_tokens, sampling, speed)
+        for piece in pieces if tokenizer.chat_template else until(pieces, "\nUser:"):
             print(piece, end="", flush=True)
             answer += piece
         print()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tinylm.cli import main
 from tinylm.errors import InputError
-from tinylm.generate import Sampling, Speed, TextStream, chat_prompt, choose, fit_context, generate
+from tinylm.generate import Sampling, Speed, TextStream, chat_prompt, choose, fit_context, generate, until
 from tinylm.models.teacher import load_model, load_tokenizer
 
 
@@ -155,3 +155,40 @@ def test_a_model_that_is_not_there(capsys):
         main(["generate", "--model", "./no-such-model", "--prompt", "x"])
     assert stop.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_keys_are_made_anew_where_long_range_factors_begin(tokenizer):
+    """Phi-3 128k rotates all keys otherwise once a text is longer than what the model was first trained on."""
+    from transformers import Phi3Config, Phi3ForCausalLM
+
+    factors = {"rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 16}
+    rope = factors | {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    torch.manual_seed(0)
+    config = Phi3Config(**sizes, vocab_size=500, max_position_embeddings=64, rope_parameters=rope, pad_token_id=0)
+    config.original_max_position_embeddings = 16
+    model = Phi3ForCausalLM(config).eval()
+    with torch.no_grad():
+        for weight in model.model.layers.parameters():
+            weight.mul_(12)
+    speed = Speed()
+    list(generate(model, tokenizer, [5, 6, 7, 8, 9, 10], 24, speed=speed))
+    ids = [5, 6, 7, 8, 9, 10]
+    for token in speed.ids:  # without any cache
+        assert token == int(model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()), len(ids)
+        ids.append(token)
+    assert len(ids) > 20
+
+
+def test_a_template_that_refuses_a_system_message_is_one_line(tokenizer, monkeypatch):
+    monkeypatch.setattr(tokenizer, "chat_template", "{{ raise_exception('System role not supported') }}")
+    with pytest.raises(InputError, match="System role not supported"):
+        chat_prompt(tokenizer, [{"role": "system", "content": "be short"}])
+
+
+@pytest.mark.parametrize("cuts", [[3], [9, 10], [10], [11, 12, 13], []])
+def test_an_answer_ends_where_the_user_speaks(cuts):
+    text = "an answer\nUser: and more"
+    pieces = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)])]
+    assert "".join(until(iter(pieces), "\nUser:")) == "an answer"
+    assert "".join(until(iter(["one\nUs", "able"]), "\nUser:")) == "one\nUsable"

@@ -1,6 +1,6 @@
 """Pack documents into a token store: tokenise in parallel batches, append to one file, remember where each begins."""
 
-import itertools
+from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from tinylm.errors import InputError
 from tinylm.terminal import progress_bar
 
 BATCH = 512  # documents handed to the tokenizer (which is parallel inside) at a time
+BATCH_CHARACTERS = 8_000_000  # at most, or one document: its tokens take some hundred bytes each
 
 
 def pack(
@@ -35,7 +36,7 @@ def pack(
     separator_id, start = find_separator(tokenizer, separator), find_start(tokenizer)
     before = [] if start is None else [start]
     dtype = np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
-    starts, text_bytes = [0], 0
+    starts, text_bytes = array("q", [0]), 0
     with atomic_directory(Path(out), replace=replace) as folder:
         with open(folder / TOKENS, "wb") as file, progress_bar("packing", None, "documents") as bar:
             for batch in _batches(documents, BATCH):
@@ -84,5 +85,13 @@ def find_start(tokenizer: Any) -> int | None:
 def _batches(documents: Iterable[Document | str], size: int) -> Iterator[list[str]]:
     texts = (document if isinstance(document, str) else document.text for document in documents)
     texts = (text for text in texts if text.strip())
-    while batch := list(itertools.islice(texts, size)):
+    batch: list[str] = []
+    characters = 0
+    for text in texts:
+        if batch and (len(batch) == size or characters + len(text) > BATCH_CHARACTERS):
+            yield batch
+            batch, characters = [], 0
+        batch.append(text)
+        characters += len(text)
+    if batch:
         yield batch

@@ -59,18 +59,27 @@ def documents(paths: Sequence[str | Path], text_key: str = "text") -> Iterator[D
 def _read_file(path: Path, text_key: str) -> Iterator[Document]:
     try:
         if path.name.endswith((".txt", ".md")):
-            texts: Iterator[str] = iter([path.read_text(encoding="utf-8")])
+            texts: Iterator[str] = iter([path.read_text(encoding="utf-8-sig")])
         elif path.name.endswith(".parquet"):
             texts = _parquet_texts(path, text_key)
         else:
             texts = _jsonl_texts(path, text_key)
         for text in texts:
             if text.strip():
-                yield Document(text, path.name)
+                yield Document(_clean(text), path.name)
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text at byte {error.start}: convert it first") from error
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"cannot read {path}: {error}") from error
+
+
+def _clean(text: str) -> str:
+    """``text`` with U+FFFD for lone surrogates, which JSON can hold and no UTF-8 can."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def _jsonl_texts(path: Path, text_key: str) -> Iterator[str]:
@@ -79,10 +88,12 @@ def _jsonl_texts(path: Path, text_key: str) -> Iterator[str]:
             continue
         try:
             text = json.loads(line)[text_key]
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path} line {number} is not JSON ({error.msg})") from error
+        except (ValueError, RecursionError) as error:  # also numbers of thousands of digits, nesting without end
+            raise InputError(f"{path} line {number} is not JSON ({getattr(error, 'msg', error)})") from error
         except (KeyError, TypeError) as error:
             raise InputError(f"{path} line {number} has no key {text_key!r}: name the right one") from error
+        if text is None:
+            continue
         if not isinstance(text, str):
             raise InputError(f"{path} line {number}: {text_key!r} is {type(text).__name__}, text is needed")
         yield text
@@ -90,12 +101,12 @@ def _jsonl_texts(path: Path, text_key: str) -> Iterator[str]:
 
 def _open_lines(path: Path) -> Iterator[str]:
     if path.name.endswith(".gz"):
-        with gzip.open(path, "rt", encoding="utf-8") as file:
+        with gzip.open(path, "rt", encoding="utf-8-sig") as file:
             yield from file
     elif path.name.endswith(".zst"):
         yield from _zst_lines(path)
     else:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             yield from file
 
 
@@ -105,7 +116,7 @@ def _zst_lines(path: Path) -> Iterator[str]:
 
     rest = b""
     with open(path, "rb") as file:
-        frame = zstandard.ZstdDecompressor().decompressobj()
+        frame = zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj()  # written with --long=31
         block, started = b"", False
         try:
             while block := block or file.read(2**20):
@@ -115,7 +126,7 @@ def _zst_lines(path: Path) -> Iterator[str]:
                 started = not frame.eof
                 if frame.eof:
                     block = frame.unused_data
-                    frame = zstandard.ZstdDecompressor().decompressobj()
+                    frame = zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj()
         except zstandard.ZstdError as error:
             raise InputError(f"{path} is not a zstd file or is damaged ({error})") from error
     if started:
@@ -132,7 +143,12 @@ def _parquet_texts(path: Path, text_key: str) -> Iterator[str]:
         if text_key not in file.schema_arrow.names:
             raise InputError(f"{path} has no column {text_key!r}; it has {', '.join(file.schema_arrow.names)}")
         for batch in file.iter_batches(batch_size=256, columns=[text_key]):
-            yield from (text for text in batch.column(0).to_pylist() if isinstance(text, str))
+            for text in batch.column(0).to_pylist():
+                if text is not None and not isinstance(text, str):
+                    kind = file.schema_arrow.field(text_key).type
+                    raise InputError(f"{path}: column {text_key!r} is {kind}, text is needed: name another column")
+                if text is not None:
+                    yield text
     except pyarrow.ArrowException as error:
         raise InputError(f"{path} is not a readable parquet file ({error})") from error
 
@@ -145,6 +161,6 @@ def _read_hub(name: str, text_key: str) -> Iterator[Document]:
         rows = load_dataset(dataset, split=split[0] if split else "train", streaming=True)
         for row in rows:
             if isinstance(row.get(text_key), str) and row[text_key].strip():
-                yield Document(row[text_key], dataset)
+                yield Document(_clean(row[text_key]), dataset)
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a data set with code of its own, never run
         raise InputError(f"cannot stream hub dataset {dataset!r}: {error}") from error

@@ -16,6 +16,7 @@ from tinylm.corpus.document import Document
 from tinylm.errors import InputError
 
 PARTS = ("train", "valid")
+MANY_SOURCES = 16
 
 
 def is_valid(text: str, valid_fraction: float, seed: int = 0) -> bool:
@@ -73,18 +74,26 @@ def read_part(folder: Path, part: str) -> Iterator[Document]:
 
 
 def spread(documents: Iterable[Document], total_bytes: int) -> list[Document]:
-    """At most about ``total_bytes`` of documents, an equal share for each source, in order: a cheap held-out set."""
+    """At most about ``total_bytes`` of documents, an equal share for each source, in order: a cheap held-out set.
+
+    A source's first document is taken whole. Of many sources (a folder of books) the first by the hash of their names
+    are taken until the bytes are there.
+    """
     by_source: dict[str, list[Document]] = {}
     for document in documents:
         by_source.setdefault(document.source, []).append(document)
-    chosen = []
-    for group in by_source.values():
+    chosen, taken = [], 0
+    many = len(by_source) > MANY_SOURCES
+    for source in sorted(by_source, key=lambda name: _digest(name, 0)) if many else by_source:
+        if many and taken >= total_bytes:
+            break
         left = total_bytes / len(by_source)
-        for document in group:
+        for document in by_source[source]:
             if left <= 0:
                 break
             chosen.append(document)
-            left -= len(document.text.encode("utf-8", "surrogatepass"))
+            size = len(document.text.encode("utf-8", "surrogatepass"))
+            left, taken = left - size, taken + size
     return chosen
 
 

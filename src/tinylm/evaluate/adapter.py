@@ -28,11 +28,12 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from tinylm.errors import InputError
 from tinylm.evaluate.bits_per_byte import batches, split_windows, window_nats
-from tinylm.evaluate.forward import Scorer, check_context, prefix_token, scoring
+from tinylm.evaluate.forward import Scorer, check_context, longrope_limit, prefix_token, scoring
 from tinylm.evaluate.trie import MIN_HEADER, Plan, Scored, Step, Target
 from tinylm.terminal import progress_bar
 
 SIZES = (512, 1024, 2048)  # tokens of a forward pass that "auto" chooses from; the middle one for small runs
+VERSION = 2  # of the way answers are computed; kept ones of another are not used
 WORTH_TIMING = 200_000  # tokens to score; below that, timing the sizes would cost more than it saves
 
 PREFIX = "tinylm_"  # of our task names inside lm-eval, so that its own tasks of that name stay reachable
@@ -143,7 +144,8 @@ class TinyLM(TemplateLM):
         return [(float("nan") if ll is None else ll, greedy) for ll, greedy in map(self.responses.get, keys)]
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
-        """Log-likelihood of whole texts, in windows of the context that do not overlap (as lm-eval has it)."""
+        """Log-likelihood of whole texts in windows of the context, each token scored once (as lm-eval has it: windows
+        do not overlap, but for the last one, which is as long as the others)."""
         texts = [request.args[0] for request in requests]
         keys = [_key("rolling", self.max_length, text) for text in texts]
         todo = {key: text for key, text in zip(keys, texts) if self.responses.get(key) is None}
@@ -151,7 +153,7 @@ class TinyLM(TemplateLM):
         windows = [
             window
             for number, ids in enumerate(tokens)
-            for window in split_windows(number, np.array(ids), self._prefix, self.max_length, self.max_length)
+            for window in split_windows(number, np.array(ids), self._prefix, self.max_length, full=True)
         ]
         nats = np.zeros(len(todo))
         total = sum(len(window.targets) for window in windows)
@@ -170,6 +172,9 @@ class TinyLM(TemplateLM):
         keys = {(context, options): _key("text", self.max_length, context, options) for context, options in asked}
         todo = [pair for pair in dict.fromkeys(asked) if self.responses.get(keys[pair]) is None]
         todo.sort(key=lambda pair: (pair[1], -len(prompts[pair])))
+        for request, pair in zip(requests, asked):
+            room = self.max_length - normalize_gen_kwargs(dict(request.args[1]), 256).get("max_gen_toks", 256)
+            self.truncated[(request.task_name or "").removeprefix(PREFIX)] += len(prompts[pair]) > room
         with scoring(self.scorer.model), progress_bar("answers", len(todo), "texts") as bar:
             while todo:
                 options = todo[0][1]
@@ -274,7 +279,8 @@ class TinyLM(TemplateLM):
     def _score(self, keys: Sequence[str], sequences: Sequence[Scored]) -> None:
         """Run the prefix tree of ``sequences`` and keep an answer for each as soon as it is complete."""
         self.requested_tokens += sum(map(len, {sequence.inputs for sequence in sequences}))
-        if not self.tree_is_exact:
+        limit = longrope_limit(self._config)  # beyond it all keys of a text change, so nothing can be shared
+        if not self.tree_is_exact or (limit and any(len(sequence.inputs) > limit for sequence in sequences)):
             plan: Iterable[Step] = unshared(sequences)
             total = sum(len(sequence.inputs) for sequence in sequences)
         else:
@@ -333,11 +339,14 @@ class TinyLM(TemplateLM):
         """Additive attention mask [1, 1, rows, base + rows], one for each kind of layer where a model has several."""
         visible = step.visible()
         kinds = sorted(set(getattr(self._config, "layer_types", None) or ()))
-        if "sliding_attention" not in kinds:
+        everywhere = not kinds and getattr(self._config, "sliding_window", None)  # Mistral 0.1, Phi-3
+        if not everywhere and "sliding_attention" not in kinds:
             return self._additive(visible)
         positions = step.positions()
         distance = positions[:, None] - np.concatenate([np.arange(step.base), positions])[None]
         near = visible & (distance < self._config.sliding_window)
+        if everywhere:
+            return self._additive(near)
         return {kind: self._additive(near if kind == "sliding_attention" else visible) for kind in kinds}
 
     def _additive(self, visible: np.ndarray) -> torch.Tensor:
@@ -402,4 +411,5 @@ def unshared(sequences: Sequence[Scored]) -> Iterator[Step]:
 
 
 def _key(kind: str, *parts: Any) -> str:
-    return hashlib.sha256(json.dumps([kind, *parts]).encode("utf-8", "surrogatepass")).hexdigest()[:24]
+    parts = (kind, VERSION, *parts)
+    return hashlib.sha256(json.dumps(parts).encode("utf-8", "surrogatepass")).hexdigest()[:24]

@@ -15,7 +15,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from tinylm.corpus.read import Document
 from tinylm.errors import InputError
 from tinylm.evaluate.bits_per_byte import token_bits
-from tinylm.evaluate.forward import prefix_token
 
 EDGES = (1000, 4000, 16000, 48000)  # ranks by frequency; the last band is everything rarer
 
@@ -59,7 +58,7 @@ def bits_by_band(
     """{band: {bits_per_byte, bytes, share_of_bits}} of ``documents``; ``bands`` are from :func:`byte_bands`."""
     encoded = [_spans(tokenizer, document.text) for document in documents]
     tokens = [np.array(ids, dtype=np.int64) for ids, _ in encoded]
-    bits = token_bits(model, prefix_token(tokenizer), tokens, context, dtype=dtype)
+    bits = token_bits(model, tokenizer, tokens, context, dtype=dtype)
     spent, size = np.zeros(len(edges) + 1), np.zeros(len(edges) + 1, dtype=np.int64)
     for (_, spans), row, band in zip(encoded, bits, bands):
         size += np.bincount(band, minlength=len(size))

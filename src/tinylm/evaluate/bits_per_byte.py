@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from tinylm.corpus.pack import find_start
 from tinylm.corpus.read import Document, documents, expand
 from tinylm.errors import InputError
 from tinylm.evaluate.forward import Scorer, check_context, check_vocabulary, prefix_token, scoring
@@ -117,9 +118,7 @@ def score_documents(
     if not kept:
         raise InputError("there is no text to score")
     tokens = tokenize(tokenizer, [document.text for document in kept])
-    bits = token_bits(
-        model, prefix_token(tokenizer), tokens, context, stride=stride, batch_tokens=batch_tokens, dtype=dtype
-    )
+    bits = token_bits(model, tokenizer, tokens, context, stride=stride, batch_tokens=batch_tokens, dtype=dtype)
     unknown = tokenizer.unk_token_id
     return Scores(
         bits=np.array([float(row.sum()) for row in bits]),
@@ -132,7 +131,7 @@ def score_documents(
 
 def token_bits(
     model: PreTrainedModel,
-    prefix: int,
+    tokenizer: PreTrainedTokenizerBase,
     tokens: Sequence[np.ndarray],
     context: int,
     *,
@@ -146,7 +145,12 @@ def token_bits(
         raise InputError(f"stride {stride} must be 1 to {context} tokens (the context)")
     check_context(model, context)
     check_vocabulary(model, max(int(ids.max(initial=0)) for ids in tokens))
-    windows = [w for index, ids in enumerate(tokens) for w in split_windows(index, ids, prefix, context, stride)]
+    prefix, start = prefix_token(tokenizer), find_start(tokenizer)
+    windows = [
+        window
+        for index, ids in enumerate(tokens)
+        for window in split_windows(index, ids, prefix, context, stride, start_token=start)
+    ]
     bits = [np.zeros(len(ids)) for ids in tokens]
     with scoring(model), progress_bar("bits per byte", sum(map(len, tokens)), "tokens") as bar:
         scorer = Scorer(model, dtype)
@@ -174,14 +178,31 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[n
     return ids
 
 
-def split_windows(document: int, ids: np.ndarray, prefix: int, context: int, stride: int) -> Iterator[Window]:
-    """Windows of at most ``context`` inputs in which every token of ``ids`` is a target exactly once."""
+def split_windows(
+    document: int,
+    ids: np.ndarray,
+    prefix: int,
+    context: int,
+    stride: int | None = None,
+    *,
+    full: bool = False,
+    start_token: int | None = None,
+) -> Iterator[Window]:
+    """Windows of at most ``context`` inputs in which every token of ``ids`` is a target exactly once.
+
+    ``stride`` None: ``context``. ``full``: the last window is as long as the others. ``start_token`` takes the first
+    place of every window: models that were trained with BOS at the front of all they read (Gemma) fail without it.
+    """
+    stride = stride or context
     sequence = np.concatenate([[prefix], ids])
     done = 0  # tokens scored so far
     while done < len(ids):
-        start = max(0, done - (context - stride))
         end = min(len(ids), done + (stride if done else context))
-        yield Window(document, done, sequence[start:end], ids[done:end])
+        start = max(0, end - context if full else done - (context - stride))
+        inputs = sequence[start:end]
+        if start and start_token is not None:
+            inputs = np.concatenate([[start_token], inputs[1:]])
+        yield Window(document, done, inputs, ids[done:end])
         done = end
 
 

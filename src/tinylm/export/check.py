@@ -21,7 +21,7 @@ from tinylm.artifact import atomic_file
 from tinylm.errors import InputError, WorkError
 from tinylm.export import families, hard_text, quantization
 from tinylm.export.gguf import export, metadata, open_weights, refuse_existing
-from tinylm.export.llamacpp import Llama
+from tinylm.export.llamacpp import Llama, require_llamacpp
 from tinylm.models.teacher import load_config, load_model, load_tokenizer
 
 # quantisation -> (mean KL in nats per token, bits per byte relative to the model's): measured in docs/export.md,
@@ -87,6 +87,7 @@ def export_checked(
     """Export, then check; ``out`` appears only when the check held. The export's report with the check's as "check"."""
     out = Path(out)
     refuse_existing(out, overwrite)
+    require_llamacpp()
     with atomic_file(out) as scratch:
         report = export(model_dir, scratch, quantize, pre_tokenizer=pre_tokenizer)
         report["check"] = check(model_dir, scratch, texts=texts, pre_tokenizer=pre_tokenizer, threads=threads)
@@ -131,9 +132,8 @@ def compare_tokens(llama: Llama | Any, tokenizer: Any, texts: Sequence[str] | No
     """llama.cpp's token ids of hard text against the tokenizer's. Returns {"texts", "ids", "known_differences"}."""
     prepare, known = _comparable(tokenizer)
     texts = hard_text.TEXTS + hard_text.random_texts(300) if texts is None else texts
-    written = [
-        text for token in tokenizer.all_special_tokens[:8] for text in (token, f"one{token}two", f"{token}\n{token}")
-    ]
+    special = [t for t in tokenizer.all_special_tokens if tokenizer.convert_tokens_to_ids(t) < llama.vocab_size]
+    written = [text for token in special[:8] for text in (token, f"one{token}two", f"{token}\n{token}")]
     if _prepends_once(tokenizer):
         known.append("llama.cpp puts a space after a special token too: not compared there")
         written = []

@@ -56,6 +56,11 @@ def available() -> bool:
     return True
 
 
+def require_llamacpp() -> None:
+    """InputError, before any work, when llama.cpp is not installed."""
+    _library()
+
+
 @functools.cache
 def _library() -> ctypes.CDLL:
     try:

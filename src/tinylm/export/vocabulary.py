@@ -9,6 +9,7 @@ from gguf import GGUFWriter, TokenType
 
 from tinylm.errors import InputError
 from tinylm.export.pretokenizer import name_for
+from tinylm.tokenizer.source import optional_json
 
 
 @dataclass
@@ -56,16 +57,20 @@ def read_vocabulary(model_dir: Path, tokenizer: Any, rows: int, pre_tokenizer: s
     model = definition["model"]
     if model.get("type") != "BPE":
         raise InputError(f"{model_dir}: a {model.get('type')} tokenizer cannot be exported to GGUF, only BPE can")
-    last = max(tokenizer.get_vocab().values())
+    last = max(model["vocab"].values())  # added tokens without a row (Gemma 3's image token) are left out
     if last >= rows:
         raise InputError(f"{model_dir}: token ids up to {last} but {rows} embedding rows: they do not fit together")
     if model.get("byte_fallback"):
         vocabulary = _sentencepiece(definition, rows)
     else:
         vocabulary = _byte_level(definition, rows, name_for(definition, model_dir, pre_tokenizer))
+    config_ids = optional_json(model_dir / "config.json")
     for name in ("bos", "eos", "unk", "pad"):
         token = getattr(tokenizer, f"{name}_token_id")
-        if token is not None:
+        if token is None:  # llama.cpp would take id 11 for a missing bos or eos; Qwen's tokenizer names no bos
+            token = config_ids.get(f"{name}_token_id")
+        token = token[0] if isinstance(token, list) and token else token
+        if isinstance(token, int) and token < rows:
             vocabulary.special_ids[name] = token
     with_special, without = tokenizer("a")["input_ids"], tokenizer("a", add_special_tokens=False)["input_ids"]
     vocabulary.adds_bos = with_special[:1] == [tokenizer.bos_token_id] and len(with_special) > len(without)
@@ -106,6 +111,8 @@ def _tokens(definition: dict[str, Any], rows: int) -> tuple[list[str], list[int]
     for text, index in definition["model"]["vocab"].items():
         tokens[index], types[index] = text, int(TokenType.NORMAL)
     for added in definition.get("added_tokens") or []:
+        if added["id"] >= rows:
+            continue
         tokens[added["id"]] = added["content"]
         types[added["id"]] = int(TokenType.CONTROL if added["special"] else TokenType.USER_DEFINED)
     return tokens, types

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tinylm.artifact import atomic_directory
+from tinylm.artifact import atomic_directory, refuse_filled
 from tinylm.corpus.pack import find_separator, find_start
 from tinylm.corpus.read import documents
 from tinylm.errors import InputError
@@ -47,8 +47,7 @@ def inherit_files(
 ) -> Inherited:
     """The work of ``tinylm inherit``; arguments as there. Writes the folder ``out`` and returns what is in it."""
     folder, target = resolve(teacher), read_shape(shape)
-    if out.exists():
-        raise InputError(f"{out} exists already: choose another --out")
+    refuse_filled(out)
     if read_block(shape) == "pangu-pi":
         pangu_config(load_config(folder))  # an InputError now and not after the scoring, when the teacher is no Llama
     tokenizer = load_tokenizer(folder) if (folder / "tokenizer.json").exists() else None

@@ -60,7 +60,7 @@ def load_model(spec: str | Path, dtype: torch.dtype = torch.float32):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, trust_remote_code=trusted, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:  # Import: quantised
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"model {spec} cannot be loaded ({first}): download or convert it again") from error
     model, info = loaded
@@ -173,6 +173,9 @@ def _demo_gguf() -> Path:
     raise InputError(f"package {DEMO_PACKAGE} holds no .gguf: install version {DEMO_VERSION}")
 
 
+TWICE = ["consolidated*.safetensors", "tekken.json"]  # Mistral's: the weights and the tokenizer in a form of its own
+
+
 def _downloaded(repository: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -180,7 +183,7 @@ def _downloaded(repository: str) -> Path:
     patterns = ["*.json", "*.safetensors", "tokenizer.model", "*.jinja", "merges.txt", "vocab.*"]
     patterns += ["*.py"] if os.environ.get(TRUST) == "1" else []
     try:
-        return Path(snapshot_download(repository, allow_patterns=patterns))
+        return Path(snapshot_download(repository, allow_patterns=patterns, ignore_patterns=TWICE))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"model {repository} is no local path and the hub did not give it ({reason})") from error

@@ -97,15 +97,25 @@ class Ranking:
         return int(sizes[np.argmax(body / self.growth()[sizes - 1])])
 
 
-def rank(source: Source, counts: Counts, splits: Splits | None = None) -> Ranking:
-    """Rank the tokens of ``source`` by ``counts``. Raises InputError for counts of another tokenizer or of nothing."""
+def rank(source: Source, counts: Counts, splits: Splits | None = None, rows: int | None = None) -> Ranking:
+    """Rank the tokens of ``source`` by ``counts``. Added tokens without one of the model's embedding ``rows`` cannot
+    stay (Gemma 3's text models have none for ``<image_soft_token>``).
+
+    Raises InputError for counts of another tokenizer or of nothing, and for other tokens without a row.
+    """
     require_counts(source, counts)
     splits = splits or splits_of(source)
     formed, arity = splits.formed(counts.counts), splits.arity()
     # A single character that falls back to several bytes saves several tokens, and its parents need it.
     key = formed * np.maximum(1, arity - 1)
-    forced = splits.closure(forced_tokens(source, splits))
-    ids = np.array([token for token in source.strings if token not in forced], dtype=np.int64)
+    last = max((token for token in source.strings if token not in source.added), default=-1)
+    if rows is not None and last >= rows:
+        raise InputError(
+            f"the tokenizer has id {last} but the model only {rows} embedding rows: they do not belong together"
+        )
+    usable = {token for token in source.strings if rows is None or token < rows}
+    forced = splits.closure(forced_tokens(source, splits)) & usable
+    ids = np.array([token for token in source.strings if token in usable and token not in forced], dtype=np.int64)
     # Tokens that no merge reaches come last among equals; none of them is part of another token.
     dead = ~splits.merged[ids] & (splits.lengths[ids] > 1) & (formed[ids] == 0)
     ranked = ids[np.lexsort((ids, splits.lengths[ids], dead, -key[ids]))]

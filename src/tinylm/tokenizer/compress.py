@@ -15,10 +15,9 @@ from tinylm.models.teacher import load_tokenizer
 from tinylm.terminal import print_table, quiet_transformers
 from tinylm.tokenizer import certificate, choose
 from tinylm.tokenizer.count import Counts
-from tinylm.tokenizer.pretokenizer import pretokenizer_name
 from tinylm.tokenizer.remap import Expansion
 from tinylm.tokenizer.rewrite import write_tokenizer
-from tinylm.tokenizer.rows import has_weights, require_rows, slice_rows, vocabulary_rows, write_model
+from tinylm.tokenizer.rows import has_weights, require_rows, rows_of, slice_rows, vocabulary_rows, write_model
 from tinylm.tokenizer.source import Source, optional_json, read_source
 from tinylm.tokenizer.splits import splits_of
 
@@ -89,7 +88,7 @@ def choose_vocabulary(
     """The old ids that stay, by exactly one of the three size rules."""
     source = read_source(model_dir)
     choose.require_counts(source, counts)
-    ranking = choose.rank(source, counts, splits_of(source))
+    ranking = choose.rank(source, counts, splits_of(source), rows_of(model_dir) if has_weights(model_dir) else None)
     size = choose.choose_size(ranking, vocab_size, coverage, max_growth)
     if size > len(ranking.order):
         raise InputError(f"vocabulary of {size} is larger than the tokenizer's own {len(ranking.order)} tokens")
@@ -129,7 +128,6 @@ def _cut_model(cut: Cut, child: Source, model_dir: Path) -> list[dict[str, Any]]
 def _write_facts(cut: Cut, folder: Path) -> None:
     """``tinylm.json``: what an export or a person needs to know and the other files do not say."""
     facts = optional_json(cut.source.folder / "tinylm.json")
-    facts["pre_tokenizer"] = facts.get("pre_tokenizer") or pretokenizer_name(cut.source)
     facts["parent_vocab_size"] = facts.get("parent_vocab_size") or len(cut.source.strings)
     facts["parent_tokenizer_hash"] = cut.source.hash
     if (cut.source.folder / "tokenizer.json").exists():  # transformers may not read a bare tokenizer.model

@@ -136,6 +136,7 @@ def remap_store(store_dir: str | Path, compact_dir: str | Path, out: str | Path)
             num_documents=store.num_documents,
             dtype=dtype,
             separator=int(separator[0]),
+            start=None if store.start is None else int(expansion.apply(np.array([store.start]))[0]),
             tokenizer_hash=tokenizer_hash(tokenizer),
             text_bytes=store.text_bytes,
         )

@@ -18,7 +18,7 @@ ID_SUFFIXES = ("_token_id", "_token_ids", "_token_index", "_token_indices")
 SUPPRESSED = ("suppress_tokens", "begin_suppress_tokens")  # ids that must not come out: removed ones cannot
 ID_LISTS = ("bad_words_ids", "force_words_ids")  # lists of lists of ids
 # Copied as they are when present; other files (old vocab.json, merges.txt, README) would contradict the new tokenizer.
-CARRIED = ("chat_template.jinja", "special_tokens_map.json", "LICENSE", "LICENSE.txt", "NOTICE")
+CARRIED = ("chat_template.jinja", "LICENSE", "LICENSE.txt", "NOTICE")
 
 
 def write_tokenizer(source: Source, kept: np.ndarray, folder: Path) -> None:
@@ -26,7 +26,11 @@ def write_tokenizer(source: Source, kept: np.ndarray, folder: Path) -> None:
     mapping = {int(old): new for new, old in enumerate(kept)}
     write_json(folder / "tokenizer.json", cut(source, mapping))
     settings = cut_settings(optional_json(source.folder / "tokenizer_config.json"), mapping)
-    write_json(folder / "tokenizer_config.json", settings)
+    removed = {token["content"] for i, token in source.added.items() if i not in mapping}
+    write_json(folder / "tokenizer_config.json", _without(settings, removed))
+    named = optional_json(source.folder / "special_tokens_map.json")
+    if named:
+        write_json(folder / "special_tokens_map.json", _without(named, removed))
     for name in CARRIED:
         if (source.folder / name).exists():
             shutil.copyfile(source.folder / name, folder / name)
@@ -94,6 +98,20 @@ def cut_settings(settings: dict[str, Any], mapping: IdMap) -> dict[str, Any]:
             str(mapping[int(i)]): token for i, token in decoder.items() if int(i) in mapping
         }
     settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    return settings
+
+
+def _without(settings: Any, removed: set[str]) -> Any:
+    """``settings`` without entries that name a ``removed`` token: a tokenizer would add it again when it loads them."""
+
+    def stays(value: Any) -> bool:
+        content = value.get("content") if isinstance(value, dict) else value
+        return not (isinstance(content, str) and content in removed)
+
+    if isinstance(settings, dict):
+        return {key: _without(value, removed) for key, value in settings.items() if stays(value)}
+    if isinstance(settings, list):
+        return [_without(value, removed) for value in settings if stays(value)]
     return settings
 
 

@@ -25,6 +25,13 @@ def has_weights(folder: Path) -> bool:
     return found
 
 
+def rows_of(folder: Path) -> int:
+    """Number of rows of the input embedding of the model in ``folder``, from its config."""
+    from tinylm.models.teacher import load_config
+
+    return load_config(folder).get_text_config().vocab_size
+
+
 def slice_rows(model, kept: np.ndarray) -> None:
     """Cut every table of ``model`` with one row per token id to the rows ``kept`` (int[K], old ids), in place.
 
@@ -74,6 +81,8 @@ def write_model(model, parent: Path, mapping: IdMap, rows: int, folder: Path) ->
     objects, so that nothing is added to them or lost.
     """
     settings = cut_config(json.loads((parent / "config.json").read_text()), mapping, rows)
+    text = settings["text_config"] if isinstance(settings.get("text_config"), dict) else settings
+    text["vocab_size"] = len(mapping)  # also where the parent leaves it at its family's default (Gemma 3 4B)
     model.config.get_text_config().vocab_size = len(mapping)
     if getattr(model, "generation_config", None) is not None:
         model.generation_config = type(model.generation_config)()  # old ids would not pass its checks; written below

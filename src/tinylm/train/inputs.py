@@ -22,7 +22,8 @@ def check_valid_store(valid: TokenStore, store: TokenStore, config: TrainConfig)
 def check_inputs(model: Any, store: TokenStore, config: TrainConfig, teacher: Any) -> None:
     """InputError when model, data and teacher do not fit together."""
     vocabulary = model.get_input_embeddings().weight.shape[0]
-    if store.vocab_size > vocabulary:
+    # A tokenizer may have a token more than the model has rows, which text never becomes (Gemma 3's image token).
+    if store.vocab_size > vocabulary and int(store.tokens.max()) >= vocabulary:
         raise InputError(
             f"{store.path} holds ids of a vocabulary of {store.vocab_size}, the model has {vocabulary}: "
             "pack the corpus with the model's own tokenizer"

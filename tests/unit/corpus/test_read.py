@@ -112,3 +112,22 @@ def test_embedded_corpus_has_three_sources_and_no_repeats():
     found = list(documents(["embedded"]))
     assert {d.source for d in found} == {"encyclopedia", "law", "plots"}
     assert len({d.text for d in found}) == len(found) > 8000
+
+
+def test_what_real_corpora_hold_is_read(tmp_path):
+    """A byte-order mark, missing texts, half a surrogate pair, a long zstd window."""
+    data = '\ufeff{"text": "a"}\n{"text": null}\n{"text": "b\\ud800c"}\n{"text": "\\ud83d\\ude00"}\n'.encode()
+    (tmp_path / "x.jsonl").write_bytes(data)
+    (tmp_path / "x.jsonl.gz").write_bytes(gzip.compress(data))
+    parameters = zstandard.ZstdCompressionParameters(window_log=28, enable_ldm=True)
+    (tmp_path / "x.jsonl.zst").write_bytes(zstandard.ZstdCompressor(compression_params=parameters).compress(data[3:]))
+    for name in ("x.jsonl", "x.jsonl.gz", "x.jsonl.zst"):
+        assert [d.text for d in documents([tmp_path / name])] == ["a", "b\ufffdc", "\U0001f600"], name
+    (tmp_path / "y.txt").write_bytes("\ufeffa".encode())
+    assert [d.text for d in documents([tmp_path / "y.txt"])] == ["a"]
+
+
+def test_a_parquet_column_that_is_no_text_is_named(tmp_path):
+    pyarrow.parquet.write_table(pyarrow.table({"text": [b"a", b"b"]}), tmp_path / "x.parquet")
+    with pytest.raises(InputError, match="column 'text' is binary, text is needed"):
+        list(documents([tmp_path / "x.parquet"]))

@@ -57,3 +57,11 @@ def test_spread_takes_an_equal_share_of_each_source():
     chosen = spread([*docs(1000, "a"), *docs(10, "b")], 400)
     sizes = {s: sum(len(d.text) for d in chosen if d.source == s) for s in "ab"}
     assert 200 <= sizes["a"] < 220 and 130 <= sizes["b"] < 220
+
+
+def test_many_sources_do_not_break_the_budget():
+    """A folder of books: each is a source of its own."""
+    books = [Document("word " * 200, f"book{number}.txt") for number in range(500)]
+    chosen = spread(books, 10_000)
+    assert 10 <= len(chosen) <= 11 and len({book.source for book in chosen}) == len(chosen)
+    assert [book.source for book in spread(books[:400], 10_000)] != [book.source for book in books[:10]]

@@ -11,6 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from tinylm.errors import InputError
 from tinylm.export.gguf import export
+from tinylm.export.vocabulary import read_vocabulary
+from tinylm.models.teacher import load_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -130,3 +132,15 @@ def test_weights_missing_altogether(model_dir, tmp_path):
 def test_a_tokenizer_larger_than_the_model(tmp_path):
     folder = random_model(tmp_path / "small", "llama", byte_level_tokenizer(), vocab_size=450)
     refused("token ids up to 499 but 450 embedding rows", folder, tmp_path / "m.gguf")
+
+
+def test_tokens_without_a_row_are_left_out_and_missing_ids_come_from_the_config(tmp_path):
+    """Gemma 3's image token stands after the last row; Qwen's tokenizer names no bos, its config does."""
+    folder = tiny_teacher(tmp_path / "model")
+    tokenizer = load_tokenizer(folder)
+    rows = len(tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image_soft_token>"]})
+    tokenizer.bos_token = None
+    vocabulary = read_vocabulary(folder, tokenizer, rows)
+    assert len(vocabulary.tokens) == rows and "<image_soft_token>" not in vocabulary.tokens
+    assert vocabulary.special_ids["bos"] == 1 and not vocabulary.adds_bos

@@ -1,6 +1,7 @@
 """Cutting every family, and a certificate that notices when something is wrong."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -91,10 +92,13 @@ def test_the_whole_vocabulary_is_the_same_tokenizer(parents, tmp_path):
 
 
 def test_pre_tokenizer_name_and_parent_are_carried(parents, tmp_path):
-    cut(parents["byte-level"], count(parents["byte-level"], corpus()), out=tmp_path / "out", vocab_size=512)
+    parent = shutil.copytree(parents["byte-level"], tmp_path / "parent")
+    cut(parent, count(parent, corpus()), out=tmp_path / "unnamed", vocab_size=512)
+    assert "pre_tokenizer" not in json.loads((tmp_path / "unnamed/tinylm.json").read_text())
+    write_json(parent / "tinylm.json", {"pre_tokenizer": "gpt-2"})  # as a converted GGUF has it
+    cut(parent, count(parent, corpus()), out=tmp_path / "out", vocab_size=512)
     facts = json.loads((tmp_path / "out/tinylm.json").read_text())
-    assert facts["pre_tokenizer"] == "gpt-2"
-    assert facts["parent_vocab_size"] == len(read_source(parents["byte-level"]).strings)
+    assert facts["pre_tokenizer"] == "gpt-2" and facts["parent_vocab_size"] == len(read_source(parent).strings)
 
 
 def test_stale_files_of_the_parent_do_not_come_along(parents, tmp_path):

@@ -1,7 +1,10 @@
+import json
+
 import numpy as np
 import pytest
 from tokenizer_builders import byte_level_dir, corpus
 
+from tinylm.artifact import write_json
 from tinylm.corpus.pack import pack
 from tinylm.errors import InputError
 from tinylm.models.teacher import load_tokenizer
@@ -63,6 +66,9 @@ def test_a_packed_store_is_remapped_without_its_text(cut, tmp_path):
         ids = new.tokens[new.documents[number] : new.documents[number + 1]].tolist()
         assert ids[-1] == new.separator == child.ids["<|endoftext|>"]
         assert child.fast.decode(ids[:-1]) == document.text
+    header = json.loads((tmp_path / "old/store.json").read_text())
+    write_json(tmp_path / "old/store.json", header | {"start": parent.ids["<|endoftext|>"]})  # as of a model with BOS
+    assert remap_store(tmp_path / "old", child.folder, tmp_path / "begun").start == child.ids["<|endoftext|>"]
     with pytest.raises(InputError, match="do not belong together"):
         remap_store(tmp_path / "old", tiny_child(child, tmp_path), tmp_path / "again")
 

@@ -8,10 +8,13 @@ import torch
 from builders import tiny_teacher
 from tokenizer_builders import corpus
 
+from tinylm.corpus.pack import pack
 from tinylm.errors import InputError, WorkError
 from tinylm.tokenizer import certificate, compress, rows
 from tinylm.tokenizer.compress import compress as cut
 from tinylm.tokenizer.count import count
+from tinylm.train.config import TrainConfig
+from tinylm.train.inputs import check_inputs
 
 
 @pytest.fixture(autouse=True)
@@ -91,3 +94,43 @@ def test_a_model_with_too_few_rows_is_an_input_error(tmp_path):
     model.save_pretrained(teacher)
     with pytest.raises(InputError, match="do not belong together"):
         cut(teacher, count(teacher, corpus()), out=tmp_path / "out", vocab_size=384)
+
+
+def test_a_token_that_the_model_has_no_row_for_is_left_out(tmp_path):
+    """Gemma 3's text models: the tokenizer names an image token after the last row, in all the places it has."""
+    from transformers import AutoTokenizer
+
+    teacher = tiny_teacher(tmp_path / "teacher", vocab_size=600, num_hidden_layers=1)
+    tokenizer = AutoTokenizer.from_pretrained(teacher)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image_soft_token>"]})
+    tokenizer.save_pretrained(teacher)
+    settings = json.loads((teacher / "tokenizer_config.json").read_text())
+    named = {"image_token": "<image_soft_token>", "extra_special_tokens": {"image_token": "<image_soft_token>"}}
+    (teacher / "tokenizer_config.json").write_text(json.dumps(settings | named))
+    (teacher / "special_tokens_map.json").write_text(json.dumps({"eos_token": "<|im_end|>", **named}))
+    last = AutoTokenizer.from_pretrained(teacher).convert_tokens_to_ids("<image_soft_token>")
+    assert last == load(teacher).config.vocab_size, "one more than the last row"
+    result = cut(teacher, count(teacher, corpus()), out=tmp_path / "out", vocab_size=384)
+    child = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert result["passed"] and len(child) == 384 and "<image_soft_token>" not in child.get_vocab()
+    store = pack(corpus(), AutoTokenizer.from_pretrained(teacher), tmp_path / "store")
+    assert store.vocab_size == last + 1
+    check_inputs(load(teacher), store, TrainConfig(batch_size=1), None)  # no text becomes that token
+
+
+def test_a_config_without_vocab_size_gets_one(tmp_path):
+    """Gemma 3 4B leaves it to its family's default."""
+    teacher = tiny_teacher(tmp_path / "teacher", vocab_size=600, num_hidden_layers=1)
+    cut(teacher, count(teacher, corpus()), out=tmp_path / "out", vocab_size=384)
+    config = json.loads((teacher / "config.json").read_text())
+    rows.write_model(
+        load(tmp_path / "out"), _with(tmp_path / "nested", {"text_config": {}, "model_type": config["model_type"]}),
+        {old: old for old in range(384)}, 600, tmp_path,
+    )  # fmt: skip
+    assert json.loads((tmp_path / "config.json").read_text())["text_config"] == {"vocab_size": 384}
+
+
+def _with(folder, config):
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder

@@ -67,7 +67,7 @@ def evaluate(
     Raises:
         InputError: unknown task, missing or damaged file, model without tokenizer, context too short for the examples.
     """
-    _check(models, tasks, documents, limit, num_fewshot, batch_size, dtype, counts)
+    _check(models, tasks, documents, limit, num_fewshot, batch_size, dtype, counts, out)
     loaded = load_tasks(tasks, task_data, num_fewshot)
     entries: list[dict[str, Any]] = []
     samples: list[dict[str, list[dict]]] = []
@@ -267,7 +267,9 @@ def _no_tqdm() -> Iterator[None]:
         module.tqdm = original
 
 
-def _check(models, tasks, documents, limit, num_fewshot, batch_size, dtype, counts) -> None:
+def _check(models, tasks, documents, limit, num_fewshot, batch_size, dtype, counts, out) -> None:
+    if out is not None and (Path(out).is_dir() or Path(out).suffix != ".json"):
+        raise InputError(f"--out {out} must be a file that ends in .json")
     if not models:
         raise InputError("no model given: say --model DIR")
     if counts is not None and not documents:
