@@ -186,11 +186,11 @@ def repair_student(
         return {}
     chunks, held_out = chunks[:-HELD_OUT], chunks[-HELD_OUT:]
     with fast_matmul(teacher), torch.no_grad():
-        losses = {"cut": float(criteria.token_losses(student, held_out).mean())}
+        losses = {"cut": float(criteria.token_losses(student, held_out, depth.LOSS_STRIDE).mean())}
         for name, repair in repairs.items():
             lowest, before = min(losses.values()), {n: w.clone() for n, w in student.named_parameters()}
             repair(chunks)
-            losses[name] = float(criteria.token_losses(student, held_out).mean())
+            losses[name] = float(criteria.token_losses(student, held_out, depth.LOSS_STRIDE).mean())
             if not losses[name] < lowest:
                 student.load_state_dict(before, strict=False)
                 console.print(f"[yellow]repair {name} was taken back: it raises the loss on held-out text[/]")
