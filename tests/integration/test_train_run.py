@@ -357,10 +357,11 @@ def test_steps_that_are_not_numbers_are_skipped_and_stop_the_run_after_a_limit(t
 
 
 class TestWrongInput:
-    def test_a_store_of_a_larger_vocabulary(self, teacher_dir, tmp_path):
+    @pytest.mark.parametrize(("more", "text"), [(1, " <more0>"), (17, "")])
+    def test_a_store_of_a_larger_vocabulary(self, teacher_dir, tmp_path, more, text):
         tokenizer = byte_level_tokenizer()
-        tokenizer.add_tokens(["<one-more>"])
-        larger = pack(texts(20), tokenizer, tmp_path / "store")
+        tokenizer.add_tokens([f"<more{number}>" for number in range(more)])
+        larger = pack([one + text for one in texts(20)], tokenizer, tmp_path / "store")
         with pytest.raises(InputError, match="vocabulary of"):
             train(load_model(teacher_dir), larger, CONFIG, tmp_path / "run")
 

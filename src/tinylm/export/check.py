@@ -132,7 +132,8 @@ def compare_tokens(llama: Llama | Any, tokenizer: Any, texts: Sequence[str] | No
     """llama.cpp's token ids of hard text against the tokenizer's. Returns {"texts", "ids", "known_differences"}."""
     prepare, known = _comparable(tokenizer)
     texts = hard_text.TEXTS + hard_text.random_texts(300) if texts is None else texts
-    special = [t for t in tokenizer.all_special_tokens if tokenizer.convert_tokens_to_ids(t) < llama.vocab_size]
+    rows = getattr(llama, "vocab_size", len(tokenizer))
+    special = [token for token in tokenizer.all_special_tokens if tokenizer.convert_tokens_to_ids(token) < rows]
     written = [text for token in special[:8] for text in (token, f"one{token}two", f"{token}\n{token}")]
     if _prepends_once(tokenizer):
         known.append("llama.cpp puts a space after a special token too: not compared there")

@@ -7,6 +7,8 @@ from tinylm.corpus.store import TokenStore
 from tinylm.errors import InputError
 from tinylm.train.config import TrainConfig
 
+WITHOUT_ROWS = 16  # added tokens at most that a model has no rows for and text never becomes (Gemma 3's image token)
+
 
 def check_valid_store(valid: TokenStore, store: TokenStore, config: TrainConfig) -> None:
     """InputError when held-out text cannot be scored, before the training instead of after it."""
@@ -22,8 +24,8 @@ def check_valid_store(valid: TokenStore, store: TokenStore, config: TrainConfig)
 def check_inputs(model: Any, store: TokenStore, config: TrainConfig, teacher: Any) -> None:
     """InputError when model, data and teacher do not fit together."""
     vocabulary = model.get_input_embeddings().weight.shape[0]
-    # A tokenizer may have a token more than the model has rows, which text never becomes (Gemma 3's image token).
-    if store.vocab_size > vocabulary and int(store.tokens.max()) >= vocabulary:
+    surplus = store.vocab_size - vocabulary
+    if surplus > WITHOUT_ROWS or (surplus > 0 and int(store.tokens.max()) >= vocabulary):
         raise InputError(
             f"{store.path} holds ids of a vocabulary of {store.vocab_size}, the model has {vocabulary}: "
             "pack the corpus with the model's own tokenizer"
