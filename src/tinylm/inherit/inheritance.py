@@ -168,8 +168,10 @@ def repair_student(
     """
     embedding_scale(student, teacher.config.hidden_size)
     repairs: dict[str, Callable[[Tensor], None]] = {}
-    sizes = ("hidden_size", "num_attention_heads", "num_key_value_heads")  # norms of OLMo 2 go over all heads
-    if "norms" in which and any(getattr(student.config, s) < getattr(teacher.config, s) for s in sizes):
+    narrower = student.config.hidden_size < teacher.config.hidden_size
+    over_heads = axes.family_of(teacher.config).axes("model.layers.0.self_attn.q_norm.weight") or ((),)
+    fewer = student.config.num_attention_heads < teacher.config.num_attention_heads
+    if "norms" in which and (narrower or (fewer and axes.Q_HEADS in over_heads[0])):  # OLMo 2's go over all heads
         repairs["norms"] = lambda chunks: norm_gains(student, teacher, kept, chunks[:8])
     if "refit-all" in which:
         every = [name for group in INPUT_GROUPS for name in group]
@@ -191,7 +193,7 @@ def repair_student(
             lowest, before = min(losses.values()), {n: w.clone() for n, w in student.named_parameters()}
             repair(chunks)
             losses[name] = float(criteria.token_losses(student, held_out, depth.LOSS_STRIDE).mean())
-            if not losses[name] < lowest:
+            if not losses[name] <= lowest:
                 student.load_state_dict(before, strict=False)
                 console.print(f"[yellow]repair {name} was taken back: it raises the loss on held-out text[/]")
     steps = ", ".join(f"{loss:.3f} after {name}" for name, loss in losses.items())
