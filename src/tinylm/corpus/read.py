@@ -114,9 +114,9 @@ def _zst_lines(path: Path) -> Iterator[str]:
     """Lines of a .zst file of one or more frames. (The library's stream reader is silent about a truncated frame.)"""
     import zstandard
 
-    rest = b""
+    rest, decompressor = b"", zstandard.ZstdDecompressor(max_window_size=2**31)  # written with --long=31
     with open(path, "rb") as file:
-        frame = zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj()  # written with --long=31
+        frame = decompressor.decompressobj()
         block, started = b"", False
         try:
             while block := block or file.read(2**20):
@@ -126,7 +126,7 @@ def _zst_lines(path: Path) -> Iterator[str]:
                 started = not frame.eof
                 if frame.eof:
                     block = frame.unused_data
-                    frame = zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj()
+                    frame = decompressor.decompressobj()
         except zstandard.ZstdError as error:
             raise InputError(f"{path} is not a zstd file or is damaged ({error})") from error
     if started:

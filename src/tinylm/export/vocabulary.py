@@ -7,6 +7,7 @@ from typing import Any
 
 from gguf import GGUFWriter, TokenType
 
+from tinylm.corpus.pack import find_start
 from tinylm.errors import InputError
 from tinylm.export.pretokenizer import name_for
 from tinylm.tokenizer.source import optional_json
@@ -73,7 +74,7 @@ def read_vocabulary(model_dir: Path, tokenizer: Any, rows: int, pre_tokenizer: s
         if isinstance(token, int) and token < rows:
             vocabulary.special_ids[name] = token
     with_special, without = tokenizer("a")["input_ids"], tokenizer("a", add_special_tokens=False)["input_ids"]
-    vocabulary.adds_bos = with_special[:1] == [tokenizer.bos_token_id] and len(with_special) > len(without)
+    vocabulary.adds_bos = find_start(tokenizer) is not None
     vocabulary.adds_eos = with_special[-1:] == [tokenizer.eos_token_id] and len(with_special) > len(without)
     template = tokenizer.chat_template
     vocabulary.chat_template = template.get("default") if isinstance(template, dict) else template
