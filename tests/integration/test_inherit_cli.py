@@ -1,5 +1,6 @@
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -81,6 +82,18 @@ def test_streaming_the_shards_gives_the_same_student(tied: bool, tmp_path) -> No
     in_memory = inherit(teacher, target, criterion="l2", layers="first-last", repair=())
     for mine, other in zip(streamed.model.parameters(), in_memory.model.parameters(), strict=True):
         assert torch.equal(mine, other)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="looks at Linux's list of mapped files")
+def test_shards_do_not_stay_mapped_once_their_tensors_are_gone(tmp_path) -> None:
+    """Pages of a mapped file count as memory in use: of a 7B teacher all 13 GB would."""
+    family_model("llama").save_pretrained(tmp_path)
+    shards = Shards(tmp_path, tied=True)
+    held = shards["model.norm.weight"]
+    assert str(tmp_path) in Path("/proc/self/maps").read_text()
+    del held
+    assert sum(float(shards[name].sum()) for name in shards) != 0
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
 
 
 def test_shards_are_those_of_the_index_without_buffers_of_old_checkpoints(tmp_path) -> None:

@@ -42,7 +42,7 @@ def weight_norm(weights: Mapping[str, Tensor], config: Any, power: int) -> UnitS
     sizes, scores = axes.axis_sizes(shape, config), empty(shape)
     for name in weights:
         layer = axes.layer_of(name)
-        magnitude = weights[name].float().abs().pow(power)
+        magnitude = weights[name].to(torch.float32, copy=True).abs_().pow_(power)
         for dimension, blocks in enumerate(family.axes(name) or ()):
             other = [d for d in range(magnitude.dim()) if d != dimension]
             rows = magnitude.sum(other) if other else magnitude

@@ -5,7 +5,7 @@ straight from safetensors shards, so a large teacher is never in memory whole.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,23 +63,29 @@ class Shards(Mapping[str, Tensor]):
     def __init__(self, folder: Path, tied: bool) -> None:
         from safetensors import SafetensorError, safe_open
 
-        self._files = {}
+        self._files: dict[str, Path] = {}
+        self._sizes: dict[str, tuple[int, ...]] = {}
         index = Path(folder) / "model.safetensors.index.json"  # other files may hold the same weights once more
         names = set(read_json(index)["weight_map"].values()) if index.exists() else ()
         for path in sorted(Path(folder) / Path(name).name for name in names) or sorted(folder.glob("*.safetensors")):
             try:
-                file = safe_open(path, framework="pt")
+                with safe_open(path, framework="pt") as file:
+                    held = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
             except (SafetensorError, OSError) as error:
                 raise InputError(f"shard {path} is damaged ({error}): download it again") from error
-            held = file.keys()
-            self._files.update({name: file for name in held if not name.endswith("rotary_emb.inv_freq")})
+            for name, size in held.items():
+                if not name.endswith("rotary_emb.inv_freq"):
+                    self._files[name], self._sizes[name] = path, size
         if not self._files:
             raise InputError(f"{folder} has no .safetensors weights")
         if tied and "model.embed_tokens.weight" in self._files:  # some checkpoints hold the same matrix twice
             self._files.pop("lm_head.weight", None)
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._files[name].get_tensor(name)
+        from safetensors import safe_open
+
+        with safe_open(self._files[name], framework="pt") as file:  # opened anew: else pages that were read stay mapped
+            return file.get_tensor(name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._files)
@@ -89,7 +95,7 @@ class Shards(Mapping[str, Tensor]):
 
     def sizes(self) -> dict[str, tuple[int, ...]]:
         """Tensor sizes, without reading the tensors."""
-        return {name: tuple(file.get_slice(name).get_shape()) for name, file in self._files.items()}
+        return {name: self._sizes[name] for name in self._files}
 
 
 def model_weights(model: Any) -> dict[str, Tensor]:
@@ -132,11 +138,13 @@ def check_target(teacher: Shape, target: Shape, vocab: Tensor | None = None) -> 
         )
 
 
-def cut(weights: Mapping[str, Tensor], config: Any, target: Shape, kept: Kept) -> dict[str, Tensor]:
-    """The student's weights: each teacher tensor with its kept rows and columns. ``config``: the teacher's."""
+def cut(weights: Mapping[str, Tensor], config: Any, target: Shape, kept: Kept) -> Iterator[tuple[str, Tensor]]:
+    """The student's weights by name, one at a time: each teacher tensor with its kept rows and columns.
+
+    ``config`` is the teacher's. What is kept whole is the teacher's own tensor, not a copy.
+    """
     family, teacher = axes.family_of(config), Shape.from_config(config)
     student_layer = {old: new for new, old in enumerate(kept.layers)}
-    result = {}
     for name in weights:
         old_layer = axes.layer_of(name)
         if old_layer is not None and old_layer not in student_layer:
@@ -151,12 +159,10 @@ def cut(weights: Mapping[str, Tensor], config: Any, target: Shape, kept: Kept) -
                 tensor = tensor.index_select(dimension, rows)
         new_name = name if layer is None else axes.in_layer(name, layer)
         assert tuple(tensor.shape) == axes.expected_size(dimensions, target, config), (name, tensor.shape)
-        result[new_name] = tensor.clone() if tensor.data_ptr() == weights[name].data_ptr() else tensor
-    if target.tie_word_embeddings:
-        result.pop("lm_head.weight", None)
-    elif "lm_head.weight" not in result:  # a tied teacher, an untied student
-        result["lm_head.weight"] = result["model.embed_tokens.weight"].clone()
-    return result
+        if name != "lm_head.weight" or not target.tie_word_embeddings:
+            yield new_name, tensor
+        if name == "model.embed_tokens.weight" and not target.tie_word_embeddings and "lm_head.weight" not in weights:
+            yield "lm_head.weight", tensor  # a tied teacher, an untied student
 
 
 def dimension_rows(blocks: Sequence[str], kept: Kept, layer: int | None, teacher: Shape) -> Tensor | None:
@@ -195,9 +201,14 @@ def _new_ids(vocab: Tensor) -> dict[int, int]:
 
 
 def build(
-    weights: Mapping[str, Tensor], config: Any, target: Shape, kept: Kept, dtype: torch.dtype, generation: Any = None
+    weights: Iterable[tuple[str, Tensor]],
+    config: Any,
+    target: Shape,
+    kept: Kept,
+    dtype: torch.dtype,
+    generation: Any = None,
 ) -> Any:
-    """The student as a `transformers` model in eval mode, holding ``weights``.
+    """The student as a `transformers` model in eval mode, holding ``weights`` (of :func:`cut`).
 
     ``config`` and ``generation`` are the teacher's; the second holds stop ids that stand nowhere else (Gemma 2, Phi-3).
     """
@@ -214,8 +225,9 @@ def build(
             model.generation_config.validate(strict=True)
         except ValueError:  # a temperature without do_sample, say: what loads with a warning cannot be saved
             model.generation_config.do_sample = True
-    missing, unexpected = model.load_state_dict(dict(weights), strict=False)
-    tied = ["lm_head.weight"] if target.tie_word_embeddings else []
-    assert not unexpected and set(missing) <= set(tied), (missing, unexpected)
-    model.tie_weights()
+    missing = dict(model.named_parameters())  # a tied head is not among them
+    with torch.no_grad():
+        for name, tensor in weights:
+            missing.pop(name).copy_(tensor)
+    assert not missing, list(missing)
     return model.eval()

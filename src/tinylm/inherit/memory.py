@@ -81,7 +81,7 @@ def memory_line(
     models = {"teacher": parameters(teacher) * dtype.itemsize, "student": parameters(target) * dtype.itemsize}
     scoring = {
         "activations": activation_bytes(teacher, dtype, tokens, recompute),
-        "logits": tokens * teacher.vocab_size * (dtype.itemsize + 4),
+        "logits": tokens * teacher.vocab_size * (3 * dtype.itemsize + 4),  # them, two gradients, float32 log-softmax
     }
     refit = {"states for the refit": refit_tokens * (target.num_layers + 3) * teacher.hidden_size * dtype.itemsize}
     parts = models | max(scoring, refit, key=lambda part: sum(part.values()))
