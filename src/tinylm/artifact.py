@@ -55,12 +55,15 @@ def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
     Raises InputError when ``path`` exists already (unless ``replace``) or its parent cannot be written.
     """
-    path = Path(path)
+    path = Path(os.path.abspath(path))  # beside "." would be inside it
     refuse_filled(path, replace)
+    if os.path.ismount(path):
+        raise InputError(f"{path} is a mount point, which cannot be renamed to: give a folder inside it")
     scratch = _scratch_beside(path)
     try:
         with _clear_disk_errors(path):
             yield scratch
+            _flush(scratch)
             if path.exists():
                 refuse_filled(path, replace)  # another run may have been quicker
                 old = scratch.with_name(scratch.name + ".old")
@@ -121,6 +124,8 @@ def stage(
     if (path / MANIFEST).exists():
         return path
     with one_builder(path):
+        for left in path.parent.glob(f".{path.name}-*"):  # of a run that was killed: nobody else works on it now
+            shutil.rmtree(left, ignore_errors=True)
         if not (path / MANIFEST).exists():  # another process may have made it while we waited
             _build(path, name, inputs, build, resumable)
     return path
@@ -231,6 +236,18 @@ def _clear_disk_errors(path: Path) -> Iterator[None]:
         if "No space left on device" in str(error):  # safetensors and torch wrap the system's error in their own
             raise InputError(f"cannot write {path}: the disk is full; nothing was left behind") from error
         raise
+
+
+def _flush(folder: Path) -> None:
+    """Wait until all of ``folder`` is on the disk: after a power cut a name must not stand for empty files."""
+    for path in [*folder.rglob("*"), folder]:
+        if path.is_symlink():
+            continue
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _json_default(value: Any) -> Any:

@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"tinylm {__version__}")
         return
     if name not in COMMANDS:
-        _overview(name)
+        _overview(name, argv[1:2])
     try:
         _parse(COMMANDS[name], name, argv[words:])()
     except InputError as error:
@@ -85,16 +85,18 @@ def _parse(command: Callable[..., None], name: str, arguments: list[str]) -> Cal
         raise
 
 
-def _overview(name: str) -> None:
+def _overview(name: str, rest: list[str]) -> None:
+    """The commands (of the group ``name``), and the end: an error unless that was what was asked for."""
     group = {command: run for command, run in COMMANDS.items() if command.split()[0] == name}
     shown = group or COMMANDS
-    stream = sys.stdout if name in ("", "-h", "--help") or group else sys.stderr
+    wanted = name in ("", "-h", "--help") or (bool(group) and rest in ([], ["-h"], ["--help"]))
+    stream = sys.stdout if wanted else sys.stderr
     print("tinylm: a large open language model + a corpus -> the best tiny one for a budget\n", file=stream)
     for command, run in shown.items():
         print(f"  tinylm {command:<20} {(run.__doc__ or '').strip().splitlines()[0]}", file=stream)
     print("\n`tinylm COMMAND --help` explains each.", file=stream)
-    if name not in ("", "-h", "--help") and not group:
-        _fail(f"no command {name!r}", 2)
+    if not wanted:
+        _fail(f"no command {' '.join([name, *rest] if group else [name])!r}", 2)
     sys.exit(0)
 
 

@@ -46,8 +46,8 @@ def measure(
     measured: list[dict[str, Any]] = [{} for _ in candidates]
     if batches:
         device = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-        if device.startswith("cuda") and not torch.cuda.is_available():
-            raise InputError(f"plan: --device {device} but PyTorch sees no GPU here: use --device cpu")
+        if device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
+            raise InputError(f"plan: --device {device} but PyTorch sees no such device here: use --device cpu")
         if finalists:
             speed.llamacpp_version()  # a missing package shows now, not after all other timings
         protocols = [Protocol(batch, 64, new_tokens, repeats, device=device) for batch in batches]
@@ -141,9 +141,11 @@ def measure_quality(
 
     Args:
         data: a folder with the token stores ``train`` and ``valid`` (`tinylm corpus pack`, or the pipeline's).
-        teacher: cut every candidate out of this model, whose vocabulary is the stores'; None: random weights.
+        teacher: cut every candidate out of this model if its vocabulary is the stores'; otherwise, and with None,
+            random weights.
     """
     from tinylm.corpus.store import open_store
+    from tinylm.models.teacher import load_config
     from tinylm.train.config import TrainConfig
     from tinylm.train.loop import train
 
@@ -153,6 +155,9 @@ def measure_quality(
         TRAINING_SEQUENCE, TRAINING_BATCH, steps=steps, seed=seed, checkpoint_every=0, compile=compile_layers
     )
     results = []
+    if teacher and load_config(teacher).vocab_size != candidates[0].shape.vocab_size:
+        console.print("[yellow]the teacher has another vocabulary: the candidates start from random weights[/]")
+        teacher = None
     students = _cuts(candidates, teacher, stores[0]) if teacher else _fresh(candidates, seed)
     for number, model in enumerate(students, start=1):
         console.print(f"training candidate {number} of {len(candidates)}")
@@ -247,7 +252,7 @@ def draw(candidates: Sequence[Candidate], extra: Sequence[dict[str, Any]], out: 
                 if rate is not None
             ]
             points.sort(key=lambda point: point[3].shape.num_layers)
-            color = PALETTE[number]
+            color = PALETTE[number % len(PALETTE)]
             xs, ys = [p[0] for p in points], [p[1] for p in points]
             low, high = [p[0] - p[2]["low"] for p in points], [p[2]["high"] - p[0] for p in points]
             if points and "quality" in extra[0]:

@@ -6,6 +6,7 @@ seconds, a killed one goes on where it was, and runs of a study that share ``wor
 
 import dataclasses
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from tinylm.generate import generate
 from tinylm.inherit import inherit
 from tinylm.inherit import save as save_inherited
 from tinylm.models import teacher as teachers
+from tinylm.models.axes import family_of
 from tinylm.models.pangu import from_llama, pangu_config
 from tinylm.models.shape import Shape, read_shape
 from tinylm.recipe import Recipe
@@ -81,7 +83,7 @@ def run(recipe: Recipe, out: Path, work: Path | None = None, recipe_path: str = 
             "inherited": initial / "model",
             "student": student / "model",
         }
-        if recipe.control.enabled:
+        if recipe.has_control():
             random = _random(recipe, stages, compact, shape)
             control = _train(recipe, stages, "control", random, store, compact, order_from=student)
             models["control"] = control / "model"
@@ -106,6 +108,10 @@ def _teacher(recipe: Recipe, stages: Stages) -> Path:
 
     stages("teacher", {"spec": recipe.teacher}, build)
     folder = teachers.resolve(recipe.teacher)
+    config = teachers.load_config(folder)
+    family_of(config)  # an unknown family must not cost the stages before the cut
+    if getattr(config, "final_logit_softcapping", None):
+        raise InputError(f"teacher {recipe.teacher} caps its logits (Gemma 2): it can be cut, its students not trained")
     if teachers.fingerprint(folder) != stages.result("teacher")["fingerprint"]:
         raise InputError(f"teacher {recipe.teacher} is not the one this run began with: choose another --out")
     return folder
@@ -115,7 +121,7 @@ def _corpus(recipe: Recipe, stages: Stages) -> Path:
     config = recipe.corpus
     inputs = {
         "paths": config.paths,
-        "files": [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in _local_files(config.paths)],
+        "files": _stamps(_local_files(config.paths)),
         "text_key": config.text_key,
         "valid_fraction": config.valid_fraction,
     }
@@ -124,6 +130,11 @@ def _corpus(recipe: Recipe, stages: Stages) -> Path:
         return write_split(documents(config.paths, config.text_key), folder, config.valid_fraction)
 
     return stages("corpus", inputs, build)
+
+
+def _stamps(files: Iterable[Path]) -> list[tuple[str, int, int]]:
+    """Name, size and time of change of each file: other content is another stage."""
+    return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
 
 
 def _local_files(paths: tuple[str, ...]) -> list[Path]:
@@ -333,6 +344,7 @@ def _tasks(recipe: Recipe, stages: Stages, models: dict[str, Path]) -> dict[str,
     inputs = {
         "models": {name: _model_id(stages, name, folder) for name, folder in scored.items()},
         **{key: value for key, value in vars(config).items() if key != "prompts"},
+        "files": _stamps(path for path in sorted(Path(config.task_data).rglob("*")) if path.is_file()),
     }
     stages("tasks", inputs, build)
     return stages.result("tasks")

@@ -97,7 +97,8 @@ class EvaluateConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole run. ``name`` names the output folder; ``seed`` seeds every random choice (``train.seed`` beats it)."""
+    """A whole run. ``name`` names the output folder; ``seed`` seeds every random choice (beaten by a ``train.seed`` of
+    other than 0)."""
 
     name: str = "demo"
     seed: int = 0
@@ -119,6 +120,10 @@ class Recipe:
             if hasattr(value, "validate"):
                 value.validate()
 
+    def has_control(self) -> bool:
+        """Whether a control is trained: a student from random weights is its own."""
+        return self.control.enabled and self.inherit.init != "random"
+
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
@@ -135,6 +140,8 @@ def read_recipe(path: str | Path) -> Recipe:
         raise InputError(f"recipe {path} does not exist: give a .toml file or one of {known}") from error
     except IsADirectoryError as error:
         raise InputError(f"recipe {path} is a folder: give a .toml file") from error
+    except OSError as error:
+        raise InputError(f"recipe {path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"recipe {path} is not valid TOML: {error}") from error
     recipe = from_table(Recipe, table, str(path))

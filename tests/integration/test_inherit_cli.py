@@ -6,15 +6,16 @@ import pytest
 import torch
 from builders import corpus_file, family_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from tinylm.cli import main
 from tinylm.errors import InputError
 from tinylm.inherit import inherit
 from tinylm.inherit.cut import Shards
 from tinylm.inherit.inheritance import score
-from tinylm.inherit.run import inherit_streamed
+from tinylm.inherit.run import calibration_chunks, inherit_files, inherit_streamed
 from tinylm.models.shape import Shape, read_shape, write_shape
+from tinylm.models.teacher import load_model, load_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,7 @@ def test_the_command_writes_an_ordinary_model_with_its_scores(done, capsys) -> N
         (["--chunks", "100000"], "calibration is too short"),
         (["--kept-ids", "missing.npy"], "kept ids missing.npy cannot be read"),
         (["--shape", "missing.toml"], "missing.toml does not exist"),
+        (["--chunks", "-1"], "must be 1 or more"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(done, change, message, capsys) -> None:
@@ -108,6 +110,59 @@ def test_shards_are_those_of_the_index_without_buffers_of_old_checkpoints(tmp_pa
     shard.unlink()
     with pytest.raises(InputError, match="is damaged"):
         Shards(tmp_path, tied=True)
+
+
+def test_shards_that_do_not_fit_the_config_are_one_clear_line(tmp_path) -> None:
+    teacher = family_model("llama", tied=False)
+    teacher.save_pretrained(tmp_path)
+    whole, target = load_file(tmp_path / "model.safetensors"), Shape(2, 24, 40, 2, 1, 8, 64, False)
+
+    def refused(weights: dict, words: str) -> None:
+        save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(InputError, match=words):
+            inherit_streamed(tmp_path, target, "random", None, torch.float32)
+
+    refused({name: w for name, w in whole.items() if name != "lm_head.weight"}, "lack lm_head.weight")
+    refused(whole | {"model.layers.1.self_attn.q_proj.bias": torch.zeros(32)}, "hold, beside .*q_proj.bias")
+    refused(whole | {"lm_head.weight": whole["lm_head.weight"] / 0}, "lm_head.weight of the teacher holds NaN")
+
+
+def test_a_tied_head_that_differs_from_the_embedding_is_refused(tmp_path) -> None:
+    """A fine-tune that trained its head alone, under a config that still says tied: cutting would lose the head."""
+    teacher = family_model("llama", tied=False)
+    teacher.config.tie_word_embeddings = True
+    teacher.save_pretrained(tmp_path)
+    for load in (lambda: Shards(tmp_path, tied=True), lambda: load_model(tmp_path)):
+        with pytest.raises(InputError, match="two different matrices"):
+            load()
+
+
+def test_saved_scores_cut_without_loading_the_teacher(done, monkeypatch, tmp_path) -> None:
+    folder, common, _ = done
+    saved = ["--scores", str(folder / "student" / "scores"), "--repair"]
+    monkeypatch.setattr("tinylm.inherit.run.load_model", None)
+    main([*common, *saved, "--out", str(tmp_path / "second")])
+    first, second = (load_file(f / "scores" / "kept.safetensors") for f in (folder / "student", tmp_path / "second"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_one_long_text_is_calibration_enough(teacher_dir, tmp_path) -> None:
+    """A book is one document: no more than a 16th of each would never fill the chunks."""
+    book = tmp_path / "book.txt"
+    book.write_text("The quick brown fox jumps over the lazy dog. " * 400)
+    assert calibration_chunks([str(book)], load_tokenizer(teacher_dir), 16, 64).shape == (16, 64)
+    with pytest.raises(InputError, match="too short"):
+        calibration_chunks([str(book)], load_tokenizer(teacher_dir), 16, 4096)
+
+
+def test_an_unknown_family_is_one_line_that_names_its_parameters(tmp_path) -> None:
+    GPT2LMHeadModel(GPT2Config(n_embd=8, n_layer=12, n_head=2, vocab_size=64)).save_pretrained(tmp_path / "gpt2")
+    write_shape(tmp_path / "s.toml", Shape(2, 8, 32, 2, 2, 4, 64))
+    with pytest.raises(
+        InputError, match=r"'gpt2': parameters that no table explains: transformer.*and 8 more"
+    ) as error:
+        inherit_files(str(tmp_path / "gpt2"), tmp_path / "s.toml", tmp_path / "out", criterion="l2", layers="greedy")
+    assert len(str(error.value)) < 600
 
 
 def test_what_cannot_end_well_ends_before_the_scoring(done, tmp_path, capsys, monkeypatch) -> None:

@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 from tinylm.errors import InputError
 from tinylm.models import teacher
 from tinylm.models.gguf import _refuse_scaled_rope
 from tinylm.models.shape import Shape
+from tinylm.tokenizer.rewrite import write_tokenizer
+from tinylm.tokenizer.source import read_source
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +44,22 @@ def test_smollm_isolates_digits(cache):
     assert tokenizer.tokenize("in 1234") == ["in", "Ġ", "1", "2", "3", "4"]
 
 
+def test_a_class_that_drops_the_files_rules_is_not_used(cache, tmp_path):
+    """SmolLM2 on the hub is a GPT2Tokenizer, which transformers 5 builds without the rule for digits."""
+    folder = tmp_path / "hub"
+    shutil.copytree(teacher.resolve(teacher.DEMO_TEACHER), folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"tokenizer_class": "GPT2Tokenizer"}))
+    text, right = "\n\n1984  2", teacher.load_tokenizer(teacher.DEMO_TEACHER)
+    assert AutoTokenizer.from_pretrained(folder).tokenize(text) != right.tokenize(text)
+    assert teacher.load_tokenizer(folder).tokenize(text) == right.tokenize(text)
+    teacher.load_tokenizer(folder).save_pretrained(tmp_path / "saved")
+    assert AutoTokenizer.from_pretrained(tmp_path / "saved").tokenize(text) == right.tokenize(text)
+    source = read_source(folder)
+    write_tokenizer(source, np.arange(len(source.strings)), tmp_path / "cut")
+    assert AutoTokenizer.from_pretrained(tmp_path / "cut").tokenize(text) == right.tokenize(text)
+
+
 def test_a_cut_gguf_is_one_line_and_leaves_nothing(cache, tmp_path):
     whole = teacher._demo_gguf().read_bytes()
     for size in (100, len(whole) // 2):
@@ -67,6 +86,10 @@ def test_the_fingerprint_is_of_content_not_of_time_or_place(teacher_dir, tmp_pat
     assert teacher.fingerprint(copy) != teacher.fingerprint(teacher_dir)
 
 
+def _set(path, **values):
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -75,6 +98,7 @@ def test_the_fingerprint_is_of_content_not_of_time_or_place(teacher_dir, tmp_pat
         (lambda d: (d / "config.json").write_text("{"), "not valid JSON"),
         (lambda d: (d / "config.json").unlink(), "no config.json"),
         (lambda d: (d / "config.json").write_text(json.dumps({"auto_map": {"AutoModel": "x.Y"}})), "code of its own"),
+        (lambda d: _set(d / "config.json", num_hidden_layers="2"), "no readable config|cannot be loaded"),
     ],
 )
 def test_a_damaged_directory_is_one_line(teacher_dir, tmp_path, damage, words):

@@ -320,6 +320,11 @@ def _teacher_terms(shape: Shape, teacher: Shape) -> list[tuple[str, float, float
 
 def _nothing_fits(budget: float, vocab_size: int, nearest: int, depths: Sequence[int] | None, what: str) -> str:
     at = f" with {', '.join(map(str, depths))} layers" if depths else ""
+    if not nearest:
+        return (
+            f"{what} has {budget / 1e6:.4g} million parameters{at} and vocabulary {vocab_size}: take a larger budget "
+            "or a smaller vocabulary"
+        )
     return (
         f"{what} has {budget / 1e6:.4g} million parameters{at} and vocabulary {vocab_size}: the nearest has "
         f"{nearest / 1e6:.4g} million; take that budget or another vocabulary"

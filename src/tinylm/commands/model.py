@@ -1,5 +1,7 @@
 """`tinylm plan`, `inherit`, `corpus pack`, `train`: formulas 2 to 4."""
 
+import contextlib
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -64,6 +66,9 @@ def plan(
     if bill_tokens:
         planning.print_bill(candidates[0], bill_tokens, peak_flops, mfu)
     measured: list[dict[str, Any]] = []
+    request = {"budget": budget, "vocab_size": vocab_size, "teacher": teacher, "depths": layers, "block": block}
+    if out is not None:
+        planning.write_plan(candidates, out, request)  # again below: measuring takes long and can be stopped
     if measure or train_tokens:
         from tinylm import measured_plan
 
@@ -73,9 +78,8 @@ def plan(
         )
         measured_plan.print_measurements(candidates, measured)
     if out is not None:
-        request = {"budget": budget, "vocab_size": vocab_size, "teacher": teacher, "depths": layers, "block": block}
         planning.write_plan(candidates, out, request, measured)
-        if measured:
+        if measure:
             measured_plan.draw(candidates, measured, out / "pareto.svg")
         print(out / "plan.json")
 
@@ -178,19 +182,22 @@ def train(
         valid: token store of held-out text; its loss and bits per byte are measured.
         teacher: model with the same vocabulary, for --distillation live.
     """
+    from tinylm.artifact import alone_in
     from tinylm.corpus.store import open_store
     from tinylm.initial import initial_model
     from tinylm.models.teacher import load_model, load_tokenizer
     from tinylm.terminal import print_table
     from tinylm.train.loop import train as run_training
 
-    result = run_training(
-        initial_model(model, init, config.seed, shape),
-        open_store(data),
-        config,
-        out,
-        teacher=load_model(teacher) if teacher else None,
-        valid_store=open_store(valid) if valid else None,
-        tokenizer=load_tokenizer(model),
-    )
+    first = os.environ.get("RANK", "0") == "0"  # of the processes of torchrun, which share one folder
+    with alone_in(out) if first else contextlib.nullcontext():
+        result = run_training(
+            initial_model(model, init, config.seed, shape),
+            open_store(data),
+            config,
+            out,
+            teacher=load_model(teacher) if teacher else None,
+            valid_store=open_store(valid) if valid else None,
+            tokenizer=load_tokenizer(model),
+        )
     print_table(f"trained: {out / 'model'}", ["", ""], [(key, value) for key, value in result.items()])

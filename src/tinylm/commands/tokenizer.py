@@ -108,11 +108,11 @@ def tokenizer_coverage(
 
     if parameters is not None and not 1 <= parameters < float("inf"):
         raise InputError(f"--parameters {parameters} must be a number of parameters, e.g. 40e6")
-    loaded = [Counts.load(path) for path in counts]
+    loaded, stems = [Counts.load(path) for path in counts], [path.stem for path in counts]
     result = coverage.study(
         resolve(tokenizer or loaded[0].tokenizer),
         loaded,
-        [path.stem for path in counts],
+        [path.stem if stems.count(path.stem) == 1 else str(path.with_suffix("")) for path in counts],
         vocab_size,
         hidden_size=hidden_size,
         parameters=int(parameters) if parameters else None,

@@ -29,8 +29,11 @@ def run(
     """
     from tinylm import pipeline
     from tinylm.dry_run import is_large, print_dry_run
+    from tinylm.errors import InputError
     from tinylm.recipe import read_recipe
 
+    if threads < 0:
+        raise InputError(f"--threads {threads} must be a number of threads, or 0 for all cores")
     if threads:
         pipeline.use_threads(threads)
     chosen = read_recipe(recipe)

@@ -118,7 +118,7 @@ def tables(result: dict[str, Any]) -> list[tuple[str, Table]]:
 def _task_table(models: Sequence[dict], names: Sequence[str]) -> Table:
     columns = ["model", *[f"{TITLES[name]} (n={models[0]['tasks'][name]['n']})" for name in names]]
     rows = [["chance", *[_number(models[0]["tasks"][name]["chance"], name) for name in names]]]
-    rows += [[m["model"], *[_with_error(m["tasks"][name], name) for name in names]] for m in models]
+    rows += [[m["model"], *[with_error(m["tasks"][name], name) for name in names]] for m in models]
     for m in models[1:]:
         cells = [_interval(m["difference"][name], name) for name in names]
         rows.append([f"{m['model']} - {models[0]['model']}", *cells])
@@ -127,7 +127,7 @@ def _task_table(models: Sequence[dict], names: Sequence[str]) -> Table:
 
 def _average(models: Sequence[dict]) -> Table:
     rows = [["chance", _number(models[0]["average"]["chance"], "average")]]
-    rows += [[m["model"], _with_error(m["average"], "average")] for m in models]
+    rows += [[m["model"], with_error(m["average"], "average")] for m in models]
     rows += [
         [f"{m['model']} - {models[0]['model']}", _interval(m["difference"]["average"], "average")] for m in models[1:]
     ]
@@ -166,7 +166,7 @@ def _number(value: float | None, name: str) -> str:
     return f"{value:.4f}" if name == "wikitext" else f"{100 * value:.1f}"
 
 
-def _with_error(entry: dict, name: str) -> str:
+def with_error(entry: dict, name: str) -> str:
     error = entry["stderr"]
     return _number(entry["score"], name) + ("" if error is None else f" ± {_number(error, name)}")
 

@@ -41,11 +41,8 @@ def weight_norm(weights: Mapping[str, Tensor], config: Any, power: int) -> UnitS
     family, shape = axes.family_of(config), Shape.from_config(config)
     sizes, scores = axes.axis_sizes(shape, config), empty(shape)
     for name in weights:
-        layer = axes.layer_of(name)
-        magnitude = weights[name].to(torch.float32, copy=True).abs_().pow_(power)
-        for dimension, blocks in enumerate(family.axes(name) or ()):
-            other = [d for d in range(magnitude.dim()) if d != dimension]
-            rows = magnitude.sum(other) if other else magnitude
+        layer, sums = axes.layer_of(name), _power_sums(weights[name], power)
+        for blocks, rows in zip(family.axes(name) or (), sums, strict=True):
             for axis, part in zip(blocks, rows.split([sizes[axis] for axis in blocks]), strict=True):
                 if axis == axes.HIDDEN:
                     scores[axis] += part
@@ -57,6 +54,18 @@ def weight_norm(weights: Mapping[str, Tensor], config: Any, power: int) -> UnitS
                     group = part.view(-1, shape.head_dim).sum(1) / shape.heads_per_group
                     scores[axes.Q_HEADS][layer] += group.repeat_interleave(shape.heads_per_group)
     return scores
+
+
+def _power_sums(weight: Tensor, power: int) -> list[Tensor]:
+    """For each dimension the sums of |w|^power over the others, float32; some rows of an embedding at a time."""
+    if weight.dim() == 1:
+        return [weight.to(torch.float32, copy=True).abs_().pow_(power)]
+    rows, columns = [], torch.zeros(weight.shape[1])
+    for block in weight.split(max(1, 2**22 // weight.shape[1])):
+        magnitude = block.to(torch.float32, copy=True).abs_().pow_(power)
+        rows.append(magnitude.sum(1))
+        columns += magnitude.sum(0)
+    return [torch.cat(rows), columns]
 
 
 def taylor(model: Any, chunks: Tensor, batch_size: int = BATCH) -> UnitScores:

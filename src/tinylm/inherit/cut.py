@@ -19,6 +19,9 @@ from tinylm.models import axes
 from tinylm.models.shape import Shape
 from tinylm.tokenizer.rewrite import cut_config
 
+# Of a generation_config.json that contradicts itself these are kept: what ends an answer, and how long it may be.
+GENERATION = ("bos_token_id", "eos_token_id", "pad_token_id", "max_length", "max_new_tokens")
+
 
 @dataclass(frozen=True)
 class Kept:
@@ -78,8 +81,14 @@ class Shards(Mapping[str, Tensor]):
                     self._files[name], self._sizes[name] = path, size
         if not self._files:
             raise InputError(f"{folder} has no .safetensors weights")
-        if tied and "model.embed_tokens.weight" in self._files:  # some checkpoints hold the same matrix twice
-            self._files.pop("lm_head.weight", None)
+        embedding, head = "model.embed_tokens.weight", "lm_head.weight"
+        if tied and embedding in self and head in self:  # some checkpoints hold the same matrix twice
+            if not torch.equal(self[embedding], self[head]):
+                raise InputError(
+                    f"{folder}: config.json ties the head to the embedding but the shards hold two different matrices: "
+                    "set tie_word_embeddings to false"
+                )
+            self._files.pop(head)
 
     def __getitem__(self, name: str) -> Tensor:
         from safetensors import safe_open
@@ -96,6 +105,19 @@ class Shards(Mapping[str, Tensor]):
     def sizes(self) -> dict[str, tuple[int, ...]]:
         """Tensor sizes, without reading the tensors."""
         return {name: self._sizes[name] for name in self._files}
+
+    def check_names(self, config: Any) -> None:
+        """InputError when the shards lack a weight of the model that ``config`` describes, or hold one beside it."""
+        from transformers import AutoModelForCausalLM
+
+        with torch.device("meta"):
+            empty = AutoModelForCausalLM.from_config(config)
+        names = {name for name, _ in empty.named_parameters()}
+        for what, found in (("lack", names - set(self)), ("hold, beside what config.json says,", set(self) - names)):
+            if found:
+                raise InputError(
+                    f"the shards {what} {sorted(found)[0]} ({len(found)} in all): download the model again"
+                )
 
 
 def model_weights(model: Any) -> dict[str, Tensor]:
@@ -153,6 +175,8 @@ def cut(weights: Mapping[str, Tensor], config: Any, target: Shape, kept: Kept) -
         dimensions = family.axes(name)
         assert dimensions is not None, name
         tensor = weights[name]
+        if not torch.isfinite(tensor).all():
+            raise InputError(f"{name} of the teacher holds NaN or infinity: the checkpoint is damaged")
         for dimension, blocks in enumerate(dimensions):
             rows = dimension_rows(blocks, kept, layer, teacher)
             if rows is not None:
@@ -224,7 +248,8 @@ def build(
         try:
             model.generation_config.validate(strict=True)
         except ValueError:  # a temperature without do_sample, say: what loads with a warning cannot be saved
-            model.generation_config.do_sample = True
+            told = {name: plain.get(name) for name in GENERATION if plain.get(name) not in (None, -1)}
+            model.generation_config = type(generation).from_dict(told)
     missing = dict(model.named_parameters())  # a tied head is not among them
     with torch.no_grad():
         for name, tensor in weights:

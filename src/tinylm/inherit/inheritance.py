@@ -74,11 +74,7 @@ def inherit(
     if scores is None:
         scores = score(teacher, calibration_ids, criterion, layers, target=shape, seed=seed)
         seconds["score"] = scores.about["seconds"]
-    scores.check(teacher_shape)
-    if "learned" in (scores.about.get("criterion"), scores.about.get("layers")):
-        learned_for = scores.about.get("target", shape.to_dict())
-        if learned_for != shape.to_dict():
-            raise InputError(f"these scores are of masks learned for {learned_for}: score the teacher for this shape")
+    scores.check(teacher_shape, shape)
     started = time.perf_counter()
     kept = select(scores, teacher_shape, shape, vocab)
     weights = cut(model_weights(teacher), teacher.config, shape, kept)
@@ -169,9 +165,8 @@ def repair_student(
     embedding_scale(student, teacher.config.hidden_size)
     repairs: dict[str, Callable[[Tensor], None]] = {}
     narrower = student.config.hidden_size < teacher.config.hidden_size
-    over_heads = axes.family_of(teacher.config).axes("model.layers.0.self_attn.q_norm.weight") or ((),)
     fewer = student.config.num_attention_heads < teacher.config.num_attention_heads
-    if "norms" in which and (narrower or (fewer and axes.Q_HEADS in over_heads[0])):  # OLMo 2's go over all heads
+    if "norms" in which and (narrower or (fewer and axes.norms_go_over_heads(teacher.config))):
         repairs["norms"] = lambda chunks: norm_gains(student, teacher, kept, chunks[:8])
     if "refit-all" in which:
         every = [name for group in INPUT_GROUPS for name in group]

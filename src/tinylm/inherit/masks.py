@@ -12,7 +12,7 @@ learned (a learned one swung 5-40 % around the target; docs/decisions/inherit.md
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -27,7 +27,7 @@ from tinylm.models import axes
 from tinylm.models.shape import Shape
 from tinylm.terminal import progress_bar
 
-LAYERS = "layers"
+LAYERS, GROUPS = "layers", "kv_groups"
 TEMPERATURE, LOW, HIGH = 2 / 3, -0.1, 1.1  # of the hard concrete distribution: beta, gamma, zeta
 CLAMP = math.log(100.0)  # |log-alpha| is at most this, so that a closed unit can open again
 
@@ -95,6 +95,8 @@ def learn(
     shape = Shape.from_config(model.config)
     generator = torch.Generator().manual_seed(seed)
     kept = _kept_counts(shape, target, learn_layers=layers is None)
+    if not kept:  # a target that differs in depth or vocabulary only, and layers chosen before
+        return Learned({})
     log_alpha = {axis: _first_values(axis, shape, start, generator).requires_grad_() for axis in kept}
     optimizer = torch.optim.Adam(log_alpha.values(), lr=learning_rate)
     ones = {} if layers is None else {LAYERS: _indicator(torch.tensor(layers), shape.num_layers)}
@@ -116,7 +118,7 @@ def learn(
                 else:
                     gates = {axis: hard_concrete(values, generator) for axis, values in log_alpha.items()}
                 optimizer.zero_grad()
-                with gated(model, gates | ones):  # backward too: layers may run again in it
+                with gated(model, _by_head(gates, shape, torch.mul) | ones):  # backward too: layers may run again in it
                     loss = token_losses(model, batch).mean()
                     loss.backward()
                 row, reached = {"loss": float(loss.detach())}, min(1.0, 2 * (step + 1) / steps)
@@ -135,7 +137,8 @@ def learn(
     finally:
         for parameter in trained:
             parameter.requires_grad_(True)
-    return Learned({axis: values.detach() for axis, values in log_alpha.items()}, history)
+    found = {axis: values.detach() for axis, values in log_alpha.items()}
+    return Learned(_by_head(found, shape, lambda group, head: 1000 * group + head), history)  # groups decide first
 
 
 def binary_gates(kept: Kept, shape: Shape) -> dict[str, Tensor]:
@@ -167,13 +170,19 @@ def gated(model: Any, gates: Mapping[str, Tensor]) -> Iterator[None]:
     def on_output(module: Any, gate: Tensor) -> None:
         handles.append(module.register_forward_hook(lambda module, args, out: out * gate.to(out.dtype)))
 
+    over_heads = axes.norms_go_over_heads(model.config)
     if axes.HIDDEN in gates:
         on_output(model.get_input_embeddings(), gates[axes.HIDDEN])
     for index, layer in enumerate(model.base_model.layers):
         if axes.FFN in gates:
             on_input(layer.mlp.down_proj, gates[axes.FFN][index])
         if axes.Q_HEADS in gates:
-            on_input(layer.self_attn.o_proj, gates[axes.Q_HEADS][index].repeat_interleave(shape.head_dim))
+            heads = gates[axes.Q_HEADS][index]
+            on_input(layer.self_attn.o_proj, heads.repeat_interleave(shape.head_dim))
+            if over_heads:  # OLMo 2
+                groups = heads.view(shape.num_key_value_heads, -1).amax(1)
+                on_input(layer.self_attn.q_norm, heads.repeat_interleave(shape.head_dim))
+                on_input(layer.self_attn.k_norm, groups.repeat_interleave(shape.head_dim))
         if axes.HIDDEN in gates:
             on_output(layer.self_attn.o_proj, gates[axes.HIDDEN])
             on_output(layer.mlp.down_proj, gates[axes.HIDDEN])
@@ -188,10 +197,11 @@ def gated(model: Any, gates: Mapping[str, Tensor]) -> Iterator[None]:
 
 
 def _kept_counts(shape: Shape, target: Shape, learn_layers: bool) -> dict[str, int]:
-    """How many units stay on each axis that shrinks."""
+    """How many units stay on each axis that shrinks. Of query heads: how many in each key-value group that stays."""
     counts = {
         axes.FFN: (target.intermediate_size, shape.intermediate_size),
-        axes.Q_HEADS: (target.num_attention_heads, shape.num_attention_heads),
+        GROUPS: (target.num_key_value_heads, shape.num_key_value_heads),
+        axes.Q_HEADS: (target.heads_per_group, shape.heads_per_group),
         axes.HIDDEN: (target.hidden_size, shape.hidden_size),
         LAYERS: (target.num_layers if learn_layers else shape.num_layers, shape.num_layers),
     }
@@ -200,16 +210,34 @@ def _kept_counts(shape: Shape, target: Shape, learn_layers: bool) -> dict[str, i
 
 def _first_values(axis: str, shape: Shape, start: Mapping[str, Tensor] | None, generator: torch.Generator) -> Tensor:
     """Log-alphas to begin with: 2 (nearly open) plus a little noise, or spread from 1 to 3 by the rank in ``start``."""
+    by_group = (shape.num_layers, shape.num_key_value_heads, shape.heads_per_group)
     sizes = {
         axes.FFN: (shape.num_layers, shape.intermediate_size),
-        axes.Q_HEADS: (shape.num_layers, shape.num_attention_heads),
+        GROUPS: by_group[:2],
+        axes.Q_HEADS: by_group,
         axes.HIDDEN: (shape.hidden_size,),
         LAYERS: (shape.num_layers,),
     }
-    if start is None or axis not in start:
+    scores = (start or {}).get(axes.Q_HEADS if axis == GROUPS else axis)
+    if scores is None:
         return 2 + 0.01 * torch.randn(sizes[axis], generator=generator)
-    ranks = start[axis].float().argsort(-1).argsort(-1)
+    scores = scores.float().view(by_group).sum(-1) if axis == GROUPS else scores.float().view(sizes[axis])
+    ranks = scores.argsort(-1).argsort(-1)
     return 1 + 2 * ranks / (ranks.shape[-1] - 1)
+
+
+def _by_head(values: Mapping[str, Tensor], shape: Shape, join: Callable[[Tensor, Tensor], Tensor]) -> dict[str, Tensor]:
+    """``values`` with those of key-value groups and of the query heads inside them joined to one a head, [L, heads].
+
+    The cut keeps whole groups with as many heads in each: masks over all heads of a layer would train a choice that is
+    not the one exported.
+    """
+    rest = {axis: value for axis, value in values.items() if axis not in (GROUPS, axes.Q_HEADS)}
+    if len(rest) == len(values):
+        return rest
+    whole = torch.ones(shape.num_layers, shape.num_key_value_heads, shape.heads_per_group)
+    group, head = values.get(GROUPS, whole[..., 0])[..., None], values.get(axes.Q_HEADS, whole)
+    return rest | {axes.Q_HEADS: join(group, head).flatten(1)}
 
 
 def _indicator(indices: Tensor, size: int) -> Tensor:

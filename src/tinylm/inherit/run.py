@@ -46,20 +46,26 @@ def inherit_files(
     seed: int = 0,
 ) -> Inherited:
     """The work of ``tinylm inherit``; arguments as there. Writes the folder ``out`` and returns what is in it."""
+    if min(chunks, length) < 1:
+        raise InputError(f"--chunks {chunks} and --length {length} must be 1 or more")
     folder, target = resolve(teacher), read_shape(shape)
     refuse_filled(out)
+    config = load_config(folder)
+    if config.model_type not in axes.FAMILIES:  # names what no table explains, before anything is loaded
+        axes.check_weights(Shards(folder, tied=False).sizes(), config)
     if read_block(shape) == "pangu-pi":
-        pangu_config(load_config(folder))  # an InputError now and not after the scoring, when the teacher is no Llama
+        pangu_config(config)  # an InputError now and not after the scoring, when the teacher is no Llama
     tokenizer = load_tokenizer(folder) if (folder / "tokenizer.json").exists() else None
     ids = None
     if calibration:
         if tokenizer is None:
             raise InputError(f"teacher {teacher} has no tokenizer.json: calibration text cannot be read")
         ids = calibration_chunks(calibration, tokenizer, chunks, length)
-    if criterion in ("random", "l1", "l2") and layers == "first-last" and not repair and scores is None:
-        result = inherit_streamed(folder, target, criterion, _kept_ids(kept_ids) if kept_ids else None, dtype, seed)
+    vocab, known = _kept_ids(kept_ids) if kept_ids else None, Scores.load(scores) if scores else None
+    if not repair and (known or (criterion in ("random", "l1", "l2") and layers == "first-last")):
+        result = inherit_streamed(folder, target, criterion, vocab, dtype, seed, known)
         return _write(_with_block(result, shape, seed), teacher, target, out, tokenizer if kept_ids is None else None)
-    shapes = Shape.from_config(load_config(folder)), target
+    shapes = Shape.from_config(config), target
     refitted = chunks * length if {"refit", "refit-all"} & set(repair) else 0
     console.print(memory_line(*shapes, dtype, length, torch.device("cpu"), refitted), highlight=False)
     result = inherit(
@@ -69,8 +75,8 @@ def inherit_files(
         criterion,
         layers,
         repair=repair,
-        scores=Scores.load(scores) if scores else None,
-        vocab=_kept_ids(kept_ids) if kept_ids else None,
+        scores=known,
+        vocab=vocab,
         seed=seed,
     )
     return _write(_with_block(result, shape, seed), teacher, target, out, tokenizer if kept_ids is None else None)
@@ -84,24 +90,33 @@ def _with_block(result: Inherited, shape: Path, seed: int) -> Inherited:
 
 
 def inherit_streamed(
-    folder: Path, target: Shape, criterion: str, vocab: Tensor | None, dtype: torch.dtype, seed: int = 0
+    folder: Path,
+    target: Shape,
+    criterion: str,
+    vocab: Tensor | None,
+    dtype: torch.dtype,
+    seed: int = 0,
+    scores: Scores | None = None,
 ) -> Inherited:
-    """Weight norms and the cut straight from the shards of ``folder``: one teacher tensor in memory at a time."""
+    """Weight norms (or ``scores`` of an earlier run) and the cut straight from the shards of ``folder``: one teacher
+    tensor in memory at a time."""
     from transformers import GenerationConfig
 
     started = time.perf_counter()
     config = load_config(folder)
     weights, teacher = Shards(folder, bool(config.tie_word_embeddings)), Shape.from_config(config)
     check_target(teacher, target, vocab)
+    weights.check_names(config)
     axes.check_weights(weights.sizes(), config)
-    if criterion == "random":
-        units = criteria.random(teacher, seed)
-    else:
-        units = criteria.weight_norm(weights, config, int(criterion[1]))
-    about = {"criterion": criterion, "layers": "first-last", "calibration_tokens": 0, "teacher": teacher.to_dict()}
-    layers = depth.first_last(teacher.num_layers)
-    scores = Scores(units[axes.FFN], units[axes.Q_HEADS], units[axes.HIDDEN], layers, about)
-    scores.check(teacher)
+    if scores is None:
+        if criterion == "random":
+            units = criteria.random(teacher, seed)
+        else:
+            units = criteria.weight_norm(weights, config, int(criterion[1]))
+        about = {"criterion": criterion, "layers": "first-last", "calibration_tokens": 0, "teacher": teacher.to_dict()}
+        layers = depth.first_last(teacher.num_layers)
+        scores = Scores(units[axes.FFN], units[axes.Q_HEADS], units[axes.HIDDEN], layers, about)
+    scores.check(teacher, target)
     kept = select(scores, teacher, target, vocab)
     stops = GenerationConfig.from_pretrained(folder) if (folder / "generation_config.json").exists() else None
     student = build(cut(weights, config, target, kept), config, target, kept, dtype, stops)
@@ -119,18 +134,23 @@ def _write(result: Inherited, teacher: str, target: Shape, out: Path, tokenizer:
 
 
 def calibration_chunks(paths: Sequence[str], tokenizer, chunks: int, length: int) -> Tensor:
-    """int64 [chunks, length] of packed text, no padding. A long document gives at most a 16th of it."""
+    """int64 [chunks, length] of packed text, no padding. A document gives at most a 16th of it where that will do."""
     separator, start, needed = find_separator(tokenizer), find_start(tokenizer), chunks * length
-    most = max(length, needed // 16)
-    ids: list[int] = []
-    for document in documents(list(paths)):
-        text = document.text[: most * 16]  # a token is rarely longer; spares tokenizing whole books
-        ids += [*tokenizer.encode(text, add_special_tokens=False)[:most], separator]
-        if len(ids) >= needed:
-            packed = torch.tensor(ids[:needed]).view(chunks, length)
-            if start is not None:
-                packed[:, 0] = start
-            return packed
+    most, clipped = max(length, needed // 16), True
+    while clipped and most < 4 * needed:
+        ids: list[int] = []
+        clipped = False
+        for document in documents(list(paths)):
+            text = document.text[: most * 16]  # a token is rarely longer; spares tokenizing whole books
+            found = tokenizer.encode(text, add_special_tokens=False)
+            clipped = clipped or len(found) > most or len(text) < len(document.text)
+            ids += [*found[:most], separator]
+            if len(ids) >= needed:
+                packed = torch.tensor(ids[:needed]).view(chunks, length)
+                if start is not None:
+                    packed[:, 0] = start
+                return packed
+        most *= 4  # a few books: take more of each
     raise InputError(
         f"calibration is too short: {len(ids)} tokens, {chunks} chunks of {length} need {needed}; "
         "give more text or fewer --chunks"
@@ -140,7 +160,7 @@ def calibration_chunks(paths: Sequence[str], tokenizer, chunks: int, length: int
 def _kept_ids(path: Path) -> Tensor:
     try:
         return torch.from_numpy(np.load(path, allow_pickle=False).astype(np.int64))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, AttributeError) as error:  # Attribute: an .npz
         raise InputError(
             f"kept ids {path} cannot be read ({error}): give the id_map.npy of a compact tokenizer"
         ) from error

@@ -27,8 +27,12 @@ class Scores:
     layers: Tensor  # float32 [num_layers]
     about: dict[str, Any] = field(default_factory=dict)  # criterion, calibration, teacher, seconds
 
-    def check(self, teacher: Shape) -> None:
-        """Raise InputError when these are scores of another shape of teacher, or are not finite."""
+    def check(self, teacher: Shape, target: Shape) -> None:
+        """Raise InputError when these are scores of another shape of teacher, of masks for another target than
+        ``target``, or are not finite."""
+        learned_for = self.about.get("target", target.to_dict())
+        if learned_for != target.to_dict():
+            raise InputError(f"these scores are of masks learned for {learned_for}: score the teacher for this shape")
         expected = {
             "ffn": (teacher.num_layers, teacher.intermediate_size),
             "q_heads": (teacher.num_layers, teacher.num_attention_heads),

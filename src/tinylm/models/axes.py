@@ -150,6 +150,12 @@ def family_of(config: Any) -> Family:
     return family
 
 
+def norms_go_over_heads(config: Any) -> bool:
+    """Whether q_norm and k_norm take all heads of a layer together (OLMo 2), so that a cut of heads changes them."""
+    dimensions = family_of(config).axes("model.layers.0.self_attn.q_norm.weight")
+    return dimensions is not None and Q_HEADS in dimensions[0]
+
+
 def axis_sizes(shape: Shape, config: Any = None) -> dict[str, int]:
     """Rows of each axis at ``shape``; ``config`` gives what no shape has."""
     return {
@@ -178,7 +184,9 @@ def check_weights(sizes: Mapping[str, tuple[int, ...]], config: Any) -> None:
     tables = [family] if family else list(FAMILIES.values())
     unknown = [name for name in sizes if not any(table.axes(name) for table in tables)]
     if family is None or unknown:
-        names = ", ".join(dict.fromkeys(_LAYER.sub(r"\1*", name) for name in unknown)) or "none, the names are known"
+        found = list(dict.fromkeys(re.sub(r"\.\d+(?=\.)", ".*", name) for name in unknown))
+        found = found or ["none, the names are known"]
+        names = ", ".join(found[:8]) + (f" and {len(found) - 8} more" if len(found) > 8 else "")
         raise InputError(
             f"model type {config.model_type!r}: parameters that no table explains: {names}; "
             "add the family to tinylm/models/axes.py"

@@ -15,6 +15,8 @@ from tinylm.errors import InputError
 from tinylm.terminal import track
 
 PRE_TOKENIZER_KEY = "tokenizer.ggml.pre"
+LIKE_GPT2 = ("default", "gpt-2", "phi-2", "mpt", "olmo", "jais")  # llama.cpp's names of rules for splitting text
+DIGITS_FIRST = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")  # each digit alone
 
 
 def convert(gguf_path: Path, folder: Path) -> None:
@@ -34,6 +36,7 @@ def convert(gguf_path: Path, folder: Path) -> None:
     except (ValueError, KeyError, IndexError, struct.error, NotImplementedError) as error:
         raise InputError(f"{gguf_path} is not a GGUF file this can read ({error}): download it again") from error
     _refuse_scaled_rope(reader, gguf_path)
+    _refuse_unknown_splitting(reader, gguf_path)
     require_space(folder, sum(int(np.prod(tensor.shape)) * 4 for tensor in reader.tensors))
 
     settings = parsed["config"]
@@ -63,6 +66,19 @@ def _refuse_scaled_rope(reader, gguf_path: Path) -> None:
         raise InputError(
             f"{gguf_path} scales its rotary positions ({names[0] if names else kind}), which transformers does not "
             "read from a GGUF file: give the Hugging Face model it was made from"
+        )
+
+
+def _refuse_unknown_splitting(reader, gguf_path: Path) -> None:
+    """Where transformers does not know a file's rule for splitting text it takes GPT-2's: other tokens, and no word."""
+    from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
+
+    name = _field(reader, PRE_TOKENIZER_KEY)
+    known = {*GGUF_PRE_TOKENIZER_SPLITS, *LIKE_GPT2, *DIGITS_FIRST}
+    if _field(reader, "tokenizer.ggml.model") == "gpt2" and name is not None and name not in known:
+        raise InputError(
+            f"{gguf_path} splits text by the rule {name!r}, which transformers does not read from a GGUF file: "
+            "give the Hugging Face model it was made from"
         )
 
 
@@ -109,8 +125,7 @@ def _save_tokenizer(gguf_path: Path, folder: Path, pre_tokenizer: str | None) ->
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(gguf_path.parent, gguf_file=gguf_path.name)
-    if pre_tokenizer == "smollm":
-        # transformers gives every GGUF of this kind GPT-2's splitting; SmolLM isolates each digit first.
+    if pre_tokenizer in DIGITS_FIRST:  # transformers gives every GGUF of these kinds GPT-2's splitting
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
         )

@@ -31,7 +31,10 @@ class Shape:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.name != "tie_word_embeddings" and (not isinstance(value, int) or value < 1):
+            if field.name == "tie_word_embeddings":
+                if not isinstance(value, bool):
+                    raise InputError(f"shape: {field.name} = {value!r} must be true or false, without quotes")
+            elif not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise InputError(f"shape: {field.name} = {value!r} must be a whole number of 1 or more")
         if self.num_attention_heads % self.num_key_value_heads:
             raise InputError(
@@ -121,7 +124,10 @@ def _read(path: Path) -> dict[str, Any]:
 def read_block(path: str | Path) -> str:
     """The block of the shape in SHAPE.toml or plan.json: ``plain`` unless the file says ``pangu-pi``."""
     values = _read(Path(path))
-    return values.get("candidates", [values])[0].get("block", "plain")
+    block = values.get("candidates", [values])[0].get("block", "plain")
+    if block not in ("plain", "pangu-pi"):
+        raise InputError(f"shape file {path}: block = {block!r} is unknown: plain or pangu-pi")
+    return block
 
 
 def write_shape(path: str | Path, shape: Shape, block: str = "plain") -> None:

@@ -12,6 +12,7 @@ import torch
 from tinylm.artifact import atomic_directory, one_builder
 from tinylm.errors import InputError
 from tinylm.terminal import quiet_transformers
+from tinylm.tokenizer.load import load_fast
 
 TRUST = "TINYLM_TRUST_REMOTE_CODE"
 DEMO_TEACHER = "smollm2-135m"
@@ -48,6 +49,7 @@ def load_model(spec: str | Path, dtype: torch.dtype = torch.float32):
 
     Code that a model brings along is run only where the environment variable TINYLM_TRUST_REMOTE_CODE is 1.
     """
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
@@ -60,36 +62,49 @@ def load_model(spec: str | Path, dtype: torch.dtype = torch.float32):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, trust_remote_code=trusted, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:  # Import: quantised
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        KeyError,
+        ImportError,
+        SafetensorError,
+        StrictDataclassError,
+    ) as error:  # Import: quantised
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"model {spec} cannot be loaded ({first}): download or convert it again") from error
     model, info = loaded
-    missing = [name for name in info["missing_keys"] if name != "lm_head.weight"]
+    missing = sorted(info["missing_keys"])  # a tied head is not among them
     if missing or info.get("mismatched_keys"):
         name = missing[0] if missing else str(next(iter(info["mismatched_keys"])))
         raise InputError(f"model {spec} is incomplete: no usable weight for {name}")
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    if model.config.get_text_config().tie_word_embeddings and head is not None and head.weight is not embedding.weight:
+        raise InputError(
+            f"model {spec}: config.json ties the head to the embedding but the weights hold two different matrices: "
+            "set tie_word_embeddings to false"
+        )
     return model.eval()
 
 
 def load_config(spec: str | Path):
     """The `transformers` config of ``spec``."""
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     folder = resolve(spec)
     trusted = _may_run_code(folder)
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=trusted)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, StrictDataclassError) as error:
         raise InputError(f"model {spec} has no readable config.json ({str(error).splitlines()[0]})") from error
 
 
 def load_tokenizer(spec: str | Path):
     """The fast tokenizer of ``spec``."""
-    from transformers import AutoTokenizer
-
     folder = resolve(spec)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = load_fast(folder)
     except Exception as error:  # tokenizers raises bare Exception for a broken tokenizer.json
         raise InputError(f"model {spec} has no readable tokenizer ({str(error).splitlines()[0][:200]})") from error
     tokenizer.model_max_length = int(1e9)  # we cut texts ourselves; a warning per long document helps nobody

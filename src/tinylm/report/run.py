@@ -5,11 +5,20 @@ from pathlib import Path
 from typing import Any
 
 from tinylm.artifact import atomic_file
+from tinylm.evaluate.results import with_error
 from tinylm.report import html
 from tinylm.report.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, figure, to_svg
 from tinylm.train.forgetting import draw as draw_forgetting
 
-PARTS = ("embedding", "head", "attention", "ffn", "norms")
+PARTS = {
+    "embedding": SKY,
+    "head": PURPLE,
+    "attention": ORANGE,
+    "ffn": BLUE,
+    "norms": GREY,
+    "shortcut": GREEN,
+    "series": RED,
+}
 RUNG_NAMES = {
     "teacher": "teacher",
     "compact": "teacher, compact tokenizer",
@@ -58,6 +67,12 @@ def _available(results: dict[str, Any]) -> set[str]:
     return names
 
 
+def _rung(key: str, results: dict[str, Any]) -> str:
+    if key == "inherited" and not results["inherit"]:
+        return "random weights, before training"
+    return RUNG_NAMES.get(key, key)
+
+
 def _ladder_rows(results: dict[str, Any]) -> list[list[str]]:
     rows = []
     for key, value in results["bits_per_byte"].items():
@@ -66,7 +81,7 @@ def _ladder_rows(results: dict[str, Any]) -> list[list[str]]:
         tokens = results["tokens_at"].get(key)
         rows.append(
             [
-                RUNG_NAMES.get(key, key),
+                _rung(key, results),
                 f"{size / 1e6:.1f}M",
                 "-" if tokens is None else f"{tokens / 1e6:.2f}M" if tokens else "0",
                 f"{value:.4f}",
@@ -86,7 +101,7 @@ def _draw_ladder(results: dict[str, Any]) -> str:
         values = [results["bits_per_byte"][name] for name in names]
         bars = ax.barh(range(len(names)), values, color=[colours.get(name, GREEN) for name in names], height=0.62)
         ax.bar_label(bars, [f"{value:.3f}" for value in values], padding=4)
-        ax.set_yticks(range(len(names)), [RUNG_NAMES.get(name, name) for name in names])
+        ax.set_yticks(range(len(names)), [_rung(name, results) for name in names])
         ax.invert_yaxis()
         ax.grid(axis="y", visible=False)
         ax.set_xlim(0, max(values) * 1.13)
@@ -138,13 +153,15 @@ def _draw_coverage(results: dict[str, Any]) -> str:
 
 
 def _draw_parts(results: dict[str, Any]) -> str:
+    named: set[str] = set()
     with figure(6.4, 2.3) as (fig, ax):
         for row, who in enumerate(("teacher", "student")):
             left = 0.0
-            for part, colour in zip(PARTS, (SKY, PURPLE, ORANGE, BLUE, GREY), strict=True):
-                size = results["parts"][who][part] / 1e6
+            for part, colour in PARTS.items():
+                size = results["parts"][who].get(part, 0) / 1e6
                 if size:
-                    ax.barh(row, size, left=left, color=colour, height=0.6, label=part if row == 0 else None)
+                    ax.barh(row, size, left=left, color=colour, height=0.6, label=part if part not in named else None)
+                    named.add(part)
                 left += size
             share = (results["parts"][who]["embedding"] + results["parts"][who]["head"]) / 1e6 / left
             ax.annotate(f" {left:.1f}M, {100 * share:.0f} % embedding + head", (left, row), va="center", fontsize=8.5)
@@ -246,8 +263,9 @@ def _html(results: dict[str, Any], figures: dict[str, str]) -> str:
         (f"{sum(results['seconds'].values()) / 60:.1f} min", results["machine"]["short"]),
     ]
     if results.get("gain_over_control"):
+        gain = results["gain_over_control"]["percent"]
         numbers.insert(
-            2, (f"{results['gain_over_control']['percent']:.1f} %", "lower than the same shape from random weights")
+            2, (f"{abs(gain):.1f} %", f"{'lower' if gain > 0 else 'HIGHER'} than the same shape from random weights")
         )
     picture = {name: html.figure(svg, CAPTIONS[name]) for name, svg in figures.items()}
     sections = [
@@ -303,14 +321,8 @@ def _task_table(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     for name, first in models[0]["tasks"].items():
         chance = "-" if first["chance"] is None else f"{100 * first['chance']:.1f}"
         cells = [model["tasks"][name] for model in models]
-        rows.append(
-            [name, str(first["n"]), chance, *(f"{_percent(c['score'])} ± {_percent(c['stderr'])}" for c in cells)]
-        )
+        rows.append([name, str(first["n"]), chance, *(with_error(c, name) for c in cells)])
     return ["task", "items", "chance %", *(f"{model['model']} %" for model in models)], rows
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f}"
 
 
 def _time_rows(results: dict[str, Any]) -> list[list[str]]:

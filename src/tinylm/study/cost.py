@@ -35,7 +35,7 @@ def predict_flops(recipe: Recipe) -> float | None:
 
 def training_passes(recipe: Recipe) -> float:
     """All training of a recipe (the control, the loss passes between rounds) over that of its student alone."""
-    config, passes = recipe.train, 1.0 + recipe.control.enabled
+    config, passes = recipe.train, 1.0 + recipe.has_control()
     if config.rounds > 1 and config.loss_source == "pass":  # a forward pass over the first round's data, each round
         passes += (config.rounds - 1) * first_round_share(recipe) / 3
     return passes

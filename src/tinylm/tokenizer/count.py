@@ -155,7 +155,9 @@ def count_files(
 
 def corpus_of(counts: Counts) -> Iterator[Document] | None:
     """The texts that were counted, when the counts name them and they are still there."""
-    here = all(Path(name).exists() for name in counts.corpora)  # a hub dataset is not read a second time
+    here = all(
+        name == EMBEDDED or Path(name).exists() for name in counts.corpora
+    )  # a hub dataset is not read a second time
     return documents(counts.corpora) if counts.corpora and here else None
 
 

@@ -3,6 +3,7 @@
 import os
 from typing import Any
 
+from tinylm.artifact import hash_of
 from tinylm.corpus.store import TokenStore
 from tinylm.errors import InputError
 from tinylm.train.config import TrainConfig
@@ -19,6 +20,13 @@ def check_valid_store(valid: TokenStore, store: TokenStore, config: TrainConfig)
             f"{valid.path} holds {valid.num_tokens:,} tokens, less than one sequence of {config.sequence_length}: "
             "add held-out documents, or lower train.sequence_length"
         )
+
+
+def weights_hash(model: Any) -> str:
+    """Tells two models of one shape apart by the first numbers of every parameter; "" for no model."""
+    if model is None:
+        return ""
+    return hash_of([weight.detach().reshape(-1)[:64].float().tolist() for weight in model.parameters()])
 
 
 def check_inputs(model: Any, store: TokenStore, config: TrainConfig, teacher: Any) -> None:

@@ -20,7 +20,7 @@ from tinylm.train.config import TrainConfig
 from tinylm.train.device import bf16_is_fast, can_compile, choose_device, keep_freed_memory, peak_flops
 from tinylm.train.forgetting import record
 from tinylm.train.guards import Guard
-from tinylm.train.inputs import check_inputs, check_valid_store
+from tinylm.train.inputs import check_inputs, check_valid_store, weights_hash
 from tinylm.train.loss import Teacher
 from tinylm.train.metrics import Metrics, flops_per_token, memory_gb
 from tinylm.train.optim import MasterWeights, clip_gradients, learning_rate, make_optimizers
@@ -111,6 +111,7 @@ class Run:
         self.dtype = torch.bfloat16 if config.bf16 and bf16_is_fast(self.device) else torch.float32
         self.plan = make_plan(config, store)
         self.final_dtype = next(model.parameters()).dtype
+        self.start = {"first weights": weights_hash(model), "teacher": weights_hash(teacher)}
         set_parameter_dtype(model.to(self.device), torch.float32)
         self.student = Student(model.train(), config, self.device, self.dtype)
         if self.world.size > 1:
@@ -297,7 +298,8 @@ class Run:
         free = (*when, *how, "trackers", "max_skips")
         settings = {key: value for key, value in self.config.to_dict().items() if key not in free}
         shapes = [(name, list(weight.shape)) for name, weight in zip(self.masters.names, self.masters.weights)]
-        return {"settings": hash_of(settings), "data": self.store.fingerprint, "model shape": hash_of(shapes)}
+        same = {"settings": hash_of(settings), "data": self.store.fingerprint, "model shape": hash_of(shapes)}
+        return same | self.start
 
     def save_checkpoint(self) -> None:
         """Begin to write one; it is whole some steps later, see :class:`Checkpoints`."""

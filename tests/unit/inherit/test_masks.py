@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 import torch
-from builders import family_model
+from builders import FAMILIES, family_model
 
 from tinylm.inherit import inherit, masks
 from tinylm.inherit.cut import build, cut, model_weights
@@ -22,7 +22,7 @@ def random_selection(teacher, target: Shape):
     )
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "granite"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_the_masked_teacher_is_the_exported_student(family: str) -> None:
     teacher = family_model(family)
     with torch.no_grad():
@@ -94,6 +94,26 @@ def test_masks_find_the_units_that_do_the_work(kind: str) -> None:
     assert float((chosen % 2 == 1).float().mean()) > 0.7
     if kind == "hard-concrete":
         assert learned.history[-1]["ffn"] == pytest.approx(0.5, abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["hard-concrete", "top-k"])
+def test_heads_are_learned_inside_the_groups_that_the_cut_keeps(kind: str) -> None:
+    """With 8 heads in 4 groups: one head of each group, two whole groups, or one head of each of two groups."""
+    teacher = family_model("llama", num_attention_heads=8, num_key_value_heads=4)
+    whole = Shape.from_config(teacher.config)
+    for heads, groups in ((4, 4), (4, 2), (2, 2)):
+        target = dataclasses.replace(whole, num_attention_heads=heads, num_key_value_heads=groups)
+        found = masks.learn(teacher, IDS, target, kind, layers=[0, 1, 2, 3], steps=6, batch_size=4)
+        if kind == "hard-concrete":
+            open_groups, open_heads = (found.history[-1].get(axis, 1.0) for axis in ("kv_groups", "q_heads"))
+            assert (open_groups, open_heads) == pytest.approx((groups / 4, heads / groups / 2), abs=1e-3)
+
+
+def test_a_cut_in_depth_alone_leaves_nothing_to_learn() -> None:
+    teacher = family_model("llama")
+    target = dataclasses.replace(Shape.from_config(teacher.config), num_layers=2)
+    result = inherit(teacher, target, IDS, criterion="learned", repair=())
+    assert Shape.from_config(result.model.config) == target and result.scores.about.get("masks") is None
 
 
 def test_learned_masks_end_in_the_target_shape() -> None:

@@ -172,5 +172,5 @@ def test_what_ends_an_answer_is_inherited() -> None:
     shape = dataclasses.replace(Shape.from_config(teacher.config), vocab_size=32)
     plain = {"criterion": "random", "layers": "first-last", "repair": ()}
     student = inherit(teacher, shape, vocab=torch.arange(0, 64, 2), **plain).model
-    assert student.generation_config.eos_token_id == [1, 3] and student.generation_config.do_sample
+    assert student.generation_config.eos_token_id == [1, 3] and not student.generation_config.do_sample
     student.generation_config.validate(strict=True)

@@ -76,12 +76,12 @@ def test_scores_survive_the_disk_and_are_checked(tmp_path) -> None:
     saved.save(tmp_path / "scores")
     loaded = Scores.load(tmp_path / "scores")
     assert torch.equal(loaded.ffn, saved.ffn) and loaded.about == saved.about
-    loaded.check(TEACHER)
+    loaded.check(TEACHER, TEACHER)
     with pytest.raises(InputError, match=r"scores of ffn are \(4, 48\)"):
-        loaded.check(Shape(4, 32, 40, 6, 3, 8, 64))
+        loaded.check(Shape(4, 32, 40, 6, 3, 8, 64), TEACHER)
     loaded.hidden[3] = float("nan")
     with pytest.raises(InputError, match="not finite"):
-        loaded.check(TEACHER)
+        loaded.check(TEACHER, TEACHER)
     (tmp_path / "scores" / "scores.safetensors").write_bytes(b"short")
     with pytest.raises(InputError, match="cannot be read"):
         Scores.load(tmp_path / "scores")

@@ -1,0 +1,32 @@
+"""Loading a tokenizer so that it splits text by the rules of its own tokenizer.json."""
+
+from pathlib import Path
+from typing import Any
+
+# Digits, runs of white space, indentation, contractions, other scripts: where rules for splitting text differ.
+PROBE = "\n\n1984  2\t\t33 \n    return 10**2;  it's ’n’ naïve CamelCase... 東京は日本  Привет\u00a0end "
+
+
+def load_fast(folder: str | Path) -> Any:
+    """The fast tokenizer in ``folder``.
+
+    Some classes of transformers 5 build the rules anew instead of reading them: a hub SmolLM2, whose class is
+    GPT2Tokenizer, would lose the rule that every digit stands alone. Such a one is loaded by the generic class.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    return tokenizer if follows_its_file(tokenizer, folder) else PreTrainedTokenizerFast.from_pretrained(folder)
+
+
+def follows_its_file(tokenizer: Any, folder: str | Path) -> bool:
+    """Whether ``tokenizer`` gives the tokens of the tokenizer.json in ``folder`` (True when there is none)."""
+    from tokenizers import Tokenizer
+
+    file = Path(folder) / "tokenizer.json"
+    if not file.exists():
+        return True
+    filed = Tokenizer.from_file(str(file))
+    filed.no_truncation()
+    filed.no_padding()
+    return filed.encode(PROBE, add_special_tokens=False).ids == tokenizer.encode(PROBE, add_special_tokens=False)
