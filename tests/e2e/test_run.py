@@ -161,6 +161,7 @@ def test_a_student_with_the_pangu_pi_block_brings_its_own_code(recipe, tmp_path)
         ("rounds = 2", "roundz = 2", "roundz"),
         ('name = "tiny"', 'name = "tiny"\nteacher_path = 3', "teacher_path"),
         ("steps = 24", "steps = 0.5", "steps"),
+        ("num_layers = 3", "num_layers = true", "whole number"),
     ],
 )
 def test_a_wrong_recipe_is_one_line_and_exit_code_2(recipe, tmp_path, old, new, words):

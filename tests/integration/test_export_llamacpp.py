@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from builders import byte_level_tokenizer, random_model, sentencepiece_tokenizer, tiny_teacher
 from gguf import GGUFReader
 from safetensors.torch import load_file, save_file
@@ -15,7 +16,7 @@ from tinylm.errors import InputError, WorkError
 from tinylm.export.check import BOUNDS, check, compare_contents, compare_tokens, export_checked
 from tinylm.export.gguf import export
 from tinylm.export.llamacpp import Llama
-from tinylm.models.teacher import load_tokenizer
+from tinylm.models.teacher import load_model, load_tokenizer
 
 pytest.importorskip("xllamacpp")
 
@@ -71,6 +72,21 @@ def test_llamacpp_computes_what_transformers_does(case, tmp_path):
     report = export_checked(folder, tmp_path / "m.gguf", "F32")
     assert report["check"]["kl"] < 1e-4
     assert report["check"]["positions"] > 256  # past every sliding window above
+
+
+@pytest.mark.parametrize(
+    "case", ["llama-untied-biases", "llama-wide-heads", "qwen2", "qwen3", "gemma2-cut", "gemma3-cut", "phi3"]
+)
+def test_an_export_loaded_back_is_the_model(case, tmp_path, monkeypatch):
+    """transformers leaves biases, the layers' windows, caps and the scale of queries behind in the file."""
+    monkeypatch.setenv("TINYLM_CACHE", str(tmp_path / "cache"))
+    model_type, changes = CASES[case]
+    folder = random_model(tmp_path / case, model_type, byte_level_tokenizer(), **changes)
+    export(folder, tmp_path / "m.gguf", "F32")
+    ids = torch.randint(400, (1, 300), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        first, back = (load_model(path)(ids).logits for path in (folder, tmp_path / "m.gguf"))
+    torch.testing.assert_close(back, first, atol=2e-4 * float(first.abs().max()), rtol=1e-3)
 
 
 @pytest.mark.parametrize("model_type", ["llama", "gemma3_text"])

@@ -49,6 +49,16 @@ def test_candidates_are_trained_from_the_teachers_weights(tmp_path) -> None:
         assert all(0 < result["valid_bits_per_byte"] < 8 for result in results)
 
 
+def test_candidates_of_another_vocabulary_start_from_random_weights(tmp_path) -> None:
+    teacher = tiny_teacher(tmp_path / "teacher", vocab_size=400, hidden_size=128)
+    tokenizer = byte_level_tokenizer(320)
+    pack(texts(200), tokenizer, tmp_path / "data" / "train")
+    pack(texts(20, seed=1), tokenizer, tmp_path / "data" / "valid")
+    candidates = plan(2e5, len(tokenizer), teacher, limit=1)
+    results = measured_plan.measure_quality(candidates, tmp_path / "data", 4096, str(teacher), compile_layers=False)
+    assert [result["start"] for result in results] == ["random"]
+
+
 def test_plan_command_writes_the_contract(tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.setenv("TINYLM_CACHE", str(tmp_path / "cache"))
     teacher = tiny_teacher(tmp_path / "teacher", vocab_size=400, hidden_size=128)

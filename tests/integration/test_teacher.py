@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from transformers import AutoTokenizer
 
 from tinylm.errors import InputError
 from tinylm.models import teacher
-from tinylm.models.gguf import _refuse_scaled_rope
+from tinylm.models.gguf import _refuse_scaled_rope, _refuse_unknown_splitting, _stops
 from tinylm.models.shape import Shape
 from tinylm.tokenizer.rewrite import write_tokenizer
 from tinylm.tokenizer.source import read_source
@@ -160,6 +161,28 @@ def test_a_family_that_transformers_knows_is_loaded_without_the_code_beside_it(t
         assert type(model).__name__ == "LlamaForCausalLM"
     student = Shape.from_config(model.config).to_config(model.config)
     assert getattr(student, "auto_map", None) is None
+
+
+class Reader:
+    """Stands for a GGUF file of these fields."""
+
+    def __init__(self, **fields):
+        self.fields = {name: SimpleNamespace(contents=lambda value=value: value) for name, value in fields.items()}
+
+
+def test_a_rule_of_splitting_that_transformers_lacks_is_refused(tmp_path):
+    for name in ("llama-bpe", "qwen2", "smollm", "refact", "gpt-2"):
+        _refuse_unknown_splitting(Reader(**{"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": name}), tmp_path)
+    with pytest.raises(InputError, match="splits text by the rule 'deepseek-llm'"):
+        fields = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "deepseek-llm"}
+        _refuse_unknown_splitting(Reader(**fields), tmp_path)
+
+
+def test_the_end_of_a_turn_ends_an_answer():
+    """Phi-3's file names <|endoftext|> as its end, while its turns end in <|end|>."""
+    fields = {"tokenizer.ggml.tokens": ["a", "<|endoftext|>", "<|end|>", "<|im_end|>"]}
+    reader = Reader(**fields, **{"tokenizer.ggml.token_type": [1, 3, 3, 1]})
+    assert _stops(reader, 1) == [1, 2] and _stops(reader, 2) == 2
 
 
 @pytest.mark.parametrize("damage", ["rope_freqs.weight", "llama.rope.scaling.type"])

@@ -381,6 +381,16 @@ class TestWrongInput:
         with pytest.raises(InputError, match="its settings differs"):
             train(load_model(teacher_dir), store, dataclasses.replace(CONFIG, seed=1), undisturbed)
 
+    def test_a_checkpoint_of_other_weights(self, teacher_dir, store, tmp_path):
+        """Of two models of one shape the second must not go on where the first stopped."""
+        short = dataclasses.replace(CONFIG, checkpoint_every=2)
+        train(load_model(teacher_dir), store, short, tmp_path)
+        other = load_model(teacher_dir)
+        with torch.no_grad():
+            other.model.norm.weight[0] += 1
+        with pytest.raises(InputError, match="its first weights differs"):
+            train(other, store, short, tmp_path)
+
     def test_distillation_without_a_teacher(self, teacher_dir, store, tmp_path):
         with pytest.raises(InputError, match="needs a teacher"):
             train(load_model(teacher_dir), store, dataclasses.replace(CONFIG, distillation="live"), tmp_path)
@@ -389,6 +399,7 @@ class TestWrongInput:
 def test_the_commands(teacher_dir, tmp_path, capsys):
     from builders import corpus_file
 
+    from tinylm.artifact import alone_in
     from tinylm.cli import main
 
     corpus = corpus_file(tmp_path / "corpus.jsonl", 60)
@@ -399,6 +410,9 @@ def test_the_commands(teacher_dir, tmp_path, capsys):
     main([*command, "--steps", "3", "--sequence-length", "32", "--no-compile", "--rounds", "2", "--valid", str(data)])
     assert json.loads((out / "result.json").read_text())["steps"] == 3
     assert load_model(out / "model").config.vocab_size == open_store(data).vocab_size
+    with alone_in(out), pytest.raises(SystemExit):
+        main([*command, "--steps", "3", "--sequence-length", "32"])
+    assert "another tinylm is working in" in capsys.readouterr().err
     with pytest.raises(SystemExit) as end:
         main([*command, "--rounds", "0"])
     assert end.value.code == 2

@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +27,24 @@ def test_directory_appears_whole_and_never_replaces_unasked(tmp_path):
         (folder / "b").write_text("2")
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["b"]
     assert [file.name for file in tmp_path.iterdir()] == ["out"]
+
+
+def test_the_folder_one_stands_in_is_no_place_to_rename_to(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with atomic_directory(Path(".")) as folder:  # empty: may be filled
+        (folder / "a").write_text("1")
+    assert (tmp_path / "here" / "a").read_text() == "1" and len(list(tmp_path.iterdir())) == 1
+    monkeypatch.setattr("os.path.ismount", lambda path: True)
+    with pytest.raises(InputError, match="mount point"), atomic_directory(tmp_path / "out"):
+        pytest.fail("the work must not begin")
+
+
+def test_what_a_killed_run_left_is_cleared_away(tmp_path):
+    path = stage(tmp_path, "count", {"a": 1}, lambda folder: None)
+    os.rename(path, left := tmp_path / f".{path.name}-x1y2")
+    stage(tmp_path, "count", {"a": 1}, lambda folder: None)
+    assert not left.exists() and path.exists()
 
 
 def test_full_disk_is_an_input_error_and_other_errors_pass(tmp_path):

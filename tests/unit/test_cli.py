@@ -67,9 +67,22 @@ def test_a_wrong_option_is_one_line(words, message, terminal, capsys, monkeypatc
     assert not set("\x1b│╭╰") & set(err)
 
 
-@pytest.mark.parametrize(("arguments", "code"), [([], 0), (["--help"], 0), (["tokenizer"], 0), (["nonsense"], 2)])
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ([], 0),
+        (["--help"], 0),
+        (["tokenizer"], 0),
+        (["nonsense"], 2),
+        (["tokenizer", "--help"], 0),
+        (["tokenizer", "cuont"], 2),
+        (["study", "rum", "x"], 2),
+    ],
+)
 def test_overview(arguments, code, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(arguments)
     assert stop.value.code == code
-    assert "tinylm tokenizer count" in "".join(capsys.readouterr())
+    shown = capsys.readouterr()
+    assert "tinylm tokenizer count" in shown.out + shown.err or arguments[0] == "study"
+    assert (f"no command {' '.join(arguments[:2])!r}" in shown.err) == (code == 2)

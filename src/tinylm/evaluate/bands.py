@@ -53,12 +53,13 @@ def bits_by_band(
     context: int = 512,
     *,
     edges: Sequence[int] = EDGES,
+    batch_tokens: int = 8192,
     dtype: torch.dtype | None = torch.bfloat16,
 ) -> dict[str, dict[str, Any]]:
     """{band: {bits_per_byte, bytes, share_of_bits}} of ``documents``; ``bands`` are from :func:`byte_bands`."""
     encoded = [_spans(tokenizer, document.text) for document in documents]
     tokens = [np.array(ids, dtype=np.int64) for ids, _ in encoded]
-    bits = token_bits(model, tokenizer, tokens, context, dtype=dtype)
+    bits = token_bits(model, tokenizer, tokens, context, batch_tokens=batch_tokens, dtype=dtype)
     spent, size = np.zeros(len(edges) + 1), np.zeros(len(edges) + 1, dtype=np.int64)
     for (_, spans), row, band in zip(encoded, bits, bands):
         size += np.bincount(band, minlength=len(size))

@@ -13,7 +13,7 @@ What is conditioned on what, so that the number means the same for every model:
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tinylm.corpus.pack import find_start
 from tinylm.corpus.read import Document, documents, expand
-from tinylm.errors import InputError
+from tinylm.errors import InputError, WorkError
 from tinylm.evaluate.forward import Scorer, check_context, check_vocabulary, prefix_token, scoring
 from tinylm.terminal import progress_bar
 
@@ -120,6 +120,12 @@ def score_documents(
     tokens = tokenize(tokenizer, [document.text for document in kept])
     bits = token_bits(model, tokenizer, tokens, context, stride=stride, batch_tokens=batch_tokens, dtype=dtype)
     unknown = tokenizer.unk_token_id
+    for document, row in zip(kept, bits):
+        if not np.isfinite(row).all():
+            raise WorkError(
+                f"the model gives NaN or infinity on a text of {document.source}: its weights are damaged, or "
+                "float16 is too small for it (choose bfloat16 or float32)"
+            )
     return Scores(
         bits=np.array([float(row.sum()) for row in bits]),
         bytes=np.array([len(document.text.encode("utf-8", "surrogatepass")) for document in kept]),
@@ -163,8 +169,18 @@ def token_bits(
 
 def held_out(paths: Sequence[str | Path], per_source: int | None = None) -> list[Document]:
     """The documents of ``paths``, of each file only the first ``per_source`` unless that is None."""
+    if per_source is not None and per_source < 1:
+        raise InputError(f"--documents {per_source} must be 1 or more")
     files = expand(paths) if paths else []
-    return [document for file in files for document in islice(documents([file]), per_source)]
+    names = [file.name for file in files]
+    found = [
+        document if names.count(file.name) == 1 else replace(document, source=str(file))
+        for file in files
+        for document in islice(documents([file]), per_source)
+    ]
+    if files and not found:
+        raise InputError(f"there is no text in {', '.join(map(str, files[:3]))}")
+    return found
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[np.ndarray]:

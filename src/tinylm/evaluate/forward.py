@@ -47,12 +47,12 @@ class Scorer:
                 self.head = None
 
     def _split_is_exact(self) -> bool:
-        """False for models that do more than head(body(x)), such as capping or scaling logits: they run whole."""
+        """False for models that do more than :meth:`logits` after their body: they run whole."""
         if self.head is None or self.body is self.model:
             return False
         probe = torch.arange(4, device=self.device)[None] % self.model.config.get_text_config().vocab_size
         whole = self.model(input_ids=probe, use_cache=False).logits.float()
-        parts = self.head(self.body(input_ids=probe, use_cache=False).last_hidden_state).float()
+        parts = self.logits(self.body(input_ids=probe, use_cache=False).last_hidden_state).float()
         return parts.shape == whole.shape and torch.allclose(parts, whole, atol=1e-2, rtol=1e-2)
 
     def features(self, input_ids: Tensor, **inputs: object) -> Tensor:
@@ -62,7 +62,14 @@ class Scorer:
         return self.body(input_ids=input_ids, **inputs).last_hidden_state
 
     def logits(self, features: Tensor) -> Tensor:
-        return features if self.head is None else self.head(features)
+        """Logits of ``features``; scaled as Granite's, capped as Gemma 2's."""
+        if self.head is None:
+            return features
+        config = self.model.config.get_text_config()
+        logits = self.head(features)
+        logits = logits / (getattr(config, "logits_scaling", None) or 1)
+        cap = getattr(config, "final_logit_softcapping", None)
+        return logits if not cap else cap * torch.tanh(logits / cap)
 
     def score(self, features: Tensor, targets: Tensor) -> TokenScores:
         """Log-softmax in fp32 at ``targets`` [rows] of ``features`` [rows, width], a cache-sized slice at a time."""

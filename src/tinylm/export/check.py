@@ -117,6 +117,9 @@ def compare_contents(model_dir: Path, gguf_path: Path, pre_tokenizer: str | None
             raise WorkError(
                 f"{gguf_path} and {model_dir} do not hold the same tensors: {sorted(expected ^ set(tensors))[:4]}"
             )
+        for name, factors in families.rope_tensors(config, family).items():
+            if not np.array_equal(np.asarray(tensors[name].data).reshape(-1), np.asarray(factors).reshape(-1)):
+                raise WorkError(f"{gguf_path} and {model_dir} differ in {name}")
         for name, hf_name in names.items():
             weight = families.to_llamacpp(hf_name, weights.read(hf_name), config, family)
             packed = quantization.pack(weight, tensors[name].tensor_type)

@@ -99,6 +99,8 @@ def _sentencepiece(definition: dict[str, Any], rows: int) -> Vocabulary:
     for index, token in enumerate(tokens):
         if len(token) == 6 and token.startswith("<0x") and token.endswith(">") and types[index] == TokenType.NORMAL:
             types[index] = TokenType.BYTE
+        elif types[index] == TokenType.USER_DEFINED and "\u2581" in token:  # llama.cpp turns it back into spaces only
+            types[index] = TokenType.NORMAL  # in normal tokens: Gemma's runs of spaces
     unknown = definition["model"].get("unk_token")
     if unknown in tokens:
         types[tokens.index(unknown)] = TokenType.UNKNOWN

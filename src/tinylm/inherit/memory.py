@@ -84,6 +84,9 @@ def memory_line(
         "logits": tokens * teacher.vocab_size * (3 * dtype.itemsize + 4),  # them, two gradients, float32 log-softmax
     }
     refit = {"states for the refit": refit_tokens * (target.num_layers + 3) * teacher.hidden_size * dtype.itemsize}
+    if refit_tokens:  # x^T x in float32 and float64 with its factor, and as much of the errors: of the widest matrix
+        widest = max(target.intermediate_size, target.num_attention_heads * target.head_dim)
+        refit["its equations"] = 24 * widest**2 + 20 * widest * target.hidden_size
     parts = models | max(scoring, refit, key=lambda part: sum(part.values()))
     listed = " + ".join(f"{name} {size / 1e9:.1f}" for name, size in parts.items())
     again = "; layers run twice to keep it so" if recompute else ""

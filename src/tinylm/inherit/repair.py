@@ -156,9 +156,12 @@ class _Fit:
         self.cross += error.T @ flat
 
     def solve(self) -> None:
-        power = self.gram.diagonal().mean()
-        system = self.gram + self.ridge * power * torch.eye(len(self.gram))
-        update = torch.linalg.solve(system.double(), self.cross.T.double()).T
+        power = float(self.gram.diagonal().mean())
+        if power == 0:  # nothing ever came in: nothing to learn from
+            return
+        self.gram.diagonal().add_(self.ridge * power)
+        factor = torch.linalg.cholesky(self.gram.double())
+        update = torch.cholesky_solve(self.cross.T.double(), factor).T
         weight = self.module.weight
         weight.copy_(weight.double() + update)
 

@@ -14,8 +14,14 @@ from tinylm.artifact import require_space, write_json
 from tinylm.errors import InputError
 from tinylm.terminal import track
 
+METHOD = 2  # of the conversion: raised when its result changes, so that nothing made before is taken from the cache
 PRE_TOKENIZER_KEY = "tokenizer.ggml.pre"
 LIKE_GPT2 = ("default", "gpt-2", "phi-2", "mpt", "olmo", "jais")  # llama.cpp's names of rules for splitting text
+WHOLE_WORDS_FIRST = ("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "tekken")
+ENDS_OF_TURN = ("<|im_end|>", "<|end|>", "<|eot_id|>", "<end_of_turn>")
+CONTROL = 3  # llama.cpp's type of a token that is never text
+UNCAPPED = 1e5  # an export writes a cap so high where a model has none
+LAYERS_27B = {"gemma2": 46, "gemma3": 62}
 DIGITS_FIRST = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")  # each digit alone
 
 
@@ -26,24 +32,32 @@ def convert(gguf_path: Path, folder: Path) -> None:
     Raises InputError when the file is no GGUF, is cut short, or its family is unknown.
     """
     from gguf import GGUFReader
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors.torch import save_file
     from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
+    damaged = (ValueError, KeyError, IndexError, struct.error, NotImplementedError)
     try:
         reader = GGUFReader(gguf_path)
-        parsed = load_gguf_checkpoint(str(gguf_path), return_tensors=False)
-    except (ValueError, KeyError, IndexError, struct.error, NotImplementedError) as error:
+    except damaged as error:
         raise InputError(f"{gguf_path} is not a GGUF file this can read ({error}): download it again") from error
+    try:
+        parsed = load_gguf_checkpoint(str(gguf_path), return_tensors=False)
+        settings = parsed["config"] | _lost_settings(reader)
+        settings.pop("_model_name_or_path", None)
+        config = AutoConfig.for_model(**settings)
+        with torch.device("meta"):
+            empty = AutoModelForCausalLM.from_config(config)
+    except (*damaged, StrictDataclassError) as error:
+        architecture = _field(reader, "general.architecture")
+        raise InputError(
+            f"{gguf_path}: transformers cannot load a {architecture} model from a GGUF file ({error}): "
+            "give the Hugging Face model it was made from"
+        ) from error
     _refuse_scaled_rope(reader, gguf_path)
     _refuse_unknown_splitting(reader, gguf_path)
     require_space(folder, sum(int(np.prod(tensor.shape)) * 4 for tensor in reader.tensors))
-
-    settings = parsed["config"]
-    settings.pop("_model_name_or_path", None)
-    config = AutoConfig.for_model(**settings)
-    with torch.device("meta"):
-        empty = AutoModelForCausalLM.from_config(config)
     weights = _dequantise(reader, empty, settings)
     tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
     missing = sorted(set(empty.state_dict()) - set(weights) - tied)
@@ -52,10 +66,54 @@ def convert(gguf_path: Path, folder: Path) -> None:
     config.architectures = [type(empty).__name__]
     config.dtype = torch.float32
     config.save_pretrained(folder)
-    GenerationConfig.from_model_config(config).save_pretrained(folder)
+    generation = GenerationConfig.from_model_config(config)
+    if generation.eos_token_id is not None:
+        generation.eos_token_id = _stops(reader, generation.eos_token_id)
+    generation.save_pretrained(folder)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     _save_tokenizer(gguf_path, folder, parsed["tokenizer"].get("pre_tokenizer_type"))
     write_json(folder / "tinylm.json", _facts(reader, gguf_path))
+
+
+def _lost_settings(reader) -> dict:
+    """Config values that a GGUF file holds and transformers leaves behind."""
+    architecture = _field(reader, "general.architecture")
+    names = {tensor.name for tensor in reader.tensors}
+    lost: dict = {}
+    if architecture == "llama" and "blk.0.attn_q.bias" in names:
+        lost["attention_bias"] = True
+    if architecture == "llama" and "blk.0.ffn_up.bias" in names:
+        lost["mlp_bias"] = True
+    head_dim = _field(reader, f"{architecture}.attention.key_length")
+    if architecture in ("llama", "qwen3") and head_dim is not None:
+        lost["head_dim"] = head_dim
+    if architecture == "phi3":  # its config's default is an id that a compact vocabulary does not have
+        lost["pad_token_id"] = _field(reader, "tokenizer.ggml.padding_token_id")
+    if architecture in ("gemma2", "gemma3"):  # their windows by layer, caps of logits, and the scale of queries
+        sliding = _field(reader, f"{architecture}.attention.sliding_window_pattern")
+        if isinstance(sliding, list):
+            lost["layer_types"] = ["sliding_attention" if slides else "full_attention" for slides in sliding]
+        for name in ("attn_logit_softcapping", "final_logit_softcapping"):
+            cap = _field(reader, f"{architecture}.{name}")
+            if cap is not None:
+                lost[name] = cap if cap < UNCAPPED else None
+        layers = _field(reader, f"{architecture}.block_count")
+        heads, hidden = (
+            _field(reader, f"{architecture}.{key}") for key in ("attention.head_count", "embedding_length")
+        )
+        if head_dim is not None:  # llama.cpp's rule; only the 27B models differ
+            lost["query_pre_attn_scalar"] = hidden // heads if layers == LAYERS_27B[architecture] else head_dim
+    return lost
+
+
+def _stops(reader, eos: int | list[int]) -> int | list[int]:
+    """What ends an answer: the file's end token, and the ends of a turn in a chat, which llama.cpp knows by name."""
+    found = eos if isinstance(eos, list) else [eos]
+    tokens, types = _field(reader, "tokenizer.ggml.tokens") or [], _field(reader, "tokenizer.ggml.token_type") or []
+    named = [i for i, (token, kind) in enumerate(zip(tokens, types)) if kind == CONTROL and token in ENDS_OF_TURN]
+    turn = _field(reader, "tokenizer.ggml.eot_token_id")
+    every = list(dict.fromkeys([*found, *([] if turn is None else [turn]), *named]))
+    return every if len(every) > 1 else eos
 
 
 def _refuse_scaled_rope(reader, gguf_path: Path) -> None:
@@ -94,8 +152,11 @@ def _dequantise(reader, empty, settings: dict) -> dict[str, torch.Tensor]:
     for tensor in track(reader.tensors, f"dequantising {architecture}"):
         result = processor.process(weights=dequantize(tensor.data, tensor.tensor_type), name=tensor.name)
         name = hf_names.get(result.name)
-        if name is None:  # what this model has no place for
-            continue
+        if name is None:
+            raise InputError(
+                f"the GGUF tensor {tensor.name} has no place in transformers' {architecture} model: "
+                "give the Hugging Face model it was made from"
+            )
         value = torch.from_numpy(np.array(result.weights, dtype=np.float32))
         if tuple(value.shape) != shapes[name]:
             raise InputError(f"GGUF tensor {tensor.name} has shape {tuple(value.shape)}, {shapes[name]} is needed")
@@ -129,6 +190,8 @@ def _save_tokenizer(gguf_path: Path, folder: Path, pre_tokenizer: str | None) ->
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
         )
+    if pre_tokenizer in WHOLE_WORDS_FIRST:  # transformers makes no use of this
+        tokenizer.backend_tokenizer.model.ignore_merges = True
     for key in ("local_files_only", "name_or_path"):  # about this load, not about the tokenizer
         tokenizer.init_kwargs.pop(key, None)
     tokenizer.save_pretrained(folder)

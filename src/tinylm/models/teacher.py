@@ -164,7 +164,7 @@ def _converted(gguf_path: Path) -> Path:
     from tinylm.models import gguf
 
     stat = gguf_path.stat()
-    key = f"{gguf_path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
+    key = f"{gguf_path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}:{gguf.METHOD}"
     folder = cache_dir() / f"{gguf_path.stem}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     with one_builder(folder):  # torchrun starts many of us
         if (folder / "config.json").exists():

@@ -12,10 +12,11 @@ from tokenizers import Tokenizer
 from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast
 
 from tinylm.corpus.read import Document
-from tinylm.errors import InputError
+from tinylm.errors import InputError, WorkError
 from tinylm.evaluate.bits_per_byte import (
     batches,
     bits_per_byte,
+    held_out,
     paired_difference,
     score_documents,
     split_windows,
@@ -90,7 +91,8 @@ def test_training_mode_is_put_back_and_dropout_is_off(model, tokenizer):
         model.eval()
 
 
-def test_a_model_that_caps_its_logits_is_scored_whole(tokenizer):
+def test_a_model_that_caps_its_logits_is_scored_a_slice_at_a_time(tokenizer):
+    """Whole logits of 8,192 tokens of Gemma 2 are 4 GB."""
     torch.manual_seed(0)
     config = Gemma2Config(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
@@ -98,7 +100,7 @@ def test_a_model_that_caps_its_logits_is_scored_whole(tokenizer):
         initializer_range=0.5,
     )  # fmt: skip
     capped = Gemma2ForCausalLM(config).eval()
-    assert Scorer(capped).head is None
+    assert Scorer(capped).head is not None
     bits = score_documents(capped, tokenizer, DOCUMENTS, 64, dtype=None).bits
     assert bits[1] == pytest.approx(brute_force_bits(capped, tokenizer, DOCUMENTS[1].text, 64, 64), rel=1e-5)
 
@@ -240,3 +242,25 @@ def test_unknown_tokens_are_counted(model, tokenizer):
 def test_a_tokenizer_of_another_model_is_refused(tokenizer):
     with pytest.raises(InputError, match="own tokenizer"):
         bits_per_byte(tiny_llama(50), tokenizer, DOCUMENTS, context=64)
+
+
+def test_a_model_of_nan_is_an_error_not_a_result(model, tokenizer):
+    broken = copy.deepcopy(model)
+    with torch.no_grad():
+        broken.model.norm.weight[0] = float("nan")
+    with pytest.raises(WorkError, match="gives NaN or infinity on a text of"):
+        score_documents(broken, tokenizer, DOCUMENTS, 64, dtype=None)
+
+
+def test_files_of_one_name_are_two_sources(tmp_path):
+    for language in ("en", "zh"):
+        (tmp_path / language).mkdir()
+        (tmp_path / language / "test.txt").write_text(f"text in {language}")
+    (tmp_path / "other.txt").write_text("alone")
+    files = [tmp_path / "en" / "test.txt", tmp_path / "zh" / "test.txt", tmp_path / "other.txt"]
+    assert [d.source for d in held_out(files)] == [str(files[0]), str(files[1]), "other.txt"]
+    with pytest.raises(InputError, match="--documents -1"):
+        held_out(files, -1)
+    (tmp_path / "empty.txt").write_text("  ")
+    with pytest.raises(InputError, match="no text in"):
+        held_out([tmp_path / "empty.txt"])

@@ -61,7 +61,7 @@ def test_page_is_whole_escaped_and_self_contained(tmp_path):
     assert parser.open == [] and page.count("<svg") == 5
     assert "made-&lt;up&gt;" in page and "<b>river" not in page
     assert not re.search(r'(src|href)="(?!data:|#)', page) and "<script" not in page
-    for words in ("60.0 ± -", "33.3 %", "6.00 % longer", "2 checks", "1.4000"):
+    for words in ("<td>60.0</td>", "33.3 %", "6.00 % longer", "2 checks", "1.4000"):
         assert words in page
     for name in re.findall(r"\((figures/\w+\.svg)\)", (tmp_path / "report.md").read_text()):
         assert (tmp_path / name).stat().st_size > 1000
@@ -96,8 +96,23 @@ def test_optional_parts_may_be_missing(tmp_path, absent):
     assert (tmp_path / "report.html").read_text().count("<svg") == (4 if absent in ("layers", "curve") else 5)
 
 
-def test_a_loss_to_the_control_is_shouted():
+def test_a_loss_to_the_control_is_shouted(tmp_path):
     results = copy.deepcopy(RESULTS)
     results["gain_over_control"]["percent"] = -5.0
     assert "5.0 % HIGHER" in headline(results)
+    write_report(results, tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "HIGHER than the same shape" in page and "-5.0 %" not in page
     assert "33.3 % lower" in headline(RESULTS)
+
+
+def test_what_a_pangu_pi_block_adds_is_drawn_and_counted(tmp_path):
+    results = copy.deepcopy(RESULTS)
+    results["parts"]["student"] |= {"shortcut": 2_000_000, "series": 1000}
+    results["inherit"] = {}
+    write_report(results, tmp_path)
+    whole = sum(results["parts"]["student"].values())
+    with_block = (tmp_path / "figures" / "parts.svg").read_text()
+    write_report(RESULTS, tmp_path / "plain")
+    assert whole > 14_000_000 and with_block != (tmp_path / "plain" / "figures" / "parts.svg").read_text()
+    assert "random weights, before training" in (tmp_path / "report.md").read_text()

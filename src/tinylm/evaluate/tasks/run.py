@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from tinylm.tokenizer.source import read_source
 FOLDER = Path(__file__).parent  # for `lm_eval --include_path`
 NAMES = tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+TEXT_TOKENS = 8192  # of a forward pass on --text unless --batch-size says otherwise
 TEXT_CONTEXT = 512  # context of bits per byte unless --context says otherwise
 
 
@@ -86,10 +88,13 @@ def evaluate(
         scores = None
         if documents:
             text_context = context or min(TEXT_CONTEXT, _positions(model))
-            scores = score_documents(model, tokenizer, documents, text_context, dtype=None)
+            at_once = batch_size if isinstance(batch_size, int) else TEXT_TOKENS
+            scores = score_documents(model, tokenizer, documents, text_context, batch_tokens=at_once, dtype=None)
             entry["bits_per_byte"] = report(scores, text_context)
             if bands is not None:
-                by_band = bits_by_band(model, tokenizer, documents, bands, text_context, dtype=None)
+                by_band = bits_by_band(
+                    model, tokenizer, documents, bands, text_context, batch_tokens=at_once, dtype=None
+                )
                 entry["bits_per_byte"]["by_band"] = by_band
         answers = _beside(out, "answers", f"{name}-{fingerprint(resolve(spec))}-{dtype}.jsonl")
         lm = TinyLM(model, tokenizer, max_length=context, batch_size=batch_size, responses=answers)
@@ -270,6 +275,10 @@ def _no_tqdm() -> Iterator[None]:
 def _check(models, tasks, documents, limit, num_fewshot, batch_size, dtype, counts, out) -> None:
     if out is not None and (Path(out).is_dir() or Path(out).suffix != ".json"):
         raise InputError(f"--out {out} must be a file that ends in .json")
+    if out is not None:
+        there = next(folder for folder in Path(out).absolute().parents if folder.exists())
+        if not os.access(there, os.W_OK):
+            raise InputError(f"--out {out} cannot be written: {there} is not yours to write in")
     if not models:
         raise InputError("no model given: say --model DIR")
     if counts is not None and not documents:
