@@ -18,7 +18,7 @@ from tinylm.architecture.plan import plan, write_plan
 from tinylm.architecture.shape import parameters_by_part
 from tinylm.artifact import Stages
 from tinylm.corpus.pack import pack
-from tinylm.corpus.read import documents, expand
+from tinylm.corpus.read import documents, expand, first_bytes
 from tinylm.corpus.split import read_part, spread, write_split
 from tinylm.corpus.store import open_store
 from tinylm.errors import InputError, WorkError
@@ -122,12 +122,15 @@ def _corpus(recipe: Recipe, stages: Stages) -> Path:
     inputs = {
         "paths": config.paths,
         "files": _stamps(_local_files(config.paths)),
-        "text_key": config.text_key,
+        "text_key": config.text_key or "text",
         "valid_fraction": config.valid_fraction,
     }
+    if config.max_bytes:
+        inputs["max_bytes"] = config.max_bytes
 
     def build(folder: Path) -> dict[str, Any]:
-        return write_split(documents(config.paths, config.text_key), folder, config.valid_fraction)
+        read = first_bytes(documents(config.paths, config.text_key), config.max_bytes)
+        return write_split(read, folder, config.valid_fraction)
 
     return stages("corpus", inputs, build)
 

@@ -20,14 +20,16 @@ from tinylm.train.config import TrainConfig
 
 @dataclass(frozen=True)
 class CorpusConfig:
-    paths: tuple[str, ...] = ("embedded",)  # files, folders, hub:NAME[:SPLIT], or the embedded corpus
-    text_key: str = "text"
+    paths: tuple[str, ...] = ("embedded",)  # files, folders, hub:NAME[@CONFIG][:SPLIT], or the embedded corpus
+    text_key: str = ""  # where a record's text is; empty: "text", or else "content"
+    max_bytes: int = 0  # of text read, from the start; 0: all. A hub data set can be larger than any disk
     valid_fraction: float = 0.03  # of documents, chosen by the hash of their text
     eval_bytes: int = 300_000  # held-out text scored for bits per byte
 
     def validate(self) -> None:
         _require(len(self.paths) > 0, "corpus.paths", self.paths, "at least one file or folder")
         _require(0 < self.valid_fraction < 1, "corpus.valid_fraction", self.valid_fraction, "between 0 and 1")
+        _require(self.max_bytes >= 0, "corpus.max_bytes", self.max_bytes, "0 (all) or more")
         _require(self.eval_bytes >= 1000, "corpus.eval_bytes", self.eval_bytes, "1000 or more")
 
 

@@ -6,7 +6,7 @@ A document is one text: a whole .txt file, one line of a jsonl file, one row of 
 import gzip
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tinylm.corpus.document import Document
@@ -16,6 +16,7 @@ from tinylm.errors import InputError
 
 __all__ = ["Document", "documents", "expand"]
 
+TEXT_KEYS = ("text", "content")  # where a record's text is looked for when nobody says
 SUFFIXES = (".txt", ".md", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 
 
@@ -38,10 +39,11 @@ def expand(paths: Sequence[str | Path]) -> list[Path]:
     return files
 
 
-def documents(paths: Sequence[str | Path], text_key: str = "text") -> Iterator[Document]:
+def documents(paths: Sequence[str | Path], text_key: str = "") -> Iterator[Document]:
     """All non-empty documents of ``paths`` in the order given.
 
-    Besides files and folders: ``hub:NAME[:SPLIT]`` streams a hub dataset, ``embedded`` is the demo's corpus.
+    Besides files and folders: ``hub:NAME[@CONFIG][:SPLIT]`` streams a hub dataset, ``embedded`` is the demo's corpus.
+    ``text_key`` names the text in a record of a jsonl, parquet or hub corpus; by default "text", or else "content".
     Raises InputError for a path that is missing, of an unknown kind, or damaged.
     """
     if not paths:
@@ -54,6 +56,29 @@ def documents(paths: Sequence[str | Path], text_key: str = "text") -> Iterator[D
         else:
             for file in expand([name]):
                 yield from _read_file(file, text_key)
+
+
+def first_bytes(documents: Iterable[Document], limit: int) -> Iterator[Document]:
+    """The first documents of about ``limit`` bytes of text; 0: all."""
+    taken = 0
+    for document in documents:
+        yield document
+        taken += len(document.text.encode("utf-8", "surrogatepass"))
+        if limit and taken >= limit:
+            return
+
+
+def _find_key(names: Iterable[str], text_key: str, where: str) -> str:
+    """``text_key``, or the usual one among the ``names`` of a record."""
+    names = list(names)
+    found = [key for key in ([text_key] if text_key else TEXT_KEYS) if key in names]
+    if not found:
+        wanted = repr(text_key) if text_key else " or ".join(map(repr, TEXT_KEYS))
+        raise InputError(
+            f"{where} has no {wanted}; it has {', '.join(names[:12])}: name the text (corpus.text_key in a recipe) or "
+            "rename it"
+        )
+    return found[0]
 
 
 def _read_file(path: Path, text_key: str) -> Iterator[Document]:
@@ -87,15 +112,17 @@ def _jsonl_texts(path: Path, text_key: str) -> Iterator[str]:
         if not line.strip():
             continue
         try:
-            text = json.loads(line)[text_key]
+            record = json.loads(line)
         except (ValueError, RecursionError) as error:  # also numbers of thousands of digits, nesting without end
             raise InputError(f"{path} line {number} is not JSON ({getattr(error, 'msg', error)})") from error
-        except (KeyError, TypeError) as error:
-            raise InputError(f"{path} line {number} has no key {text_key!r}: name the right one") from error
+        if not isinstance(record, dict):
+            raise InputError(f"{path} line {number} is {type(record).__name__}, an object with a text is needed")
+        key = _find_key(record, text_key, f"{path} line {number}")
+        text = record[key]
         if text is None:
             continue
         if not isinstance(text, str):
-            raise InputError(f"{path} line {number}: {text_key!r} is {type(text).__name__}, text is needed")
+            raise InputError(f"{path} line {number}: {key!r} is {type(text).__name__}, text is needed")
         yield text
 
 
@@ -140,13 +167,12 @@ def _parquet_texts(path: Path, text_key: str) -> Iterator[str]:
 
     try:
         file = pyarrow.parquet.ParquetFile(path)
-        if text_key not in file.schema_arrow.names:
-            raise InputError(f"{path} has no column {text_key!r}; it has {', '.join(file.schema_arrow.names)}")
-        for batch in file.iter_batches(batch_size=256, columns=[text_key]):
+        key = _find_key(file.schema_arrow.names, text_key, str(path))
+        for batch in file.iter_batches(batch_size=256, columns=[key]):
             for text in batch.column(0).to_pylist():
                 if text is not None and not isinstance(text, str):
-                    kind = file.schema_arrow.field(text_key).type
-                    raise InputError(f"{path}: column {text_key!r} is {kind}, text is needed: name another column")
+                    kind = file.schema_arrow.field(key).type
+                    raise InputError(f"{path}: column {key!r} is {kind}, text is needed: name another column")
                 if text is not None:
                     yield text
     except pyarrow.ArrowException as error:
@@ -156,11 +182,13 @@ def _parquet_texts(path: Path, text_key: str) -> Iterator[str]:
 def _read_hub(name: str, text_key: str) -> Iterator[Document]:
     from datasets import load_dataset
 
-    _, dataset, *split = name.split(":")
+    _, place, *split = name.split(":")
+    dataset, _, config = place.partition("@")
     try:
-        rows = load_dataset(dataset, split=split[0] if split else "train", streaming=True)
+        rows = load_dataset(dataset, config or None, split=split[0] if split else "train", streaming=True)
         for row in rows:
-            if isinstance(row.get(text_key), str) and row[text_key].strip():
-                yield Document(_clean(row[text_key]), dataset)
+            text = row[_find_key(row, text_key, f"hub dataset {place}")]
+            if isinstance(text, str) and text.strip():
+                yield Document(_clean(text), dataset)
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a data set with code of its own, never run
         raise InputError(f"cannot stream hub dataset {dataset!r}: {error}") from error

@@ -80,8 +80,13 @@ def spread(documents: Iterable[Document], total_bytes: int) -> list[Document]:
     are taken until the bytes are there.
     """
     by_source: dict[str, list[Document]] = {}
+    held: dict[str, int] = {}
     for document in documents:
-        by_source.setdefault(document.source, []).append(document)
+        if (
+            held.get(document.source, 0) < total_bytes
+        ):  # never more of one source, so never all of a large part in memory
+            by_source.setdefault(document.source, []).append(document)
+            held[document.source] = held.get(document.source, 0) + len(document.text)
     chosen, taken = [], 0
     many = len(by_source) > MANY_SOURCES
     for source in sorted(by_source, key=lambda name: _digest(name, 0)) if many else by_source:

@@ -31,6 +31,7 @@ from tinylm.train.student import Student, set_parameter_dtype
 from tinylm.train.teacher_table import TeacherTable, make_or_open
 from tinylm.train.trackers import start_tracker
 
+VALID_TOKENS = 2**20  # at most so many of the validation store are scored: a large corpus' share has billions
 LARGE_BATCH = 4_000_000  # tokens; above it the paper's learning-rate rule no longer holds
 VERIFIED = 1_000_000_000  # tokens; checksums of larger stores take more than some seconds: call store.verify() by hand
 
@@ -266,7 +267,9 @@ class Run:
 
     def evaluate(self, store: TokenStore) -> None:
         """Loss on a validation store: nats per token, and bits per byte (comparable across tokenizers)."""
-        sequences = np.arange(store.num_sequences(self.config.sequence_length))
+        every = store.num_sequences(self.config.sequence_length)
+        most = max(1, VALID_TOKENS // self.config.sequence_length)
+        sequences = np.unique(np.linspace(0, every - 1, min(every, most)).astype(np.int64))  # spread over the store
         loss = float(self.frozen_losses(store, sequences, "validation").mean())
         bits_per_byte = loss / math.log(2) * store.num_tokens / store.text_bytes
         self.evaluated_at = self.step

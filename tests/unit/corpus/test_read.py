@@ -1,12 +1,14 @@
 import gzip
 import json
+from itertools import count
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 import zstandard
 
-from tinylm.corpus.read import documents, expand
+from tinylm.corpus.document import Document
+from tinylm.corpus.read import documents, expand, first_bytes
 from tinylm.errors import InputError
 
 TEXTS = ["one two", "drei\nvier", "五 six 🙂"]
@@ -39,6 +41,28 @@ def test_empty_documents_are_left_out_and_another_key_is_read(tmp_path):
     path = tmp_path / "x.jsonl"
     path.write_text('{"body": "a"}\n\n{"body": "  "}\n{"body": "b"}\n')
     assert [d.text for d in documents([path], text_key="body")] == ["a", "b"]
+    path.write_text('{"content": "a"}\n{"content": "b", "text": "c"}\n')  # as code corpora call it
+    assert [d.text for d in documents([path])] == ["a", "c"]
+
+
+def test_a_hub_data_set_may_name_its_configuration(monkeypatch):
+    import datasets
+
+    asked = []
+
+    def load(name, config, split, streaming):
+        asked.append((name, config, split, streaming))
+        return [{"content": "a"}, {"content": None}]
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    assert [d.text for d in documents(["hub:some/set@sample:test", "hub:some/set"])] == ["a", "a"]
+    assert asked == [("some/set", "sample", "test", True), ("some/set", None, "train", True)]
+
+
+def test_no_more_is_read_than_was_asked_for():
+    endless = (Document("ten bytes.", "x") for _ in count())
+    assert len(list(first_bytes(endless, 95))) == 10
+    assert len(list(first_bytes([Document("a", "x")] * 3, 0))) == 3
 
 
 def damaged(data: bytes) -> bytes:
@@ -50,9 +74,9 @@ def damaged(data: bytes) -> bytes:
     ("name", "content", "words"),
     [
         ("x.jsonl", b'{"text": "a"}\n{"text": ', "line 2"),
-        ("x.jsonl", b'{"other": "a"}\n', "no key 'text'"),
+        ("x.jsonl", b'{"other": "a"}\n', "line 1 has no 'text' or 'content'; it has other"),
         ("x.jsonl", b'{"text": 3}\n', "int"),
-        ("x.jsonl", b"[1]\n", "no key"),
+        ("x.jsonl", b"[1]\n", "is list"),
         ("x.txt", b"\xff\xfe", "not UTF-8"),
         ("x.jsonl", b'{"text": "\xff"}\n', "not UTF-8"),
         ("x.jsonl.gz", b"not gzip", "cannot read"),
@@ -91,7 +115,7 @@ def test_missing_files_and_columns(tmp_path):
     with pytest.raises(InputError, match="no corpus"):
         list(documents([]))
     write_all(tmp_path)
-    with pytest.raises(InputError, match="no column 'body'"):
+    with pytest.raises(InputError, match="has no 'body'; it has"):
         list(documents([tmp_path / "e.parquet"], text_key="body"))
 
 
