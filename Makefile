@@ -21,7 +21,7 @@ $(STAMP): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
-	@$(BIN)/python -c "import torch" || { echo "torch does not import: install a CPU build of the locked version (see README, Setup)"; exit 1; }
+	@$(BIN)/python -c "import torch" || { echo "torch does not import: install a CPU build of the locked version (see README, Two commands)"; exit 1; }
 	@rm -f $(VENV)/.installed-*; touch $@
 
 lint: setup
