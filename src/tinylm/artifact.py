@@ -166,6 +166,7 @@ def _partial_directory(path: Path) -> Iterator[Path]:
     with _clear_disk_errors(path):
         partial.mkdir(parents=True, exist_ok=True)
         yield partial
+        _flush(partial)
         os.replace(partial, path)
 
 

@@ -27,6 +27,7 @@ from tinylm.export.card import write_card
 from tinylm.generate import generate
 from tinylm.inherit import inherit
 from tinylm.inherit import save as save_inherited
+from tinylm.models import gguf
 from tinylm.models import teacher as teachers
 from tinylm.models.axes import family_of
 from tinylm.models.pangu import from_llama, pangu_config
@@ -106,7 +107,8 @@ def _teacher(recipe: Recipe, stages: Stages) -> Path:
         source = teachers.resolve(recipe.teacher)
         return {"fingerprint": teachers.fingerprint(source), **teachers.facts(recipe.teacher)}
 
-    stages("teacher", {"spec": recipe.teacher}, build)
+    converted = {"method": gguf.METHOD} if recipe.teacher.endswith((".gguf", teachers.DEMO_TEACHER)) else {}
+    stages("teacher", {"spec": recipe.teacher, **converted}, build)
     folder = teachers.resolve(recipe.teacher)
     config = teachers.load_config(folder)
     family_of(config)  # an unknown family must not cost the stages before the cut
@@ -122,7 +124,7 @@ def _corpus(recipe: Recipe, stages: Stages) -> Path:
     inputs = {
         "paths": config.paths,
         "files": _stamps(_local_files(config.paths)),
-        "text_key": config.text_key or "text",
+        "text_key": config.text_key,
         "valid_fraction": config.valid_fraction,
     }
     if config.max_bytes:
@@ -249,7 +251,8 @@ def _initial(recipe: Recipe, stages: Stages, compact: Path, shape: Path, store: 
         }
 
     inputs = {"compact": compact.name, "shape": shape.name, "store": store.name, "seed": recipe.seed, **vars(config)}
-    inputs["method"] = 2  # 1: units at random by seed 0 always, repairs not measured
+    learns = "learned" in (config.criterion, config.layers)
+    inputs["method"] = 3 if learns else 2  # 1: units at random by seed 0 always; 2: masks over all heads of a layer
     return stages("inherit", inputs, build)
 
 

@@ -21,7 +21,7 @@ from tinylm.train.config import TrainConfig
 @dataclass(frozen=True)
 class CorpusConfig:
     paths: tuple[str, ...] = ("embedded",)  # files, folders, hub:NAME[@CONFIG][:SPLIT], or the embedded corpus
-    text_key: str = ""  # where a record's text is; empty: "text", or else "content"
+    text_key: str = "text"  # where a record's text is; "text": there, or else in "content"
     max_bytes: int = 0  # of text read, from the start; 0: all. A hub data set can be larger than any disk
     valid_fraction: float = 0.03  # of documents, chosen by the hash of their text
     eval_bytes: int = 300_000  # held-out text scored for bits per byte

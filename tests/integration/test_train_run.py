@@ -391,6 +391,15 @@ class TestWrongInput:
         with pytest.raises(InputError, match="its first weights differs"):
             train(other, store, short, tmp_path)
 
+    def test_a_checkpoint_of_an_older_tinylm_is_gone_on_from(self, teacher_dir, store, tmp_path, monkeypatch):
+        short = dataclasses.replace(CONFIG, checkpoint_every=2)
+        identity = Run.identity
+        known = ("settings", "data", "model shape")
+        monkeypatch.setattr(Run, "identity", lambda self: {key: identity(self)[key] for key in known})
+        train(load_model(teacher_dir), store, short, tmp_path)
+        monkeypatch.undo()
+        assert train(load_model(teacher_dir), store, short, tmp_path)["steps"] > 0
+
     def test_distillation_without_a_teacher(self, teacher_dir, store, tmp_path):
         with pytest.raises(InputError, match="needs a teacher"):
             train(load_model(teacher_dir), store, dataclasses.replace(CONFIG, distillation="live"), tmp_path)

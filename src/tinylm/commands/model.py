@@ -67,7 +67,7 @@ def plan(
         planning.print_bill(candidates[0], bill_tokens, peak_flops, mfu)
     measured: list[dict[str, Any]] = []
     request = {"budget": budget, "vocab_size": vocab_size, "teacher": teacher, "depths": layers, "block": block}
-    if out is not None:
+    if out is not None and not (out / "plan.json").exists():
         planning.write_plan(candidates, out, request)  # again below: measuring takes long and can be stopped
     if measure or train_tokens:
         from tinylm import measured_plan

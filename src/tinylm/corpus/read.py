@@ -16,7 +16,7 @@ from tinylm.errors import InputError
 
 __all__ = ["Document", "documents", "expand"]
 
-TEXT_KEYS = ("text", "content")  # where a record's text is looked for when nobody says
+TEXT_KEYS = ("text", "content")  # where a record's text is looked for unless another key is named
 SUFFIXES = (".txt", ".md", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 
 
@@ -39,11 +39,11 @@ def expand(paths: Sequence[str | Path]) -> list[Path]:
     return files
 
 
-def documents(paths: Sequence[str | Path], text_key: str = "") -> Iterator[Document]:
+def documents(paths: Sequence[str | Path], text_key: str = "text") -> Iterator[Document]:
     """All non-empty documents of ``paths`` in the order given.
 
     Besides files and folders: ``hub:NAME[@CONFIG][:SPLIT]`` streams a hub dataset, ``embedded`` is the demo's corpus.
-    ``text_key`` names the text in a record of a jsonl, parquet or hub corpus; by default "text", or else "content".
+    ``text_key`` names the text in a record of a jsonl, parquet or hub corpus; "text" means "content" too.
     Raises InputError for a path that is missing, of an unknown kind, or damaged.
     """
     if not paths:
@@ -69,11 +69,11 @@ def first_bytes(documents: Iterable[Document], limit: int) -> Iterator[Document]
 
 
 def _find_key(names: Iterable[str], text_key: str, where: str) -> str:
-    """``text_key``, or the usual one among the ``names`` of a record."""
-    names = list(names)
-    found = [key for key in ([text_key] if text_key else TEXT_KEYS) if key in names]
+    """``text_key``, or what it is called otherwise, among the ``names`` of a record."""
+    names, keys = list(names), TEXT_KEYS if text_key in TEXT_KEYS[:1] else (text_key,)
+    found = [key for key in keys if key in names]
     if not found:
-        wanted = repr(text_key) if text_key else " or ".join(map(repr, TEXT_KEYS))
+        wanted = " or ".join(map(repr, keys))
         raise InputError(
             f"{where} has no {wanted}; it has {', '.join(names[:12])}: name the text (corpus.text_key in a recipe) or "
             "rename it"

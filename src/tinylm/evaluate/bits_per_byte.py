@@ -12,6 +12,7 @@ What is conditioned on what, so that the number means the same for every model:
 - Markers such as ``<|endoftext|>`` inside a text are text: they are split into ordinary tokens and paid for.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -172,9 +173,9 @@ def held_out(paths: Sequence[str | Path], per_source: int | None = None) -> list
     if per_source is not None and per_source < 1:
         raise InputError(f"--documents {per_source} must be 1 or more")
     files = expand(paths) if paths else []
-    names = [file.name for file in files]
+    names = Counter(file.name for file in files)
     found = [
-        document if names.count(file.name) == 1 else replace(document, source=str(file))
+        document if names[file.name] == 1 else replace(document, source=str(file))
         for file in files
         for document in islice(documents([file]), per_source)
     ]

@@ -96,6 +96,9 @@ class Shards(Mapping[str, Tensor]):
         with safe_open(self._files[name], framework="pt") as file:  # opened anew: else pages that were read stay mapped
             return file.get_tensor(name)
 
+    def __contains__(self, name: object) -> bool:  # a Mapping's own would read the tensor
+        return name in self._files
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._files)
 

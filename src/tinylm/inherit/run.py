@@ -106,8 +106,8 @@ def inherit_streamed(
     config = load_config(folder)
     weights, teacher = Shards(folder, bool(config.tie_word_embeddings)), Shape.from_config(config)
     check_target(teacher, target, vocab)
-    weights.check_names(config)
     axes.check_weights(weights.sizes(), config)
+    weights.check_names(config)
     if scores is None:
         if criterion == "random":
             units = criteria.random(teacher, seed)

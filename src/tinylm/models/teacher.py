@@ -79,7 +79,10 @@ def load_model(spec: str | Path, dtype: torch.dtype = torch.float32):
         name = missing[0] if missing else str(next(iter(info["mismatched_keys"])))
         raise InputError(f"model {spec} is incomplete: no usable weight for {name}")
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
-    if model.config.get_text_config().tie_word_embeddings and head is not None and head.weight is not embedding.weight:
+    tied = getattr(model.config.get_text_config(), "tie_word_embeddings", False) and getattr(
+        model, "_tied_weights_keys", 0
+    )
+    if tied and head is not None and head.weight is not embedding.weight:
         raise InputError(
             f"model {spec}: config.json ties the head to the embedding but the weights hold two different matrices: "
             "set tie_word_embeddings to false"

@@ -29,4 +29,7 @@ def follows_its_file(tokenizer: Any, folder: str | Path) -> bool:
     filed = Tokenizer.from_file(str(file))
     filed.no_truncation()
     filed.no_padding()
-    return filed.encode(PROBE, add_special_tokens=False).ids == tokenizer.encode(PROBE, add_special_tokens=False)
+    return all(
+        filed.encode(text, add_special_tokens=False).ids == tokenizer.encode(text, add_special_tokens=False)
+        for text in (PROBE, " " + PROBE)
+    )

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from tinylm.artifact import write_json
-from tinylm.tokenizer.load import follows_its_file
 from tinylm.tokenizer.source import Source, optional_json
 from tinylm.tokenizer.splits import pairs
 
@@ -29,12 +28,6 @@ def write_tokenizer(source: Source, kept: np.ndarray, folder: Path) -> None:
     settings = cut_settings(optional_json(source.folder / "tokenizer_config.json"), mapping)
     removed = {token["content"] for i, token in source.added.items() if i not in mapping}
     write_json(folder / "tokenizer_config.json", _without(settings, removed))
-    if settings.get("tokenizer_class"):
-        from transformers import AutoTokenizer
-
-        if not follows_its_file(AutoTokenizer.from_pretrained(folder), folder):
-            generic = _without(settings, removed) | {"tokenizer_class": "PreTrainedTokenizerFast"}
-            write_json(folder / "tokenizer_config.json", generic)
     named = optional_json(source.folder / "special_tokens_map.json")
     if named:
         write_json(folder / "special_tokens_map.json", _without(named, removed))

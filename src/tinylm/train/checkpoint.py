@@ -81,7 +81,7 @@ class Checkpoints:
                 console.print(f"[yellow]checkpoint {path} is damaged ({error}); going back to the one before[/]")
                 continue
             for name, value in identity.items():
-                if state["identity"].get(name) != value:
+                if state["identity"].get(name, value) != value:  # a checkpoint of an older tinylm knows fewer names
                     raise InputError(
                         f"{path} belongs to another run: its {name} differs from this one's; "
                         f"give another --out, or remove {self.folder}"

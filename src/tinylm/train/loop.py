@@ -49,9 +49,9 @@ def train(
     """Train ``model`` (a `transformers` causal model, changed in place) on ``store``; returns what result.json holds.
 
     Writes to ``out``: ``model/`` (a plain Hugging Face directory), ``metrics.jsonl``, ``rounds/`` and ``checkpoints/``.
-    Called again with the same arguments after a stop of any kind it goes on from the last checkpoint, bitwise as if
-    it had never stopped. ``teacher`` shares the student's vocabulary; it is used when ``config.distillation`` says so,
-    and its stored logits are kept beside the store, where other runs find them.
+    Called again with the same arguments (the model as it was at first) after a stop of any kind it goes on from the
+    last checkpoint, bitwise as if it had never stopped. ``teacher`` shares the student's vocabulary; it is used when
+    ``config.distillation`` says so, and its stored logits are kept beside the store, where other runs find them.
     ``order_from`` is the ``out`` of a finished run of the same settings: later rounds train on the data it chose, so
     that a control sees the same batches.
     """

@@ -8,7 +8,7 @@ from tinylm.inherit import inherit, masks
 from tinylm.inherit.cut import build, cut, model_weights
 from tinylm.inherit.repair import embedding_scale, norm_gains
 from tinylm.inherit.scores import Scores
-from tinylm.inherit.select import select
+from tinylm.inherit.select import best_heads, select
 from tinylm.models.shape import Shape
 
 IDS = torch.randint(1, 64, (8, 24), generator=torch.Generator().manual_seed(1))
@@ -96,17 +96,28 @@ def test_masks_find_the_units_that_do_the_work(kind: str) -> None:
         assert learned.history[-1]["ffn"] == pytest.approx(0.5, abs=1e-3)
 
 
-@pytest.mark.parametrize("kind", ["hard-concrete", "top-k"])
-def test_heads_are_learned_inside_the_groups_that_the_cut_keeps(kind: str) -> None:
+def test_heads_are_learned_inside_the_groups_that_the_cut_keeps() -> None:
     """With 8 heads in 4 groups: one head of each group, two whole groups, or one head of each of two groups."""
     teacher = family_model("llama", num_attention_heads=8, num_key_value_heads=4)
     whole = Shape.from_config(teacher.config)
     for heads, groups in ((4, 4), (4, 2), (2, 2)):
         target = dataclasses.replace(whole, num_attention_heads=heads, num_key_value_heads=groups)
-        found = masks.learn(teacher, IDS, target, kind, layers=[0, 1, 2, 3], steps=6, batch_size=4)
-        if kind == "hard-concrete":
-            open_groups, open_heads = (found.history[-1].get(axis, 1.0) for axis in ("kv_groups", "q_heads"))
-            assert (open_groups, open_heads) == pytest.approx((groups / 4, heads / groups / 2), abs=1e-3)
+        found = masks.learn(teacher, IDS, target, layers=[0, 1, 2, 3], steps=6, batch_size=4)
+        open_groups, open_heads = (found.history[-1].get(axis, 1.0) for axis in ("kv_groups", "q_heads"))
+        assert (open_groups, open_heads) == pytest.approx((groups / 4, heads / groups / 2), abs=1e-3)
+
+
+@pytest.mark.parametrize(("heads", "groups"), [(4, 4), (4, 2), (2, 2)])
+def test_the_heads_that_were_open_are_those_that_the_cut_keeps(heads: int, groups: int, monkeypatch) -> None:
+    teacher = family_model("llama", num_attention_heads=8, num_key_value_heads=4)
+    whole = Shape.from_config(teacher.config)
+    target = dataclasses.replace(whole, num_attention_heads=heads, num_key_value_heads=groups)
+    seen, gated = [], masks.gated
+    monkeypatch.setattr(masks, "gated", lambda model, gates: seen.append(gates["q_heads"]) or gated(model, gates))
+    found = masks.learn(teacher, IDS, target, "top-k", layers=[0, 1, 2, 3], steps=1, batch_size=4, learning_rate=0.0)
+    for layer, scores in enumerate(found.scores["q_heads"]):
+        kept = best_heads(scores, whole, target)[0].tolist()
+        assert [head for head in range(8) if seen[0][layer, head] > 0.5] == kept
 
 
 def test_a_cut_in_depth_alone_leaves_nothing_to_learn() -> None:
