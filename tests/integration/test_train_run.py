@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from builders import byte_level_tokenizer, texts
+from builders import byte_level_tokenizer, family_model, texts
 from safetensors.torch import load_file
 
 from tinylm.corpus.pack import pack
@@ -84,6 +84,21 @@ def test_golden_losses(teacher_dir, store, tmp_path):
     """Twenty steps in float32 from fixed weights and data; a change of any part of the engine shows here."""
     train(load_model(teacher_dir), store, dataclasses.replace(CONFIG, bf16=False, rounds=1), tmp_path)
     assert losses(tmp_path) == pytest.approx(GOLDEN, abs=2e-3)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("model_type", ["gemma2", "gemma3_text", "granite", "phi3", "olmo2"])
+def test_the_first_loss_is_the_familys_own(model_type, bf16, store, tmp_path):
+    """Capped, scaled and windowed: what the engine trains on is what the model says of itself."""
+    more = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0} if model_type == "gemma2" else {}
+    model = family_model(model_type, vocab_size=store.vocab_size, sliding_window=16, **more)
+    plan = make_plan(config := dataclasses.replace(CONFIG, bf16=bf16, rounds=1, steps=2), store)
+    window = torch.from_numpy(store.windows(plan.pool.reshape(-1)[plan.batch(0, 0)], 32))
+    with torch.no_grad():
+        logits = model(window[:, :-1]).logits
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), window[:, 1:].flatten()).item()
+    train(model, store, config, tmp_path)
+    assert losses(tmp_path)[0] == pytest.approx(expected, abs=0.05 if bf16 else 1e-4)
 
 
 def test_equals_a_plain_loop_with_the_library_loss(teacher_dir, store, tmp_path):

@@ -18,13 +18,16 @@ IGNORE = -100  # a target that counts for nothing
 
 @dataclass(frozen=True)
 class Head:
-    """The output projection of a causal model: logits = scale * hidden @ weight.T."""
+    """The output projection of a causal model: logits = scale * hidden @ weight.T, and cap * tanh(that / cap) where
+    there is a cap (Gemma 2)."""
 
     weight: nn.Parameter
     scale: float = 1.0
+    cap: float = 0.0
 
     def logits(self, hidden: Tensor) -> Tensor:
-        return (hidden @ self.weight.T).mul_(self.scale) if self.scale != 1 else hidden @ self.weight.T
+        logits = (hidden @ self.weight.T).mul_(self.scale) if self.scale != 1 else hidden @ self.weight.T
+        return logits.div_(self.cap).tanh_().mul_(self.cap) if self.cap else logits
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def chunked_loss(
         chunk: positions projected at once.
         compiled: fuse what is done to a chunk's logits; three times as fast on a CPU, seconds to compile.
     """
-    return _ChunkedLoss.apply(hidden, head.weight, head.scale, targets, teacher, z_loss, chunk, compiled)
+    return _ChunkedLoss.apply(hidden, head.weight, head.scale, head.cap, targets, teacher, z_loss, chunk, compiled)
 
 
 class _ChunkedLoss(torch.autograd.Function):
@@ -77,6 +80,7 @@ class _ChunkedLoss(torch.autograd.Function):
         hidden: Tensor,
         weight: Tensor,
         scale: float,
+        cap: float,
         targets: Tensor,
         teacher: Teacher | None,
         z_loss: float,
@@ -96,7 +100,7 @@ class _ChunkedLoss(torch.autograd.Function):
             logits = hidden[part] @ weight.T
             about = teacher.about(part) if teacher is not None else {}
             gradient, losses[part], nats[part] = differentiate(
-                logits, targets[part].clamp(min=0), share[part], scale=scale, z_loss=z_loss, **about
+                logits, targets[part].clamp(min=0), share[part], scale=scale, cap=cap, z_loss=z_loss, **about
             )
             if needed:
                 hidden_gradient[part] = gradient @ weight
@@ -112,7 +116,7 @@ class _ChunkedLoss(torch.autograd.Function):
         return (
             hidden_gradient * loss_gradient.to(hidden_gradient.dtype),
             (weight_gradient * loss_gradient).to(hidden_gradient.dtype),
-            *[None] * 6,
+            *[None] * 7,
         )
 
 
@@ -122,6 +126,7 @@ def loss_and_gradient(
     share: Tensor,
     *,
     scale: float = 1.0,
+    cap: float = 0.0,
     z_loss: float = 0.0,
     weight: float = 0.0,
     temperature: float = 1.0,
@@ -132,11 +137,15 @@ def loss_and_gradient(
     """For one chunk of c positions: (d loss / d logits [c, V], loss that is trained [c], next-token nats [c]).
 
     Args:
-        logits: [c, V] before ``scale``.
+        logits: [c, V] before ``scale`` and ``cap``, see :class:`Head`.
         share: what each position counts in the mean, [c]; the gradient includes it.
         weight, temperature: of the teacher's part, weight * T^2 * KL(teacher || student) at temperature T.
     """
     scores, targets, share = logits.float() * scale, targets.unsqueeze(1), share.unsqueeze(1) * scale
+    slope = None
+    if cap:
+        bent = torch.tanh(scores / cap)
+        scores, slope = cap * bent, 1 - bent**2
     log_z = scores.logsumexp(dim=1, keepdim=True)
     nats = log_z - scores.gather(1, targets)
     probabilities = torch.exp(scores - log_z)
@@ -157,8 +166,11 @@ def loss_and_gradient(
         loss = loss + weight * ((wanted.exp() * (wanted - student)).sum(1, keepdim=True) + bucket)
         outside = probabilities * (1 - rest / student_rest)
         gradient = gradient + weight * outside.scatter(1, top_ids, student.exp() - wanted.exp())
-    gradient = (gradient * share).to(logits.dtype)
-    gradient.scatter_add_(1, targets, (share * (weight - 1)).to(logits.dtype))
+    gradient, at_target = gradient * share, share * (weight - 1)
+    if slope is not None:
+        gradient, at_target = gradient * slope, at_target * slope.gather(1, targets)
+    gradient = gradient.to(logits.dtype)
+    gradient.scatter_add_(1, targets, at_target.to(logits.dtype))
     return gradient, loss.squeeze(1), nats.squeeze(1)
 
 

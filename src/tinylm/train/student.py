@@ -19,11 +19,14 @@ class Student(nn.Module):
         super().__init__()
         self.model = model
         self.config = config
-        self.scale = find_head(model).scale
+        self.scale, self.cap = find_head(model).scale, find_head(model).cap
         if config.gradient_checkpointing and model.training:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         self.attention = model.config._attn_implementation
-        if dtype == torch.bfloat16 and device.type == "cpu":
+        capped = getattr(
+            model.config.get_text_config(), "attn_logit_softcapping", None
+        )  # Gemma 2's own attention alone
+        if dtype == torch.bfloat16 and device.type == "cpu" and not capped:
             use_blocked_attention(model)
         if config.compile:
             compile_layers(self.layers)
@@ -34,7 +37,7 @@ class Student(nn.Module):
 
     @property
     def head(self) -> Head:
-        return Head(self.model.get_output_embeddings().weight, self.scale)
+        return Head(self.model.get_output_embeddings().weight, self.scale, self.cap)
 
     def forward(self, piece: MicroBatch, teacher: Teacher | None = None) -> tuple[Tensor, Tensor]:
         """(training loss, plain next-token nats per token of each sequence) of one micro-batch."""
@@ -71,18 +74,15 @@ class Student(nn.Module):
 
 
 def find_head(model: Any) -> Head:
-    """The output matrix and the scale of its logits; InputError for heads that a chunked loss cannot express."""
+    """The output matrix, scale and cap of its logits; InputError for heads that a chunked loss cannot express."""
     embeddings = model.get_output_embeddings()
     config = model.config.get_text_config()
     if embeddings is None:
         raise InputError(f"{type(model).__name__} has no output embeddings: a causal language model is needed")
-    if getattr(embeddings, "bias", None) is not None or getattr(config, "final_logit_softcapping", None):
-        raise InputError(
-            f"{type(model).__name__} has an output bias or soft-capped logits: tinylm trains models whose logits are "
-            "a multiple of hidden @ matrix"
-        )
+    if getattr(embeddings, "bias", None) is not None:
+        raise InputError(f"{type(model).__name__} has an output bias: tinylm trains models without")
     scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
-    return Head(embeddings.weight, float(scale))
+    return Head(embeddings.weight, float(scale), float(getattr(config, "final_logit_softcapping", None) or 0))
 
 
 def set_parameter_dtype(model: nn.Module, dtype: torch.dtype) -> None:

@@ -37,6 +37,24 @@ def test_next_token_loss_and_gradients_equal_plain_cross_entropy(chunk, scale):
     assert nats[5] == 0
 
 
+@pytest.mark.parametrize("weight_of_teacher", [0.0, 0.3])
+def test_capped_logits(weight_of_teacher):
+    """Gemma 2: cap * tanh(logits / cap), the teacher's too."""
+    hidden, weight, targets = case()
+    capped = [
+        2.0 * torch.tanh(0.5 * (x @ w.T) / 2.0) for x, w in ((hidden, weight), (hidden.detach() + 1, weight.detach()))
+    ]
+    teacher = Teacher(0.3, hidden=hidden.detach() + 1, head=Head(weight.detach(), 0.5, 2.0))
+    loss, _ = chunked_loss(
+        hidden, Head(weight, 0.5, 2.0), targets, teacher=teacher if weight_of_teacher else None, chunk=16
+    )
+    student, wanted = (torch.log_softmax(logits, 1) for logits in capped)
+    keep = targets != IGNORE
+    divergence = F.kl_div(student, wanted, log_target=True, reduction="none").sum(1)[keep].mean()
+    plain = F.cross_entropy(capped[0], targets)
+    assert_same(loss, (1 - weight_of_teacher) * plain + weight_of_teacher * divergence, (hidden, weight))
+
+
 def test_z_loss():
     hidden, weight, targets = case()
     loss, _ = chunked_loss(hidden, Head(weight), targets, z_loss=0.01, chunk=10)
