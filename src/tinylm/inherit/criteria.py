@@ -166,10 +166,11 @@ def token_losses(model: Any, ids: Tensor, stride: int = 1) -> Tensor:
 
 
 def residual_writers(layer: Any, config: Any) -> list[nn.Module]:
-    """The two modules of a layer whose outputs are added to the residual stream."""
+    """The modules of a layer whose outputs are added to the residual stream: two, three with PanGu-pi's shortcut."""
     if axes.family_of(config).output_norms:
         return [layer.post_attention_layernorm, layer.post_feedforward_layernorm]
-    return [layer.self_attn.o_proj, layer.mlp.down_proj]
+    shortcut = getattr(layer.self_attn, "shortcut", None)
+    return [layer.self_attn.o_proj, *([] if shortcut is None else [shortcut]), layer.mlp.down_proj]
 
 
 def _on_input(module: nn.Module, see: Callable[[Tensor], Tensor | None]):

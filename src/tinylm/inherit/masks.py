@@ -186,6 +186,8 @@ def gated(model: Any, gates: Mapping[str, Tensor]) -> Iterator[None]:
         if axes.HIDDEN in gates:
             on_output(layer.self_attn.o_proj, gates[axes.HIDDEN])
             on_output(layer.mlp.down_proj, gates[axes.HIDDEN])
+            if getattr(layer.self_attn, "shortcut", None) is not None:
+                on_output(layer.self_attn.shortcut, gates[axes.HIDDEN])
         if LAYERS in gates:
             for writer in residual_writers(layer, model.config):
                 on_output(writer, gates[LAYERS][index])

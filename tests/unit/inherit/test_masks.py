@@ -9,6 +9,7 @@ from tinylm.inherit.cut import build, cut, model_weights
 from tinylm.inherit.repair import embedding_scale, norm_gains
 from tinylm.inherit.scores import Scores
 from tinylm.inherit.select import best_heads, select
+from tinylm.models.pangu import from_llama
 from tinylm.models.shape import Shape
 
 IDS = torch.randint(1, 64, (8, 24), generator=torch.Generator().manual_seed(1))
@@ -22,9 +23,13 @@ def random_selection(teacher, target: Shape):
     )
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, "pangu_pi"])
 def test_the_masked_teacher_is_the_exported_student(family: str) -> None:
-    teacher = family_model(family)
+    teacher = family_model("llama" if family == "pangu_pi" else family)
+    if family == "pangu_pi":
+        teacher = from_llama(teacher)
+        for layer in teacher.model.layers:
+            torch.nn.init.normal_(layer.self_attn.shortcut.up.weight)
     with torch.no_grad():
         teacher.get_input_embeddings().weight.mul_(20)  # large beside the norms' eps
     shape = Shape.from_config(teacher.config)
