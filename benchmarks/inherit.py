@@ -9,7 +9,9 @@ One teacher, one target shape, one held-out text, each tool in a process of its 
 A peer that is not installed is left out and named. They go into an environment of their own, not into tinylm's:
 ``pip install --no-deps torch-pruning optipfair``.
 
-    python benchmarks/inherit.py --teacher DIR --calibration A.jsonl --text B.jsonl --layers 12 --ffn 1024
+    python benchmarks/inherit.py --layers 12 --ffn 1024
+
+Calibration and held-out text are of the embedded corpus, an equal share of each source, unless files are given.
 
 Ours: by weights alone; by Taylor and skip-loss, cut alone and repaired; and as it comes (Taylor, greedy, repaired).
 The last line is JSON; ``ratio`` is the best peer's bits per byte over the last of ours (above 1: ours is better).
@@ -21,11 +23,14 @@ import importlib.util
 import json
 import multiprocessing
 import resource
+import tempfile
 import time
+from pathlib import Path
 
 import torch
 
 from tinylm.corpus.read import documents
+from tinylm.corpus.split import read_part, spread, write_split
 from tinylm.evaluate.bits_per_byte import bits_per_byte
 from tinylm.inherit import inherit
 from tinylm.inherit.run import calibration_chunks
@@ -89,7 +94,7 @@ def measure(name: str, options: argparse.Namespace) -> dict:
     student = model if name == "teacher" else CUTS.get(name, tinylm_cut)(model, target, options)
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    texts = list(documents([options.text]))[: options.documents]
+    texts = spread(documents([options.text]), options.text_bytes)
     with torch.no_grad():
         score = bits_per_byte(student, load_tokenizer(options.teacher), texts, context=options.length)
     return {
@@ -102,15 +107,35 @@ def measure(name: str, options: argparse.Namespace) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--teacher", required=True)
-    parser.add_argument("--calibration", nargs="+", required=True)
-    parser.add_argument("--text", required=True, help="held-out text, of other documents than --calibration")
-    parser.add_argument("--documents", type=int, default=40)
+    parser.add_argument("--teacher", default="smollm2-135m")
+    parser.add_argument("--calibration", nargs="+")
+    parser.add_argument("--text", help="held-out text, of other documents than --calibration")
+    parser.add_argument("--text-bytes", type=int, default=60_000)
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--ffn", type=int, default=1024)
     parser.add_argument("--chunks", type=int, default=64)
     parser.add_argument("--length", type=int, default=512)
     options = parser.parse_args()
+    if bool(options.calibration) != bool(options.text):
+        parser.error("give --calibration and --text, or neither")
+    with tempfile.TemporaryDirectory() as folder:
+        if not options.text:
+            sizes = {"train": 8 * options.chunks * options.length, "valid": options.text_bytes}
+            calibration, options.text = embedded(Path(folder), sizes)
+            options.calibration = [calibration]
+        compare(options)
+
+
+def embedded(folder: Path, sizes: dict[str, int]) -> list[str]:
+    """A file of each part of the embedded corpus, of so many bytes, made in ``folder``."""
+    write_split(documents(["embedded"]), folder, 0.03)
+    for part, size in sizes.items():
+        rows = [json.dumps({"text": document.text}) for document in spread(read_part(folder, part), size)]
+        (folder / f"{part}.jsonl").write_text("\n".join(rows) + "\n")
+    return [str(folder / f"{part}.jsonl") for part in sizes]
+
+
+def compare(options: argparse.Namespace) -> None:
     absent = [peer for peer in CUTS if importlib.util.find_spec(peer) is None]
     results = {}
     for name in ["teacher", *(peer for peer in CUTS if peer not in absent), *OURS]:
