@@ -20,6 +20,7 @@ from tinylm.artifact import atomic_file
 from tinylm.errors import InputError
 from tinylm.models.shape import Shape
 from tinylm.terminal import console, print_table, quiet_transformers
+from tinylm.train.device import choose_device
 
 QUANTIZED = "Q8_0"  # what a phone would run; the finalists are timed in it through llama.cpp
 TRAINING_SEQUENCE, TRAINING_BATCH, CALIBRATION_CHUNKS = 512, 8, 32
@@ -45,9 +46,7 @@ def measure(
         raise InputError("plan: --train-tokens needs --data, a folder with the token stores train/ and valid/")
     measured: list[dict[str, Any]] = [{} for _ in candidates]
     if batches:
-        device = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-        if device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
-            raise InputError(f"plan: --device {device} but PyTorch sees no such device here: use --device cpu")
+        device = choose_device(device).type if device == "auto" else str(choose_device(device))
         if finalists:
             speed.llamacpp_version()  # a missing package shows now, not after all other timings
         protocols = [Protocol(batch, 64, new_tokens, repeats, device=device) for batch in batches]

@@ -40,6 +40,7 @@ from tinylm.tokenizer.choose import rank
 from tinylm.tokenizer.compress import compress
 from tinylm.tokenizer.count import Counts, count
 from tinylm.tokenizer.source import read_source
+from tinylm.train.device import choose_device
 from tinylm.train.loop import train
 
 SAMPLE_TOKENS = 60  # of each generated sample in the report
@@ -321,7 +322,7 @@ def _scores(recipe: Recipe, stages: Stages, corpus: Path, name: str, model: Path
 
     def build(folder: Path) -> dict[str, Any]:
         held_out = spread(read_part(corpus, "valid"), recipe.corpus.eval_bytes)
-        return bits_per_byte(teachers.load_model(model), teachers.load_tokenizer(model), held_out)
+        return bits_per_byte(teachers.load_model(model).to(choose_device()), teachers.load_tokenizer(model), held_out)
 
     inputs = {"model": _model_id(stages, name, model), "corpus": corpus.name, "bytes": recipe.corpus.eval_bytes}
     stages(f"score {name}", inputs, build, kind="score")

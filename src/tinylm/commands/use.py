@@ -17,6 +17,7 @@ def evaluate(
     batch_size: str = "auto",
     context: int | None = None,
     dtype: str = "bfloat16",
+    device: str = "auto",
 ) -> None:
     """Bits per byte of held-out text and benchmark scores, with errors, for any number of models side by side.
 
@@ -37,6 +38,7 @@ def evaluate(
         batch_size: tokens per forward pass, or auto.
         context: tokens a model sees at once; by default 512 for --text, and all the model has for tasks.
         dtype: bfloat16, float16 or float32.
+        device: cpu, cuda, or auto (a GPU where there is one).
     """
     from tinylm.evaluate import results
     from tinylm.evaluate.bits_per_byte import held_out
@@ -53,6 +55,7 @@ def evaluate(
         batch_size=int(batch_size) if batch_size.isdigit() else batch_size,
         context=context,
         dtype=dtype,
+        device=device,
         counts=counts,
         out=out,
     )
@@ -68,6 +71,7 @@ def generate(
     top_k: int = 0,
     top_p: float = 1.0,
     seed: int = 0,
+    device: str = "auto",
 ) -> None:
     """Continue a text, streamed as it is made; the speed is told at the end on stderr.
 
@@ -79,14 +83,17 @@ def generate(
         top_k: draw only among the k likeliest tokens; 0 among all.
         top_p: draw only among the likeliest tokens that hold this share of the probability.
         seed: same seed, same text.
+        device: cpu, cuda, or auto (a GPU where there is one).
     """
     from tinylm import generate as generation
     from tinylm.models.teacher import load_model, load_tokenizer
+    from tinylm.train.device import choose_device
 
     sampling = generation.Sampling(temperature, top_k, top_p, seed)
     speed = generation.Speed()
     text = sys.stdin.read() if prompt == "-" else prompt
-    for piece in generation.generate(load_model(model), load_tokenizer(model), text, max_new_tokens, sampling, speed):
+    loaded = load_model(model).to(choose_device(device))
+    for piece in generation.generate(loaded, load_tokenizer(model), text, max_new_tokens, sampling, speed):
         print(piece, end="", flush=True)
     print()
     print(speed, file=sys.stderr)
@@ -100,6 +107,7 @@ def chat(
     top_k: int = 0,
     top_p: float = 0.9,
     seed: int = 0,
+    device: str = "auto",
 ) -> None:
     """Talk with a model, with its own chat template when it has one. An empty line or Ctrl-D ends.
 
@@ -111,12 +119,16 @@ def chat(
         top_k: draw only among the k likeliest tokens; 0 among all.
         top_p: draw only among the likeliest tokens that hold this share of the probability.
         seed: same seed and same questions, same answers.
+        device: cpu, cuda, or auto (a GPU where there is one).
     """
     from tinylm import generate as generation
     from tinylm.models.teacher import load_model, load_tokenizer
+    from tinylm.train.device import choose_device
 
     sampling = generation.Sampling(temperature, top_k, top_p, seed)
-    generation.chat(load_model(model), load_tokenizer(model), system, max_new_tokens, sampling)
+    generation.chat(
+        load_model(model).to(choose_device(device)), load_tokenizer(model), system, max_new_tokens, sampling
+    )
 
 
 def export(

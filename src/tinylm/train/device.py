@@ -17,7 +17,12 @@ from tinylm.errors import InputError
 PEAK_BF16 = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "B200": 2250e12, "L40S": 362e12, "4090": 165e12}
 
 
-def choose_device() -> torch.device:
+def choose_device(asked: str = "auto") -> torch.device:
+    """``asked`` (cpu, cuda, cuda:1), or with auto this process's own GPU where there is one."""
+    if asked == "cpu" or (asked.startswith("cuda") and torch.cuda.is_available()):
+        return torch.device(asked)
+    if asked != "auto":
+        raise InputError(f"--device {asked}: PyTorch sees no such device here, use --device cpu")
     if torch.cuda.is_available():
         rank, count = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
         if rank >= count:

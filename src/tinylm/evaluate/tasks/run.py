@@ -25,6 +25,7 @@ from tinylm.models.teacher import fingerprint, load_model, load_tokenizer, resol
 from tinylm.tokenizer.choose import require_counts
 from tinylm.tokenizer.count import Counts
 from tinylm.tokenizer.source import read_source
+from tinylm.train.device import choose_device
 
 FOLDER = Path(__file__).parent  # for `lm_eval --include_path`
 NAMES = tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
@@ -44,6 +45,7 @@ def evaluate(
     batch_size: int | str = "auto",
     context: int | None = None,
     dtype: str = "bfloat16",
+    device: str = "auto",
     counts: Path | None = None,
     out: Path | None = None,
 ) -> dict[str, Any]:
@@ -59,6 +61,7 @@ def evaluate(
         batch_size: tokens per forward pass, or "auto".
         context: tokens the models see at once; None: 512 for bits per byte, and all a model has for tasks.
         dtype: one of :data:`DTYPES`.
+        device: cpu, cuda, or auto: a GPU where there is one.
         counts: token counts made with the first model's tokenizer: bits per byte are also given by token frequency.
         out: results.json; item records and answers for resuming go to folders beside it. None: nothing is written.
 
@@ -70,6 +73,7 @@ def evaluate(
         InputError: unknown task, missing or damaged file, model without tokenizer, context too short for the examples.
     """
     _check(models, tasks, documents, limit, num_fewshot, batch_size, dtype, counts, out)
+    place = choose_device(device)
     loaded = load_tasks(tasks, task_data, num_fewshot)
     entries: list[dict[str, Any]] = []
     samples: list[dict[str, list[dict]]] = []
@@ -83,7 +87,7 @@ def evaluate(
         require_counts(read_source(resolve(named[first])), counted)
         bands = byte_bands(tokenizers[first], counted.counts, [document.text for document in documents])
     for name, spec in named.items():
-        model, tokenizer = load_model(spec, dtype=DTYPES[dtype]), tokenizers[name]
+        model, tokenizer = load_model(spec, dtype=DTYPES[dtype]).to(place), tokenizers[name]
         entry: dict[str, Any] = {"model": name, "dtype": dtype, "parameters": model.num_parameters()}
         scores = None
         if documents:
