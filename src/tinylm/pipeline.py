@@ -39,6 +39,7 @@ from tinylm.terminal import print_table, quiet_transformers
 from tinylm.tokenizer.choose import rank
 from tinylm.tokenizer.compress import compress
 from tinylm.tokenizer.count import Counts, count
+from tinylm.tokenizer.load import settle_class
 from tinylm.tokenizer.source import read_source
 from tinylm.train.device import choose_device
 from tinylm.train.loop import train
@@ -159,6 +160,7 @@ def _compact(recipe: Recipe, stages: Stages, teacher: Path, corpus: Path) -> Pat
         counts, size = Counts.load(counted / "counts.npz"), recipe.tokenizer.vocab_size
         if size == KEEP_TOKENIZER:
             shutil.copytree(teacher, folder / "model")
+            settle_class(folder / "model")
             return {"passed": True, "vocab_size": teachers.load_config(teacher).vocab_size, "curve": []}
         certificate = compress(
             teacher,

@@ -14,6 +14,7 @@ from tinylm.errors import InputError
 from tinylm.models import teacher
 from tinylm.models.gguf import _refuse_scaled_rope, _refuse_unknown_splitting, _stops
 from tinylm.models.shape import Shape
+from tinylm.tokenizer.load import settle_class
 from tinylm.tokenizer.rewrite import write_tokenizer
 from tinylm.tokenizer.source import read_source
 
@@ -56,6 +57,8 @@ def test_a_class_that_drops_the_files_rules_is_not_used(cache, tmp_path):
     assert teacher.load_tokenizer(folder).tokenize(text) == right.tokenize(text)
     teacher.load_tokenizer(folder).save_pretrained(tmp_path / "saved")
     assert AutoTokenizer.from_pretrained(tmp_path / "saved").tokenize(text) == right.tokenize(text)
+    settle_class(shutil.copytree(folder, tmp_path / "settled"))
+    assert AutoTokenizer.from_pretrained(tmp_path / "settled").tokenize(text) == right.tokenize(text)
     source = read_source(folder)
     write_tokenizer(source, np.arange(len(source.strings)), tmp_path / "cut")
     assert AutoTokenizer.from_pretrained(tmp_path / "cut").tokenize(text) == right.tokenize(text)

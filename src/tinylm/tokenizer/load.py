@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from tinylm.artifact import read_json, write_json
+
 # Digits, runs of white space, indentation, contractions, other scripts: where rules for splitting text differ.
 PROBE = "\n\n1984  2\t\t33 \n    return 10**2;  it's ’n’ naïve CamelCase... 東京は日本  Привет\u00a0end "
 
@@ -17,6 +19,16 @@ def load_fast(folder: str | Path) -> Any:
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     return tokenizer if follows_its_file(tokenizer, folder) else PreTrainedTokenizerFast.from_pretrained(folder)
+
+
+def settle_class(folder: Path) -> None:
+    """Name the generic class in the tokenizer_config.json of ``folder`` where its own would split text otherwise, so
+    that plain `transformers` loads it rightly."""
+    from transformers import AutoTokenizer
+
+    if not follows_its_file(AutoTokenizer.from_pretrained(folder), folder):
+        settings = read_json(folder / "tokenizer_config.json")
+        write_json(folder / "tokenizer_config.json", settings | {"tokenizer_class": "PreTrainedTokenizerFast"})
 
 
 def follows_its_file(tokenizer: Any, folder: str | Path) -> bool:
