@@ -91,7 +91,7 @@ def test_training_without_data_is_one_clear_line() -> None:
 
 def test_a_gpu_that_is_not_there_is_one_clear_line(monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(InputError, match="no GPU here"):
+    with pytest.raises(InputError, match="sees no such device"):
         measured_plan.measure([candidate(SMALL)], [1], 510, 1, "cuda", 0, 0, None, None)
 
 
