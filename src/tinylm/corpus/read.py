@@ -60,17 +60,20 @@ def documents(paths: Sequence[str | Path], text_key: str = "text") -> Iterator[D
 
 def first_bytes(documents: Iterable[Document], limit: int) -> Iterator[Document]:
     """The first documents of about ``limit`` bytes of text; 0: all."""
+    if not limit:
+        yield from documents
+        return
     taken = 0
     for document in documents:
         yield document
         taken += len(document.text.encode("utf-8", "surrogatepass"))
-        if limit and taken >= limit:
+        if taken >= limit:
             return
 
 
 def _find_key(names: Iterable[str], text_key: str, where: str) -> str:
     """``text_key``, or what it is called otherwise, among the ``names`` of a record."""
-    names, keys = list(names), TEXT_KEYS if text_key in TEXT_KEYS[:1] else (text_key,)
+    names, keys = list(names), TEXT_KEYS if text_key == TEXT_KEYS[0] else (text_key,)
     found = [key for key in keys if key in names]
     if not found:
         wanted = " or ".join(map(repr, keys))

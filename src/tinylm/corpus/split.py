@@ -82,9 +82,8 @@ def spread(documents: Iterable[Document], total_bytes: int) -> list[Document]:
     by_source: dict[str, list[Document]] = {}
     held: dict[str, int] = {}
     for document in documents:
-        if (
-            held.get(document.source, 0) < total_bytes
-        ):  # never more of one source, so never all of a large part in memory
+        # never more of one source than could be taken, so never all of a large part in memory
+        if held.get(document.source, 0) < total_bytes:
             by_source.setdefault(document.source, []).append(document)
             held[document.source] = held.get(document.source, 0) + len(document.text)
     chosen, taken = [], 0

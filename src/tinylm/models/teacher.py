@@ -58,19 +58,13 @@ def load_model(spec: str | Path, dtype: torch.dtype = torch.float32):
     if not any(folder.glob("*.safetensors")):
         raise InputError(f"model {spec} has no .safetensors weights (pickle checkpoints are not read: convert first)")
     trusted = _may_run_code(folder)
+    # ImportError: quantised weights
+    unreadable = (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError, StrictDataclassError)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, trust_remote_code=trusted, output_loading_info=True
         )
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-        KeyError,
-        ImportError,
-        SafetensorError,
-        StrictDataclassError,
-    ) as error:  # Import: quantised
+    except unreadable as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"model {spec} cannot be loaded ({first}): download or convert it again") from error
     model, info = loaded
@@ -79,9 +73,8 @@ def load_model(spec: str | Path, dtype: torch.dtype = torch.float32):
         name = missing[0] if missing else str(next(iter(info["mismatched_keys"])))
         raise InputError(f"model {spec} is incomplete: no usable weight for {name}")
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
-    tied = getattr(model.config.get_text_config(), "tie_word_embeddings", False) and getattr(
-        model, "_tied_weights_keys", 0
-    )
+    can_tie = bool(getattr(model, "_tied_weights_keys", None))
+    tied = can_tie and getattr(model.config.get_text_config(), "tie_word_embeddings", False)
     if tied and head is not None and head.weight is not embedding.weight:
         raise InputError(
             f"model {spec}: config.json ties the head to the embedding but the weights hold two different matrices: "

@@ -155,9 +155,8 @@ def count_files(
 
 def corpus_of(counts: Counts) -> Iterator[Document] | None:
     """The texts that were counted, when the counts name them and they are still there."""
-    here = all(
-        name == EMBEDDED or Path(name).exists() for name in counts.corpora
-    )  # a hub dataset is not read a second time
+    # a hub dataset is not read a second time
+    here = all(name == EMBEDDED or Path(name).exists() for name in counts.corpora)
     return documents(counts.corpora) if counts.corpora and here else None
 
 

@@ -18,7 +18,10 @@ def load_fast(folder: str | Path) -> Any:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    return tokenizer if follows_its_file(tokenizer, folder) else PreTrainedTokenizerFast.from_pretrained(folder)
+    generic = type(tokenizer) is PreTrainedTokenizerFast  # which reads the file as it is: nothing to compare
+    if generic or follows_its_file(tokenizer, folder):
+        return tokenizer
+    return PreTrainedTokenizerFast.from_pretrained(folder)
 
 
 def settle_class(folder: Path) -> None:

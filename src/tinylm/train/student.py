@@ -19,7 +19,8 @@ class Student(nn.Module):
         super().__init__()
         self.model = model
         self.config = config
-        self.scale, self.cap = find_head(model).scale, find_head(model).cap
+        head = find_head(model)
+        self.scale, self.cap = head.scale, head.cap
         if config.gradient_checkpointing and model.training:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         self.attention = model.config._attn_implementation
