@@ -20,8 +20,8 @@ import numpy as np
 from tinylm.corpus.document import Document
 from tinylm.corpus.read import documents
 from tinylm.models.teacher import resolve
-from tinylm.tokenizer.count import SHARD_BYTES, shards
 from tinylm.tokenizer.engines import Engine
+from tinylm.tokenizer.shards import SHARD_BYTES, shards
 from tinylm.tokenizer.source import Source, read_source
 
 

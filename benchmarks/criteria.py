@@ -28,7 +28,7 @@ from tinylm.inherit.run import calibration_chunks
 from tinylm.inherit.select import best
 from tinylm.models.shape import Shape
 from tinylm.models.teacher import load_model, load_tokenizer
-from tinylm.report.figures import PALETTE, figure, to_svg
+from tinylm.render.figures import PALETTE, figure, to_svg
 
 STATIC = ("random", "l1", "l2", "activation", "taylor")
 KINDS = ("hard-concrete", "top-k")

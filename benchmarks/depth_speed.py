@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
-from tinylm import measured_plan
 from tinylm.architecture import speed
 from tinylm.architecture.plan import plan
 from tinylm.architecture.speed import Protocol
+from tinylm.pipeline import measured_plan
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from statistics import mean, stdev
 
 from tinylm.architecture.plan import Candidate, plan
 from tinylm.corpus.store import open_store
-from tinylm.measured_plan import measure_quality
+from tinylm.pipeline.measured_plan import measure_quality
 
 
 def matched(budget: float, vocab_size: int, depth: int) -> tuple[Candidate, Candidate]:

@@ -13,7 +13,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import tinylm.models.pangu  # noqa: F401  registers its family
 from tinylm.architecture.plan import plan
-from tinylm.architecture.shape import FAMILIES, parameters
+from tinylm.models.parameters import FAMILIES, parameters
 
 
 def main() -> None:

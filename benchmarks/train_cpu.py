@@ -32,9 +32,9 @@ import numpy as np
 import torch
 
 from tinylm.corpus.store import TokenStore, open_store, write_header
+from tinylm.machine import peak_flops
 from tinylm.train.batches import Plan, make_plan
 from tinylm.train.config import TrainConfig
-from tinylm.train.device import peak_flops
 from tinylm.train.metrics import flops_per_token, memory_gb
 from tinylm.train.optim import learning_rate
 

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 from tinylm.corpus.store import open_store
+from tinylm.machine import choose_device, peak_flops
 from tinylm.train.config import TrainConfig
-from tinylm.train.device import choose_device, peak_flops
 from tinylm.train.metrics import flops_per_token, memory_gb
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -12,16 +12,12 @@ import json
 import os
 import shutil
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tinylm.errors import InputError
-from tinylm.terminal import console
-
-MANIFEST = "manifest.json"
 
 
 def hash_of(value: Any) -> str:
@@ -61,9 +57,9 @@ def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
         raise InputError(f"{path} is a mount point, which cannot be renamed to: give a folder inside it")
     scratch = _scratch_beside(path)
     try:
-        with _clear_disk_errors(path):
+        with clear_disk_errors(path):
             yield scratch
-            _flush(scratch)
+            flush(scratch)
             if path.exists():
                 refuse_filled(path, replace)  # another run may have been quicker
                 old = scratch.with_name(scratch.name + ".old")
@@ -88,7 +84,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     path = Path(path)
     scratch = _scratch_beside(path)
     try:
-        with _clear_disk_errors(path):
+        with clear_disk_errors(path):
             yield scratch / path.name
             os.replace(scratch / path.name, path)
     finally:
@@ -111,30 +107,10 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path} is not valid JSON ({error}): remove it or make it again") from error
 
 
-def stage(
-    root: Path, name: str, inputs: Mapping[str, Any], build: Callable[[Path], Any], *, resumable: bool = False
-) -> Path:
-    """The artifact ``root/name-HASH`` for ``inputs``: returned at once if it exists, else made by ``build(folder)``.
-
-    ``inputs`` is everything the result depends on (config values and the names of input artifacts). What ``build``
-    returns is kept in the manifest under ``result``, its time under ``seconds``. With ``resumable`` the folder being
-    worked in (``name-HASH.partial``) survives a kill, and ``build`` is called again on what it finds there.
-    """
-    path = Path(root) / f"{name}-{hash_of({'stage': name, **inputs})}"
-    if (path / MANIFEST).exists():
-        return path
-    with one_builder(path):
-        for left in path.parent.glob(f".{path.name}-*"):  # of a run that was killed: nobody else works on it now
-            shutil.rmtree(left, ignore_errors=True)
-        if not (path / MANIFEST).exists():  # another process may have made it while we waited
-            _build(path, name, inputs, build, resumable)
-    return path
-
-
 @contextmanager
 def one_builder(path: Path) -> Iterator[None]:
     """Runs that share ``path`` wait for one another here instead of building the same thing twice."""
-    with _clear_disk_errors(path):
+    with clear_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = open(path.with_name(f".{path.name}.lock"), "w")  # noqa: SIM115 - closed by the `with` below
     with lock:
@@ -142,43 +118,10 @@ def one_builder(path: Path) -> Iterator[None]:
         yield
 
 
-def _build(path: Path, name: str, inputs: Mapping[str, Any], build: Callable[[Path], Any], resumable: bool) -> None:
-    before = 0.0
-    with _partial_directory(path) if resumable else atomic_directory(path, replace=True) as folder:
-        clock = folder / ".seconds"
-        if clock.exists():
-            before = float(clock.read_text() or 0)
-        start = time.monotonic()
-        try:
-            result = build(folder)
-        except BaseException:
-            if resumable:
-                clock.write_text(str(before + time.monotonic() - start))
-            raise
-        clock.unlink(missing_ok=True)
-        seconds = round(before + time.monotonic() - start, 2)
-        write_json(folder / MANIFEST, {"stage": name, "inputs": dict(inputs), "seconds": seconds, "result": result})
-
-
-@contextmanager
-def _partial_directory(path: Path) -> Iterator[Path]:
-    partial = path.with_name(path.name + ".partial")
-    with _clear_disk_errors(path):
-        partial.mkdir(parents=True, exist_ok=True)
-        yield partial
-        _flush(partial)
-        os.replace(partial, path)
-
-
-def manifest(path: Path) -> dict[str, Any]:
-    """The manifest of an artifact made by :func:`stage`."""
-    return read_json(Path(path) / MANIFEST)
-
-
 @contextmanager
 def alone_in(out: Path) -> Iterator[None]:
     """InputError while another process works in ``out``: two commands in one folder would spoil each other's work."""
-    with _clear_disk_errors(out):
+    with clear_disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         lock = open(out / ".lock", "w")  # noqa: SIM115 - closed by the `with` below
     with lock:
@@ -189,36 +132,8 @@ def alone_in(out: Path) -> Iterator[None]:
         yield
 
 
-class Stages:
-    """Runs stages under ``work`` and remembers their folders and times."""
-
-    def __init__(self, work: Path) -> None:
-        self.work = work
-        self.folders: dict[str, Path] = {}
-
-    def __call__(
-        self,
-        name: str,
-        inputs: Mapping[str, Any],
-        build: Callable[[Path], Any],
-        *,
-        kind: str = "",
-        resumable: bool = False,
-    ) -> Path:
-        """The artifact ``kind-HASH``; ``name`` is what people call it. ``build`` as in :func:`stage`."""
-        console.print(f"[bold]{name}[/bold]")
-        self.folders[name] = stage(self.work, kind or name, inputs, build, resumable=resumable)
-        return self.folders[name]
-
-    def result(self, name: str) -> Any:
-        return manifest(self.folders[name])["result"]
-
-    def seconds(self) -> dict[str, float]:
-        return {name: manifest(folder)["seconds"] for name, folder in self.folders.items()}
-
-
 def _scratch_beside(path: Path) -> Path:
-    with _clear_disk_errors(path):
+    with clear_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
         scratch.chmod(path.parent.stat().st_mode & 0o777)  # mkdtemp makes it private; results are for sharing
@@ -226,7 +141,7 @@ def _scratch_beside(path: Path) -> Path:
 
 
 @contextmanager
-def _clear_disk_errors(path: Path) -> Iterator[None]:
+def clear_disk_errors(path: Path) -> Iterator[None]:
     """One clear line where the disk is full or the place cannot be written; any other error passes as it is."""
     reasons = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
     try:
@@ -239,7 +154,7 @@ def _clear_disk_errors(path: Path) -> Iterator[None]:
         raise
 
 
-def _flush(folder: Path) -> None:
+def flush(folder: Path) -> None:
     """Wait until all of ``folder`` is on the disk: after a power cut a name must not stand for empty files."""
     for path in [*folder.rglob("*"), folder]:
         if path.is_symlink():

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from tinylm.errors import WorkError
-from tinylm.recipe import Recipe
+from tinylm.pipeline.recipe import Recipe
 
 STUDY = """
 title = "A small study"

@@ -181,7 +181,7 @@ def test_a_pre_tokenizer_llamacpp_does_not_know(model_dir, tmp_path):
 
 def test_a_wrong_graph_is_found_by_the_distributions(model_dir, tmp_path, monkeypatch):
     """Without the reordering of rope's rows the file is self-consistent and loads, but computes something else."""
-    monkeypatch.setattr("tinylm.export.families._interleave", lambda weight, heads: weight)
+    monkeypatch.setattr("tinylm.export.graph._interleave", lambda weight, heads: weight)
     with pytest.raises(WorkError, match="mean KL"):
         export_checked(model_dir, tmp_path / "m.gguf", "F16")
 

@@ -11,10 +11,10 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 from tinylm.cli import main
 from tinylm.errors import InputError
 from tinylm.inherit import inherit
-from tinylm.inherit.cut import Shards
 from tinylm.inherit.inheritance import score
 from tinylm.inherit.run import calibration_chunks, inherit_files, inherit_streamed
 from tinylm.models.shape import Shape, read_shape, write_shape
+from tinylm.models.shards import Shards
 from tinylm.models.teacher import load_model, load_tokenizer
 
 

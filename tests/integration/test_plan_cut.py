@@ -8,13 +8,13 @@ from builders import byte_level_tokenizer, texts, tiny_teacher
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from tinylm import measured_plan
 from tinylm.architecture.plan import plan
-from tinylm.architecture.shape import parameters
 from tinylm.cli import main
 from tinylm.corpus.pack import pack
 from tinylm.inherit.inheritance import inherit
+from tinylm.models.parameters import parameters
 from tinylm.models.shape import Shape, read_shape
+from tinylm.pipeline import measured_plan
 
 TEACHER = Shape(6, 192, 320, 6, 3, 16, 400, True)
 

@@ -14,7 +14,7 @@ from tinylm.errors import InputError
 from tinylm.models import teacher
 from tinylm.models.gguf import _refuse_scaled_rope, _refuse_unknown_splitting, _stops
 from tinylm.models.shape import Shape
-from tinylm.tokenizer.load import settle_class
+from tinylm.models.tokenizer import settle_class
 from tinylm.tokenizer.rewrite import write_tokenizer
 from tinylm.tokenizer.source import read_source
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tinylm.artifact import Stages, atomic_directory, atomic_file, hash_of, manifest, require_space, stage, write_json
+from tinylm.artifact import atomic_directory, atomic_file, hash_of, require_space, write_json
 from tinylm.errors import InputError
+from tinylm.pipeline.stages import Stages, manifest, stage
 
 
 def test_nothing_is_left_when_the_block_fails(tmp_path):

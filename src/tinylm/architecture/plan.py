@@ -21,10 +21,10 @@ from math import e, inf, log
 from pathlib import Path
 from typing import Any, Literal
 
-from tinylm.architecture.cost import costs, describe_bill, training_bill
-from tinylm.architecture.shape import Family, family_of, parameters, parameters_by_part, vocabulary_share
 from tinylm.artifact import atomic_file, write_json
 from tinylm.errors import InputError
+from tinylm.models.cost import costs, describe_bill, training_bill
+from tinylm.models.parameters import Family, family_of, parameters, parameters_by_part, vocabulary_share
 from tinylm.models.shape import Shape, write_shape
 from tinylm.terminal import print_table
 
@@ -47,7 +47,7 @@ class Candidate:
     config: Any = field(default=None, repr=False, compare=False)  # of the family; None: plain Llama
 
     def to_dict(self) -> dict[str, Any]:
-        """The contract's keys, the parts, and all costs of :mod:`tinylm.architecture.cost`."""
+        """The contract's keys, the parts, and all costs of :mod:`tinylm.models.cost`."""
         pangu = getattr(self.config, "model_type", "") == "pangu_pi"
         block = {"shortcut_size": self.config.shortcut_size, "series_terms": self.config.series_terms} if pangu else {}
         return {

@@ -5,10 +5,6 @@ starts after a warm-up. Shapes take turns within every round, so that a slow min
 Results are cached by shape, protocol and machine.
 """
 
-import ctypes
-import gc
-import os
-import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -22,6 +18,7 @@ import torch
 
 from tinylm.artifact import hash_of, read_json, write_json
 from tinylm.errors import InputError
+from tinylm.machine import PeakMemory, machine
 from tinylm.models.shape import Shape
 from tinylm.models.teacher import cache_dir
 from tinylm.terminal import progress_bar
@@ -126,53 +123,6 @@ def random_model(shape: Shape, config: Any, protocol: Protocol) -> Any:
     config.pad_token_id = None
     with torch.device(protocol.device):
         return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, protocol.dtype)).eval()
-
-
-class PeakMemory:
-    """Peak memory from now on: of the CUDA allocator, or (Linux) of this process above what it held before."""
-
-    def __init__(self, device: str) -> None:
-        self.device = device
-        gc.collect()
-        if device.startswith("cuda"):
-            torch.cuda.reset_peak_memory_stats(device)
-            return
-        try:
-            ctypes.CDLL(None).malloc_trim(0)  # give freed memory back, else the next model would reuse it unseen
-            Path("/proc/self/clear_refs").write_text("5")  # resets the kernel's high-water mark
-        except (OSError, AttributeError):
-            self.device = ""
-        self.before = _resident_peak()
-
-    def peak(self) -> int | None:
-        if self.device.startswith("cuda"):
-            return torch.cuda.max_memory_allocated(self.device)
-        now = _resident_peak()
-        return now - self.before if self.device and now is not None and self.before is not None else None
-
-
-def _resident_peak() -> int | None:
-    try:
-        status = Path("/proc/self/status").read_text()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM")), None)
-
-
-def machine(device: str = "cpu") -> dict[str, Any]:
-    """What the numbers were measured on."""
-    cpu = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
-    return {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name(device) if device.startswith("cuda") else None,
-        "torch": version("torch"),
-        "transformers": version("transformers"),
-    }
 
 
 def llamacpp_version() -> str:

@@ -70,7 +70,7 @@ def plan(
     if out is not None and not (out / "plan.json").exists():
         planning.write_plan(candidates, out, request)  # again below: measuring takes long and can be stopped
     if measure or train_tokens:
-        from tinylm import measured_plan
+        from tinylm.pipeline import measured_plan
 
         sizes = planning.parse_numbers("batches", batches) or [] if measure else []
         measured = measured_plan.measure(
@@ -184,7 +184,7 @@ def train(
     """
     from tinylm.artifact import alone_in
     from tinylm.corpus.store import open_store
-    from tinylm.initial import initial_model
+    from tinylm.models.initialise import initial_model
     from tinylm.models.teacher import load_model, load_tokenizer
     from tinylm.terminal import print_table
     from tinylm.train.loop import train as run_training

@@ -85,9 +85,9 @@ def generate(
         seed: same seed, same text.
         device: cpu, cuda, or auto (a GPU where there is one).
     """
-    from tinylm import generate as generation
+    from tinylm.machine import choose_device
+    from tinylm.models import generate as generation
     from tinylm.models.teacher import load_model, load_tokenizer
-    from tinylm.train.device import choose_device
 
     sampling = generation.Sampling(temperature, top_k, top_p, seed)
     speed = generation.Speed()
@@ -121,9 +121,9 @@ def chat(
         seed: same seed and same questions, same answers.
         device: cpu, cuda, or auto (a GPU where there is one).
     """
-    from tinylm import generate as generation
+    from tinylm.machine import choose_device
+    from tinylm.models import generate as generation
     from tinylm.models.teacher import load_model, load_tokenizer
-    from tinylm.train.device import choose_device
 
     sampling = generation.Sampling(temperature, top_k, top_p, seed)
     generation.chat(

@@ -27,10 +27,10 @@ def run(
         peak_tflops: of one device, for the bill of the dry run; 989: an H100 or H200 in dense bf16.
         mfu: share of that peak that training is assumed to reach.
     """
-    from tinylm import pipeline
-    from tinylm.dry_run import is_large, print_dry_run
     from tinylm.errors import InputError
-    from tinylm.recipe import read_recipe
+    from tinylm.pipeline import run as pipeline
+    from tinylm.pipeline.forecast import is_large, print_dry_run
+    from tinylm.pipeline.recipe import read_recipe
 
     if threads < 0:
         raise InputError(f"--threads {threads} must be a number of threads, or 0 for all cores")

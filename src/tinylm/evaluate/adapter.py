@@ -28,8 +28,9 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from tinylm.errors import InputError
 from tinylm.evaluate.bits_per_byte import batches, split_windows, window_nats
-from tinylm.evaluate.forward import Scorer, check_context, longrope_limit, prefix_token, scoring
+from tinylm.evaluate.forward import Scorer, check_context, prefix_token, scoring
 from tinylm.evaluate.trie import MIN_HEADER, Plan, Scored, Step, Target
+from tinylm.models.generate import longrope_limit
 from tinylm.terminal import progress_bar
 
 SIZES = (512, 1024, 2048)  # tokens of a forward pass that "auto" chooses from; the middle one for small runs

@@ -8,7 +8,6 @@ import contextlib
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -102,14 +101,6 @@ def prefix_token(tokenizer: PreTrainedTokenizerBase) -> int:
         if token is not None:
             return int(token)
     raise InputError("the tokenizer has neither a BOS nor an EOS token, so a text's first token cannot be scored")
-
-
-def longrope_limit(config: Any) -> int:
-    """Tokens after which a model with long-range rotary factors (Phi-3 128k) rotates every key anew; 0: never."""
-    rope = getattr(config, "rope_parameters", None) or {}
-    if rope.get("rope_type") != "longrope":
-        return 0
-    return rope.get("original_max_position_embeddings") or config.original_max_position_embeddings
 
 
 def check_context(model: PreTrainedModel, context: int) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from tinylm.artifact import atomic_file
 from tinylm.evaluate.bits_per_byte import Scores, paired_difference
-from tinylm.report import html
+from tinylm.render import html
 from tinylm.terminal import print_table
 
 Table = tuple[list[str], list[list[str]]]

@@ -19,7 +19,7 @@ from gguf import GGUFReader, GGUFValueType
 
 from tinylm.artifact import atomic_file
 from tinylm.errors import InputError, WorkError
-from tinylm.export import families, hard_text, quantization
+from tinylm.export import graph, hard_text, quantization
 from tinylm.export.gguf import export, metadata, open_weights, refuse_existing
 from tinylm.export.llamacpp import Llama, require_llamacpp
 from tinylm.models.teacher import load_config, load_model, load_tokenizer
@@ -101,7 +101,7 @@ def compare_contents(model_dir: Path, gguf_path: Path, pre_tokenizer: str | None
     except (ValueError, IndexError, KeyError) as error:
         raise WorkError(f"{gguf_path} is not a whole GGUF file: {error}") from error
     config, tokenizer = load_config(model_dir).get_text_config(), load_tokenizer(model_dir)
-    family = families.family_of(config)
+    family = graph.family_of(config)
     quantize = _quantization_of(reader, gguf_path)
     for key, (value, kind) in metadata(model_dir, config, family, tokenizer, quantize, pre_tokenizer).items():
         if key == "general.name":  # the folder's name: a copy of the model is the model
@@ -111,17 +111,17 @@ def compare_contents(model_dir: Path, gguf_path: Path, pre_tokenizer: str | None
             raise WorkError(f"{gguf_path} and {model_dir} differ in {key}: {_difference(value, found)}")
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     with open_weights(model_dir) as weights:
-        names = families.hf_names(config, list(weights.shapes), family)
-        expected = set(names) | set(families.rope_tensors(config, family))
+        names = graph.hf_names(config, list(weights.shapes), family)
+        expected = set(names) | set(graph.rope_tensors(config, family))
         if expected != set(tensors):
             raise WorkError(
                 f"{gguf_path} and {model_dir} do not hold the same tensors: {sorted(expected ^ set(tensors))[:4]}"
             )
-        for name, factors in families.rope_tensors(config, family).items():
+        for name, factors in graph.rope_tensors(config, family).items():
             if not np.array_equal(np.asarray(tensors[name].data).reshape(-1), np.asarray(factors).reshape(-1)):
                 raise WorkError(f"{gguf_path} and {model_dir} differ in {name}")
         for name, hf_name in names.items():
-            weight = families.to_llamacpp(hf_name, weights.read(hf_name), config, family)
+            weight = graph.to_llamacpp(hf_name, weights.read(hf_name), config, family)
             packed = quantization.pack(weight, tensors[name].tensor_type)
             data = np.asarray(tensors[name].data)
             if packed.nbytes != data.nbytes or not np.array_equal(
@@ -201,7 +201,7 @@ def compare_logits(
 
 def compare_greedy(llama: Llama | Any, model: Any, tokenizer: Any, quantize: str, tie: float = _TIE) -> dict[str, Any]:
     """The first 64 greedy tokens. In F32, F16 and BF16 they must be equal up to a ``tie`` (nats) of the two best."""
-    from tinylm.generate import Speed, generate
+    from tinylm.models.generate import Speed, generate
 
     prompt = tokenizer(hard_text.PROMPT)["input_ids"]
     theirs = llama.greedy(prompt, GREEDY_TOKENS)

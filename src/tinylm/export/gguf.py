@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from tinylm.artifact import atomic_file, require_space
 from tinylm.errors import InputError
-from tinylm.export import families, quantization
+from tinylm.export import graph, quantization
 from tinylm.export.vocabulary import Vocabulary, read_vocabulary
 from tinylm.models.teacher import load_config, load_tokenizer
 from tinylm.terminal import track
@@ -39,10 +39,10 @@ def export(
     quantize = quantization.check_name(quantize)
     refuse_existing(out, overwrite)
     config, tokenizer = load_config(model_dir).get_text_config(), load_tokenizer(model_dir)
-    family = families.family_of(config)
+    family = graph.family_of(config)
     vocabulary = read_vocabulary(model_dir, tokenizer, config.vocab_size, pre_tokenizer)
     with open_weights(model_dir) as weights:
-        hf_names = families.hf_names(config, list(weights.shapes), family)
+        hf_names = graph.hf_names(config, list(weights.shapes), family)
         _require_complete(model_dir, config, weights.shapes)
         tied = "output.weight" not in hf_names
         formats = {
@@ -54,7 +54,7 @@ def export(
         with atomic_file(out) as scratch:
             writer = GGUFWriter(scratch, MODEL_ARCH_NAMES[family.architecture])
             _write_metadata(writer, model_dir, config, family, vocabulary, quantize)
-            extra = families.rope_tensors(config, family)
+            extra = graph.rope_tensors(config, family)
             for name, tensor in extra.items():
                 writer.add_tensor_info(name, tensor.shape, tensor.dtype, tensor.nbytes)
             for name, (_, given) in formats.items():
@@ -66,7 +66,7 @@ def export(
                 writer.write_tensor_data(tensor)
             for name, (_, given) in track(list(formats.items()), f"packing {quantize}"):
                 hf_name = hf_names[name]
-                tensor = families.to_llamacpp(hf_name, weights.read(hf_name), config, family)
+                tensor = graph.to_llamacpp(hf_name, weights.read(hf_name), config, family)
                 writer.write_tensor_data(quantization.pack(tensor, given))
             writer.close()
     parameters = sum(int(np.prod(weights.shapes[hf_name])) for hf_name in hf_names.values())
@@ -133,7 +133,7 @@ def open_weights(model_dir: Path) -> Iterator[Weights]:
 def metadata(
     model_dir: Path,
     config: Any,
-    family: families.Family,
+    family: graph.Family,
     tokenizer: Any,
     quantize: str,
     pre_tokenizer: str | None = None,
@@ -146,7 +146,7 @@ def metadata(
 
 
 def _write_metadata(
-    writer: GGUFWriter, model_dir: Path, config: Any, family: families.Family, vocabulary: Vocabulary, quantize: str
+    writer: GGUFWriter, model_dir: Path, config: Any, family: graph.Family, vocabulary: Vocabulary, quantize: str
 ) -> None:
     architecture = MODEL_ARCH_NAMES[family.architecture]
     facts_file = model_dir / "tinylm.json"
@@ -157,7 +157,7 @@ def _write_metadata(
         writer.add_license(facts["license"])
     writer.add_file_type(quantization.file_type(quantize))
     writer.add_quantization_version(2)
-    for key, value in families.settings(config, family).items():
+    for key, value in graph.settings(config, family).items():
         kind = {str: GGUFValueType.STRING, int: GGUFValueType.UINT32, float: GGUFValueType.FLOAT32}
         if isinstance(value, list):
             writer.add_array(f"{architecture}.{key}", value)

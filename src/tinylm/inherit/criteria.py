@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tinylm.inherit.memory import BATCH, must_recompute, recomputed_layers
-from tinylm.models import axes
+from tinylm.models import families
 from tinylm.models.shape import Shape
 from tinylm.terminal import track
 
@@ -24,9 +24,9 @@ UnitScores = dict[str, Tensor]  # ffn [L, F], q_heads [L, heads], hidden [H]; fl
 def empty(shape: Shape) -> UnitScores:
     """Zero scores for a teacher of ``shape``."""
     return {
-        axes.FFN: torch.zeros(shape.num_layers, shape.intermediate_size),
-        axes.Q_HEADS: torch.zeros(shape.num_layers, shape.num_attention_heads),
-        axes.HIDDEN: torch.zeros(shape.hidden_size),
+        families.FFN: torch.zeros(shape.num_layers, shape.intermediate_size),
+        families.Q_HEADS: torch.zeros(shape.num_layers, shape.num_attention_heads),
+        families.HIDDEN: torch.zeros(shape.hidden_size),
     }
 
 
@@ -38,21 +38,21 @@ def random(shape: Shape, seed: int = 0) -> UnitScores:
 
 def weight_norm(weights: Mapping[str, Tensor], config: Any, power: int) -> UnitScores:
     """Sum of |w|^power over every weight of a unit; ``power`` 1 or 2. One tensor in memory at a time."""
-    family, shape = axes.family_of(config), Shape.from_config(config)
-    sizes, scores = axes.axis_sizes(shape, config), empty(shape)
+    family, shape = families.family_of(config), Shape.from_config(config)
+    sizes, scores = families.axis_sizes(shape, config), empty(shape)
     for name in weights:
-        layer, sums = axes.layer_of(name), _power_sums(weights[name], power)
+        layer, sums = families.layer_of(name), _power_sums(weights[name], power)
         for blocks, rows in zip(family.axes(name) or (), sums, strict=True):
             for axis, part in zip(blocks, rows.split([sizes[axis] for axis in blocks]), strict=True):
-                if axis == axes.HIDDEN:
+                if axis == families.HIDDEN:
                     scores[axis] += part
-                elif axis == axes.FFN:
+                elif axis == families.FFN:
                     scores[axis][layer] += part
-                elif axis == axes.Q_HEADS:
+                elif axis == families.Q_HEADS:
                     scores[axis][layer] += part.view(-1, shape.head_dim).sum(1)
-                elif axis == axes.KV_HEADS:  # shared by the group, so each query head carries its part
+                elif axis == families.KV_HEADS:  # shared by the group, so each query head carries its part
                     group = part.view(-1, shape.head_dim).sum(1) / shape.heads_per_group
-                    scores[axes.Q_HEADS][layer] += group.repeat_interleave(shape.heads_per_group)
+                    scores[families.Q_HEADS][layer] += group.repeat_interleave(shape.heads_per_group)
     return scores
 
 
@@ -93,7 +93,7 @@ def taylor(model: Any, chunks: Tensor, batch_size: int = BATCH) -> UnitScores:
         hooks.append(embedding.register_forward_hook(lambda module, args, out: out.requires_grad_()))
         writers = [embedding]
         for index, layer in enumerate(model.base_model.layers):
-            heads, units = add_units(axes.Q_HEADS, index, shape.head_dim), add_units(axes.FFN, index, 1)
+            heads, units = add_units(families.Q_HEADS, index, shape.head_dim), add_units(families.FFN, index, 1)
             hooks.append(_on_input(layer.self_attn.o_proj, partial(_Watched.apply, heads)))
             hooks.append(_on_input(layer.mlp.down_proj, partial(_Watched.apply, units)))
             writers += residual_writers(layer, model.config)
@@ -102,7 +102,7 @@ def taylor(model: Any, chunks: Tensor, batch_size: int = BATCH) -> UnitScores:
         for batch in track(list(chunks.split(batch_size)), "Taylor scores"):
             loss = token_losses(model, batch).mean(1).sum()  # every chunk counts alike
             loss.backward()
-            scores[axes.HIDDEN] += torch.stack(hidden_per_chunk).sum(0).abs().sum(0)
+            scores[families.HIDDEN] += torch.stack(hidden_per_chunk).sum(0).abs().sum(0)
             hidden_per_chunk.clear()
     for parameter in frozen:
         parameter.requires_grad_(True)
@@ -144,11 +144,11 @@ def activation(model: Any, chunks: Tensor, batch_size: int = 8) -> UnitScores:
 
     with _hooks() as hooks:
         for index, layer in enumerate(model.base_model.layers):
-            hooks.append(_on_input(layer.self_attn.o_proj, add(axes.Q_HEADS, index, shape.head_dim)))
-            hooks.append(_on_input(layer.mlp.down_proj, add(axes.FFN, index, 1)))
+            hooks.append(_on_input(layer.self_attn.o_proj, add(families.Q_HEADS, index, shape.head_dim)))
+            hooks.append(_on_input(layer.mlp.down_proj, add(families.FFN, index, 1)))
         for name, module in model.named_modules():
-            if axes.family_of(model.config).axes(f"{name}.weight") == ((axes.HIDDEN,),):
-                hooks.append(_on_output(module, add(axes.HIDDEN, None, 1)))
+            if families.family_of(model.config).axes(f"{name}.weight") == ((families.HIDDEN,),):
+                hooks.append(_on_output(module, add(families.HIDDEN, None, 1)))
         for batch in track(list(chunks.split(batch_size)), "activation scores"):
             model.base_model(input_ids=batch, use_cache=False)
     return {axis: values.sqrt() for axis, values in scores.items()}
@@ -167,7 +167,7 @@ def token_losses(model: Any, ids: Tensor, stride: int = 1) -> Tensor:
 
 def residual_writers(layer: Any, config: Any) -> list[nn.Module]:
     """The modules of a layer whose outputs are added to the residual stream: two, three with PanGu-pi's shortcut."""
-    if axes.family_of(config).output_norms:
+    if families.family_of(config).output_norms:
         return [layer.post_attention_layernorm, layer.post_feedforward_layernorm]
     shortcut = getattr(layer.self_attn, "shortcut", None)
     return [layer.self_attn.o_proj, *([] if shortcut is None else [shortcut]), layer.mlp.down_proj]

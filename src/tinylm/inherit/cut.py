@@ -7,17 +7,15 @@ straight from safetensors shards, so a large teacher is never in memory whole.
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tinylm.artifact import read_json
 from tinylm.errors import InputError
-from tinylm.models import axes
+from tinylm.models import families
 from tinylm.models.shape import Shape
-from tinylm.tokenizer.rewrite import cut_config
+from tinylm.models.token_ids import cut_config
 
 # Of a generation_config.json that contradicts itself these are kept: what ends an answer, and how long it may be.
 GENERATION = ("bos_token_id", "eos_token_id", "pad_token_id", "max_length", "max_new_tokens")
@@ -36,16 +34,16 @@ class Kept:
 
     def rows(self, axis: str, layer: int | None, head_dim: int) -> Tensor | None:
         """Teacher rows of ``axis`` that the student's ``layer`` keeps; None when all of them stay."""
-        if axis == axes.HIDDEN:
+        if axis == families.HIDDEN:
             return self.hidden
-        if axis == axes.VOCAB:
+        if axis == families.VOCAB:
             return self.vocab
-        if axis in axes.NEVER_CUT:
+        if axis in families.NEVER_CUT:
             return None
         assert layer is not None, f"axis {axis} outside a layer"
-        if axis == axes.FFN:
+        if axis == families.FFN:
             return self.ffn[layer]
-        heads = (self.q_heads if axis == axes.Q_HEADS else self.kv_heads)[layer]
+        heads = (self.q_heads if axis == families.Q_HEADS else self.kv_heads)[layer]
         return (heads[:, None] * head_dim + torch.arange(head_dim)).flatten()
 
     def tensors(self) -> dict[str, Tensor]:
@@ -58,69 +56,6 @@ class Kept:
             "kept.kv_heads": torch.stack(self.kv_heads),
         }
         return named if self.vocab is None else {**named, "kept.vocab": self.vocab}
-
-
-class Shards(Mapping[str, Tensor]):
-    """The weights of a `transformers` directory, read from its safetensors shards one tensor at a time."""
-
-    def __init__(self, folder: Path, tied: bool) -> None:
-        from safetensors import SafetensorError, safe_open
-
-        self._files: dict[str, Path] = {}
-        self._sizes: dict[str, tuple[int, ...]] = {}
-        index = Path(folder) / "model.safetensors.index.json"  # other files may hold the same weights once more
-        names = set(read_json(index)["weight_map"].values()) if index.exists() else ()
-        for path in sorted(Path(folder) / Path(name).name for name in names) or sorted(folder.glob("*.safetensors")):
-            try:
-                with safe_open(path, framework="pt") as file:
-                    held = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-            except (SafetensorError, OSError) as error:
-                raise InputError(f"shard {path} is damaged ({error}): download it again") from error
-            for name, size in held.items():
-                if not name.endswith("rotary_emb.inv_freq"):
-                    self._files[name], self._sizes[name] = path, size
-        if not self._files:
-            raise InputError(f"{folder} has no .safetensors weights")
-        embedding, head = "model.embed_tokens.weight", "lm_head.weight"
-        if tied and embedding in self and head in self:  # some checkpoints hold the same matrix twice
-            if not torch.equal(self[embedding], self[head]):
-                raise InputError(
-                    f"{folder}: config.json ties the head to the embedding but the shards hold two different matrices: "
-                    "set tie_word_embeddings to false"
-                )
-            self._files.pop(head)
-
-    def __getitem__(self, name: str) -> Tensor:
-        from safetensors import safe_open
-
-        with safe_open(self._files[name], framework="pt") as file:  # opened anew: else pages that were read stay mapped
-            return file.get_tensor(name)
-
-    def __contains__(self, name: object) -> bool:  # a Mapping's own would read the tensor
-        return name in self._files
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._files)
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def sizes(self) -> dict[str, tuple[int, ...]]:
-        """Tensor sizes, without reading the tensors."""
-        return {name: self._sizes[name] for name in self._files}
-
-    def check_names(self, config: Any) -> None:
-        """InputError when the shards lack a weight of the model that ``config`` describes, or hold one beside it."""
-        from transformers import AutoModelForCausalLM
-
-        with torch.device("meta"):
-            empty = AutoModelForCausalLM.from_config(config)
-        names = {name for name, _ in empty.named_parameters()}
-        for what, found in (("lack", names - set(self)), ("hold, beside what config.json says,", set(self) - names)):
-            if found:
-                raise InputError(
-                    f"the shards {what} {sorted(found)[0]} ({len(found)} in all): download the model again"
-                )
 
 
 def model_weights(model: Any) -> dict[str, Tensor]:
@@ -168,10 +103,10 @@ def cut(weights: Mapping[str, Tensor], config: Any, target: Shape, kept: Kept) -
 
     ``config`` is the teacher's. What is kept whole is the teacher's own tensor, not a copy.
     """
-    family, teacher = axes.family_of(config), Shape.from_config(config)
+    family, teacher = families.family_of(config), Shape.from_config(config)
     student_layer = {old: new for new, old in enumerate(kept.layers)}
     for name in weights:
-        old_layer = axes.layer_of(name)
+        old_layer = families.layer_of(name)
         if old_layer is not None and old_layer not in student_layer:
             continue
         layer = None if old_layer is None else student_layer[old_layer]
@@ -184,8 +119,8 @@ def cut(weights: Mapping[str, Tensor], config: Any, target: Shape, kept: Kept) -
             rows = dimension_rows(blocks, kept, layer, teacher)
             if rows is not None:
                 tensor = tensor.index_select(dimension, rows)
-        new_name = name if layer is None else axes.in_layer(name, layer)
-        assert tuple(tensor.shape) == axes.expected_size(dimensions, target, config), (name, tensor.shape)
+        new_name = name if layer is None else families.in_layer(name, layer)
+        assert tuple(tensor.shape) == families.expected_size(dimensions, target, config), (name, tensor.shape)
         if name != "lm_head.weight" or not target.tie_word_embeddings:
             yield new_name, tensor
         if name == "model.embed_tokens.weight" and not target.tie_word_embeddings and "lm_head.weight" not in weights:
@@ -196,7 +131,7 @@ def dimension_rows(blocks: Sequence[str], kept: Kept, layer: int | None, teacher
     """Rows of a dimension made of ``blocks``, each offset by the teacher's size of those before it; None: all rows."""
     if len(blocks) == 1:
         return kept.rows(blocks[0], layer, teacher.head_dim)
-    sizes = axes.axis_sizes(teacher)
+    sizes = families.axis_sizes(teacher)
     parts, offset, whole = [], 0, True
     for axis in blocks:
         rows = kept.rows(axis, layer, teacher.head_dim)

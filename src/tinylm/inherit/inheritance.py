@@ -15,7 +15,7 @@ from tinylm.inherit.cut import Kept, build, check_target, cut, model_weights, st
 from tinylm.inherit.repair import INPUT_GROUPS, embedding_scale, norm_gains, refit
 from tinylm.inherit.scores import Scores
 from tinylm.inherit.select import best, select
-from tinylm.models import axes
+from tinylm.models import families
 from tinylm.models.shape import Shape
 from tinylm.terminal import console
 
@@ -64,7 +64,7 @@ def inherit(
         InputError: a target that cannot be cut from this teacher, calibration missing or too short, NaN weights.
     """
     teacher_shape = Shape.from_config(teacher.config)
-    axes.check_weights({name: tuple(p.shape) for name, p in teacher.named_parameters()}, teacher.config)
+    families.check_weights({name: tuple(p.shape) for name, p in teacher.named_parameters()}, teacher.config)
     check_target(teacher_shape, shape, vocab)
     student_config(teacher.config, shape)  # what the family refuses must not cost the scoring
     if teacher.device.type != "cpu":
@@ -129,7 +129,7 @@ def score(
     }
     if history and target:
         about |= {"masks": history, "target": target.to_dict()}
-    return Scores(units[axes.FFN], units[axes.Q_HEADS], units[axes.HIDDEN], importance, about)
+    return Scores(units[families.FFN], units[families.Q_HEADS], units[families.HIDDEN], importance, about)
 
 
 def _unit_scores(teacher: Any, calibration_ids: Tensor | None, criterion: str, seed: int) -> dict[str, Tensor]:
@@ -166,7 +166,7 @@ def repair_student(
     repairs: dict[str, Callable[[Tensor], None]] = {}
     narrower = student.config.hidden_size < teacher.config.hidden_size
     fewer = student.config.num_attention_heads < teacher.config.num_attention_heads
-    if "norms" in which and (narrower or (fewer and axes.norms_go_over_heads(teacher.config))):
+    if "norms" in which and (narrower or (fewer and families.norms_go_over_heads(teacher.config))):
         repairs["norms"] = lambda chunks: norm_gains(student, teacher, kept, chunks[:8])
     if "refit-all" in which:
         every = [name for group in INPUT_GROUPS for name in group]

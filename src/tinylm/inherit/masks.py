@@ -23,7 +23,7 @@ from torch import Tensor
 from tinylm.inherit.criteria import residual_writers, token_losses
 from tinylm.inherit.cut import Kept
 from tinylm.inherit.memory import BATCH, must_recompute, recomputed_layers
-from tinylm.models import axes
+from tinylm.models import families
 from tinylm.models.shape import Shape
 from tinylm.terminal import progress_bar
 
@@ -152,7 +152,7 @@ def binary_gates(kept: Kept, shape: Shape) -> dict[str, Tensor]:
         q_heads[old] = _indicator(kept.q_heads[new], shape.num_attention_heads)
     hidden = _indicator(kept.hidden, shape.hidden_size)
     layers = _indicator(torch.tensor(kept.layers), shape.num_layers)
-    return {axes.FFN: ffn, axes.Q_HEADS: q_heads, axes.HIDDEN: hidden, LAYERS: layers}
+    return {families.FFN: ffn, families.Q_HEADS: q_heads, families.HIDDEN: hidden, LAYERS: layers}
 
 
 @contextmanager
@@ -170,24 +170,24 @@ def gated(model: Any, gates: Mapping[str, Tensor]) -> Iterator[None]:
     def on_output(module: Any, gate: Tensor) -> None:
         handles.append(module.register_forward_hook(lambda module, args, out: out * gate.to(out.dtype)))
 
-    over_heads = axes.norms_go_over_heads(model.config)
-    if axes.HIDDEN in gates:
-        on_output(model.get_input_embeddings(), gates[axes.HIDDEN])
+    over_heads = families.norms_go_over_heads(model.config)
+    if families.HIDDEN in gates:
+        on_output(model.get_input_embeddings(), gates[families.HIDDEN])
     for index, layer in enumerate(model.base_model.layers):
-        if axes.FFN in gates:
-            on_input(layer.mlp.down_proj, gates[axes.FFN][index])
-        if axes.Q_HEADS in gates:
-            heads = gates[axes.Q_HEADS][index]
+        if families.FFN in gates:
+            on_input(layer.mlp.down_proj, gates[families.FFN][index])
+        if families.Q_HEADS in gates:
+            heads = gates[families.Q_HEADS][index]
             on_input(layer.self_attn.o_proj, heads.repeat_interleave(shape.head_dim))
             if over_heads:  # OLMo 2
                 groups = heads.view(shape.num_key_value_heads, -1).amax(1)
                 on_input(layer.self_attn.q_norm, heads.repeat_interleave(shape.head_dim))
                 on_input(layer.self_attn.k_norm, groups.repeat_interleave(shape.head_dim))
-        if axes.HIDDEN in gates:
-            on_output(layer.self_attn.o_proj, gates[axes.HIDDEN])
-            on_output(layer.mlp.down_proj, gates[axes.HIDDEN])
+        if families.HIDDEN in gates:
+            on_output(layer.self_attn.o_proj, gates[families.HIDDEN])
+            on_output(layer.mlp.down_proj, gates[families.HIDDEN])
             if getattr(layer.self_attn, "shortcut", None) is not None:
-                on_output(layer.self_attn.shortcut, gates[axes.HIDDEN])
+                on_output(layer.self_attn.shortcut, gates[families.HIDDEN])
         if LAYERS in gates:
             for writer in residual_writers(layer, model.config):
                 on_output(writer, gates[LAYERS][index])
@@ -201,10 +201,10 @@ def gated(model: Any, gates: Mapping[str, Tensor]) -> Iterator[None]:
 def _kept_counts(shape: Shape, target: Shape, learn_layers: bool) -> dict[str, int]:
     """How many units stay on each axis that shrinks. Of query heads: how many in each key-value group that stays."""
     counts = {
-        axes.FFN: (target.intermediate_size, shape.intermediate_size),
+        families.FFN: (target.intermediate_size, shape.intermediate_size),
         GROUPS: (target.num_key_value_heads, shape.num_key_value_heads),
-        axes.Q_HEADS: (target.heads_per_group, shape.heads_per_group),
-        axes.HIDDEN: (target.hidden_size, shape.hidden_size),
+        families.Q_HEADS: (target.heads_per_group, shape.heads_per_group),
+        families.HIDDEN: (target.hidden_size, shape.hidden_size),
         LAYERS: (target.num_layers if learn_layers else shape.num_layers, shape.num_layers),
     }
     return {axis: few for axis, (few, all_) in counts.items() if few < all_}
@@ -214,13 +214,13 @@ def _first_values(axis: str, shape: Shape, start: Mapping[str, Tensor] | None, g
     """Log-alphas to begin with: 2 (nearly open) plus a little noise, or spread from 1 to 3 by the rank in ``start``."""
     by_group = (shape.num_layers, shape.num_key_value_heads, shape.heads_per_group)
     sizes = {
-        axes.FFN: (shape.num_layers, shape.intermediate_size),
+        families.FFN: (shape.num_layers, shape.intermediate_size),
         GROUPS: by_group[:2],
-        axes.Q_HEADS: by_group,
-        axes.HIDDEN: (shape.hidden_size,),
+        families.Q_HEADS: by_group,
+        families.HIDDEN: (shape.hidden_size,),
         LAYERS: (shape.num_layers,),
     }
-    scores = (start or {}).get(axes.Q_HEADS if axis == GROUPS else axis)
+    scores = (start or {}).get(families.Q_HEADS if axis == GROUPS else axis)
     if scores is None:
         return 2 + 0.01 * torch.randn(sizes[axis], generator=generator)
     scores = scores.float().view(by_group).sum(-1) if axis == GROUPS else scores.float().view(sizes[axis])
@@ -234,12 +234,12 @@ def _by_head(values: Mapping[str, Tensor], shape: Shape, join: Callable[[Tensor,
     The cut keeps whole groups with as many heads in each: masks over all heads of a layer would train a choice that is
     not the one exported.
     """
-    rest = {axis: value for axis, value in values.items() if axis not in (GROUPS, axes.Q_HEADS)}
+    rest = {axis: value for axis, value in values.items() if axis not in (GROUPS, families.Q_HEADS)}
     if len(rest) == len(values):
         return rest
     whole = torch.ones(shape.num_layers, shape.num_key_value_heads, shape.heads_per_group)
-    group, head = values.get(GROUPS, whole[..., 0])[..., None], values.get(axes.Q_HEADS, whole)
-    return rest | {axes.Q_HEADS: join(group, head).flatten(1)}
+    group, head = values.get(GROUPS, whole[..., 0])[..., None], values.get(families.Q_HEADS, whole)
+    return rest | {families.Q_HEADS: join(group, head).flatten(1)}
 
 
 def _indicator(indices: Tensor, size: int) -> Tensor:

@@ -1,15 +1,14 @@
 """What scoring a teacher needs in memory: told before it starts, and made smaller where it would not fit."""
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from tinylm.machine import free_bytes
 from tinylm.models.shape import Shape
 
 BATCH = 4  # chunks that score together
@@ -29,21 +28,6 @@ def activation_bytes(teacher: Shape, dtype: torch.dtype, tokens: int, recompute:
     layer = 8 * teacher.hidden_size + 2 * attention + 5 * teacher.intermediate_size
     kept = teacher.num_layers * teacher.hidden_size + layer if recompute else teacher.num_layers * layer
     return tokens * kept * dtype.itemsize
-
-
-def free_bytes(device: torch.device) -> int:
-    """Memory that can still be had: of the GPU, or of this machine."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    meminfo, group = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
-    if meminfo.exists():
-        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-        free = int(lines["MemAvailable"].split()[0]) * 1024
-        limit = (group / "memory.max").read_text().strip() if (group / "memory.max").exists() else "max"
-        if limit != "max":  # a container may have less than its machine
-            free = min(free, max(0, int(limit) - int((group / "memory.current").read_text())))
-        return free
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 def must_recompute(teacher: Shape, dtype: torch.dtype, tokens: int, device: torch.device) -> bool:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tinylm.inherit.cut import Kept, dimension_rows
-from tinylm.models import axes
+from tinylm.models import families
 from tinylm.models.shape import Shape
 from tinylm.terminal import track
 
@@ -31,7 +31,7 @@ OUTPUTS = ("self_attn.o_proj", "mlp.down_proj")
 @torch.no_grad()
 def embedding_scale(student: Any, teacher_hidden: int) -> None:
     """Undo the change of sqrt(hidden_size) in the embedding; a tied head is undone in the last norm. Exact."""
-    family, config = axes.family_of(student.config), student.config
+    family, config = families.family_of(student.config), student.config
     if not family.scales_embedding or config.hidden_size == teacher_hidden:
         return
     factor = (teacher_hidden / config.hidden_size) ** 0.5
@@ -47,16 +47,16 @@ def norm_gains(student: Any, teacher: Any, kept: Kept, chunks: Tensor | None = N
     The student divides by the first, the teacher by the second; their ratio is what the cut changed. Without chunks
     the ratio is that of inputs whose dropped part is zero, which is exact for learned masks.
     """
-    family, shape = axes.family_of(teacher.config), Shape.from_config(teacher.config)
+    family, shape = families.family_of(teacher.config), Shape.from_config(teacher.config)
     ratios: dict[str, list[Tensor]] = {}
     handles = []
     for name, norm in student.named_modules():
         dimensions = family.axes(f"{name}.weight")
-        layer = axes.layer_of(f"{name}.weight")
+        layer = families.layer_of(f"{name}.weight")
         rows = dimension_rows(dimensions[0], kept, layer, shape) if dimensions and name.endswith("norm") else None
         if rows is None:
             continue
-        source = name if layer is None else axes.in_layer(name, kept.layers[layer])
+        source = name if layer is None else families.in_layer(name, kept.layers[layer])
         whole = teacher.get_submodule(source)
         if len(rows) == whole.weight.numel():
             continue
@@ -106,7 +106,7 @@ def refit(
     before a gap of dropped layers makes up for their sum.
     """
     batches = list(chunks.split(batch_size))
-    aims_at_stream = not axes.family_of(teacher.config).output_norms
+    aims_at_stream = not families.family_of(teacher.config).output_norms
     multiplier = getattr(teacher.config, "residual_multiplier", 1.0)  # Granite
     wanted = [0, *kept.layers, len(teacher.base_model.layers)]
     teacher_states, teacher_calls = _states(teacher, batches, wanted)
@@ -171,7 +171,7 @@ def _has(layer: nn.Module, name: str) -> bool:
 
 
 def _output_rows(name: str, kept: Kept, layer: int, teacher: Any) -> Tensor | None:
-    dimensions = axes.family_of(teacher.config).axes(f"model.layers.0.{name}.weight")
+    dimensions = families.family_of(teacher.config).axes(f"model.layers.0.{name}.weight")
     assert dimensions is not None
     return dimension_rows(dimensions[0], kept, layer, Shape.from_config(teacher.config))
 

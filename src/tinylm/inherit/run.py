@@ -16,15 +16,16 @@ from tinylm.corpus.pack import find_separator, find_start
 from tinylm.corpus.read import documents
 from tinylm.errors import InputError
 from tinylm.inherit import criteria, depth
-from tinylm.inherit.cut import Shards, build, check_target, cut
+from tinylm.inherit.cut import build, check_target, cut
 from tinylm.inherit.inheritance import Inherited, inherit, save
 from tinylm.inherit.memory import memory_line
 from tinylm.inherit.repair import embedding_scale
 from tinylm.inherit.scores import Scores
 from tinylm.inherit.select import select
-from tinylm.models import axes
+from tinylm.models import families
 from tinylm.models.pangu import from_llama, pangu_config
 from tinylm.models.shape import Shape, read_block, read_shape
+from tinylm.models.shards import Shards
 from tinylm.models.teacher import load_config, load_model, load_tokenizer, resolve
 from tinylm.terminal import console
 
@@ -51,8 +52,8 @@ def inherit_files(
     folder, target = resolve(teacher), read_shape(shape)
     refuse_filled(out)
     config = load_config(folder)
-    if config.model_type not in axes.FAMILIES:  # names what no table explains, before anything is loaded
-        axes.check_weights(Shards(folder, tied=False).sizes(), config)
+    if config.model_type not in families.FAMILIES:  # names what no table explains, before anything is loaded
+        families.check_weights(Shards(folder, tied=False).sizes(), config)
     if read_block(shape) == "pangu-pi":
         pangu_config(config)  # an InputError now and not after the scoring, when the teacher is no Llama
     tokenizer = load_tokenizer(folder) if (folder / "tokenizer.json").exists() else None
@@ -106,7 +107,7 @@ def inherit_streamed(
     config = load_config(folder)
     weights, teacher = Shards(folder, bool(config.tie_word_embeddings)), Shape.from_config(config)
     check_target(teacher, target, vocab)
-    axes.check_weights(weights.sizes(), config)
+    families.check_weights(weights.sizes(), config)
     weights.check_names(config)
     if scores is None:
         if criterion == "random":
@@ -115,7 +116,7 @@ def inherit_streamed(
             units = criteria.weight_norm(weights, config, int(criterion[1]))
         about = {"criterion": criterion, "layers": "first-last", "calibration_tokens": 0, "teacher": teacher.to_dict()}
         layers = depth.first_last(teacher.num_layers)
-        scores = Scores(units[axes.FFN], units[axes.Q_HEADS], units[axes.HIDDEN], layers, about)
+        scores = Scores(units[families.FFN], units[families.Q_HEADS], units[families.HIDDEN], layers, about)
     scores.check(teacher, target)
     kept = select(scores, teacher, target, vocab)
     stops = GenerationConfig.from_pretrained(folder) if (folder / "generation_config.json").exists() else None

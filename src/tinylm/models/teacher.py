@@ -11,8 +11,8 @@ import torch
 
 from tinylm.artifact import atomic_directory, one_builder
 from tinylm.errors import InputError
+from tinylm.models.tokenizer import load_fast
 from tinylm.terminal import quiet_transformers
-from tinylm.tokenizer.load import load_fast
 
 TRUST = "TINYLM_TRUST_REMOTE_CODE"
 DEMO_TEACHER = "smollm2-135m"

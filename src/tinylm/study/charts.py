@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from tinylm.report.figures import BLUE, GREY, RED, figure, to_svg
+from tinylm.render.figures import BLUE, GREY, RED, figure, to_svg
 from tinylm.study.statistics import student_t_quantile
 
 WIDTH = 4.4  # inches; small, so that letters keep their size on a phone

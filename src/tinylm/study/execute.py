@@ -16,7 +16,7 @@ from typing import Any
 
 from tinylm.artifact import write_json
 from tinylm.errors import InputError, WorkError
-from tinylm.recipe import Recipe
+from tinylm.pipeline.recipe import Recipe
 from tinylm.study.spec import recipe_hash
 
 Runner = Callable[[Recipe, Path, Path], dict[str, Any]]
@@ -90,7 +90,7 @@ def child(job: Job) -> None:
 
 
 def _pipeline() -> Runner:
-    from tinylm import pipeline
+    from tinylm.pipeline import run as pipeline
 
     return pipeline.run
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from tinylm.artifact import atomic_file, write_json
-from tinylm.report import html
+from tinylm.render import html
+from tinylm.render.numbers import hours
 from tinylm.study import charts
-from tinylm.study.cost import hours
 
 NONE = "–"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from tinylm.artifact import alone_in, read_json, write_json
 from tinylm.errors import InputError, WorkError
-from tinylm.recipe import Recipe
+from tinylm.pipeline.recipe import Recipe
 from tinylm.study import cost
 from tinylm.study.engines import run_local, run_ray
 from tinylm.study.execute import Job, Runner

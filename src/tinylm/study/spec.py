@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from tinylm.artifact import hash_of
 from tinylm.errors import InputError
-from tinylm.recipe import Recipe, from_table, packaged_recipes, toml_value
+from tinylm.pipeline.recipe import Recipe, from_table, packaged_recipes, toml_value
 from tinylm.study.grid import Variation, flatten, overlay, variations
 
 SCALES = ("cpu", "gpu", "full")

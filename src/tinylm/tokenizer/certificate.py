@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinylm.corpus.document import Document
+from tinylm.models.token_ids import cut_config, is_id_key
 from tinylm.tokenizer.choose import chat_templates
 from tinylm.tokenizer.count import Counts
 from tinylm.tokenizer.fuzz import unicode_strings
 from tinylm.tokenizer.heldout import growth_by_source
 from tinylm.tokenizer.remap import Expansion
-from tinylm.tokenizer.rewrite import cut_config, is_id_key
 from tinylm.tokenizer.source import Source, optional_json
 
 if TYPE_CHECKING:
-    from tinylm.tokenizer.compress import Cut
+    from tinylm.tokenizer.choose import Cut
 
 FUZZ_STRINGS = 10_000
 WORD_BYTES = 1_000_000_000  # of the corpus, searched for distinct words: minutes, and some GB for the words

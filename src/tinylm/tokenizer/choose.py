@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from tinylm.errors import InputError
+from tinylm.models.token_ids import ids_in
 from tinylm.tokenizer.count import Counts
-from tinylm.tokenizer.rewrite import ids_in
 from tinylm.tokenizer.source import Source, optional_json
 from tinylm.tokenizer.splits import Splits, splits_of
 
@@ -208,3 +208,16 @@ def template_literals(template: str) -> Iterable[str]:
     except jinja2.TemplateSyntaxError as error:
         raise InputError(f"the chat template is not valid Jinja: {error}") from error
     return [str(token.value) for token in tokens if token.type in ("data", "string") and str(token.value)]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A chosen vocabulary. ``kept``: old ids, ascending; position = new id."""
+
+    source: Source
+    ranking: Ranking
+    kept: np.ndarray
+
+    @property
+    def mapping(self) -> dict[int, int]:
+        return {int(old): new for new, old in enumerate(self.kept)}

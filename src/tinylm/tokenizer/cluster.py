@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from tinylm.errors import InputError
-from tinylm.tokenizer.count import Shard, count_shard
+from tinylm.tokenizer.count import count_shard
 from tinylm.tokenizer.engines import Engine
+from tinylm.tokenizer.shards import Shard
 from tinylm.tokenizer.source import Source
 
 SHARDS_WAITING = 2  # per worker: bounds the memory of what was read and not yet counted

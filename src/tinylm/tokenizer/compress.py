@@ -1,7 +1,6 @@
 """Formula 1: cut a tokenizer (and its model) to the tokens a corpus uses, and prove that nothing else changed."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +13,13 @@ from tinylm.errors import InputError, WorkError
 from tinylm.models.teacher import load_tokenizer
 from tinylm.terminal import print_table, quiet_transformers
 from tinylm.tokenizer import certificate, choose
+from tinylm.tokenizer.choose import Cut
 from tinylm.tokenizer.count import Counts
 from tinylm.tokenizer.remap import Expansion
 from tinylm.tokenizer.rewrite import write_tokenizer
 from tinylm.tokenizer.rows import has_weights, require_rows, rows_of, slice_rows, vocabulary_rows, write_model
 from tinylm.tokenizer.source import Source, optional_json, read_source
 from tinylm.tokenizer.splits import splits_of
-
-
-@dataclass(frozen=True)
-class Cut:
-    """A chosen vocabulary. ``kept``: old ids, ascending; position = new id."""
-
-    source: Source
-    ranking: choose.Ranking
-    kept: np.ndarray
-
-    @property
-    def mapping(self) -> dict[int, int]:
-        return {int(old): new for new, old in enumerate(self.kept)}
 
 
 def compress(

@@ -5,7 +5,6 @@ vector of each shard is kept on disk under the hash of (tokenizer, its text): a 
 the text again but tokenizes only what is new.
 """
 
-import hashlib
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,9 +19,9 @@ from tinylm.corpus.read import EMBEDDED, documents, expand
 from tinylm.errors import InputError, WorkError
 from tinylm.terminal import progress_bar
 from tinylm.tokenizer.engines import Engine
+from tinylm.tokenizer.shards import SHARD_BYTES, Shard, shards
 from tinylm.tokenizer.source import Source, read_source
 
-SHARD_BYTES = 64_000_000
 ENGINES = ("local", "tokenizers", "ray")
 
 
@@ -160,23 +159,6 @@ def corpus_of(counts: Counts) -> Iterator[Document] | None:
     return documents(counts.corpora) if counts.corpora and here else None
 
 
-@dataclass(frozen=True)
-class Shard:
-    """Some megabytes of text."""
-
-    texts: list[str]
-    bytes: int
-    documents: int
-
-    def digest(self) -> str:
-        """Names the content. A sixth of the counting time, so only asked for where counts are kept."""
-        hasher = hashlib.blake2b(digest_size=12)
-        for text in self.texts:
-            data = text.encode()
-            hasher.update(len(data).to_bytes(8, "little") + data)
-        return hasher.hexdigest()
-
-
 def count_shard(engine: Engine, shard: Shard, parts: Path | None, tokenizer_hash: str) -> tuple[np.ndarray, str]:
     """The counts of one shard, from ``parts`` if they are there. Returns (int64[V], what ran)."""
     if parts is None:
@@ -205,31 +187,6 @@ def _as_documents(texts: Iterable[Document | str | Path]) -> tuple[Iterator[Docu
     if isinstance(texts, (list, tuple)) and texts and not isinstance(texts[0], Document):
         return documents(texts), tuple(map(str, texts))
     return iter(texts), ()  # type: ignore[arg-type]
-
-
-def shards(items: Iterable[Document], shard_bytes: int) -> Iterator[Shard]:
-    texts: list[str] = []
-    size = 0
-    for item in items:
-        text, length = _as_utf8(item.text)
-        texts.append(text)
-        size += length
-        if size >= shard_bytes:
-            yield Shard(texts, size, len(texts))
-            texts, size = [], 0
-    if texts:
-        yield Shard(texts, size, len(texts))
-
-
-def _as_utf8(text: str) -> tuple[str, int]:
-    """The text and its length in bytes. A lone surrogate is no text: it becomes "?"."""
-    if text.isascii():
-        return text, len(text)
-    try:
-        return text, len(text.encode())
-    except UnicodeEncodeError:
-        data = text.encode("utf-8", "replace")
-        return data.decode(), len(data)
 
 
 def estimated_bytes(corpora: Sequence[str]) -> int | None:

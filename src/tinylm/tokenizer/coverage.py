@@ -145,7 +145,7 @@ def write_coverage(result: dict[str, Any], out: Path) -> None:
 
 def draw(result: dict[str, Any], path: Path) -> None:
     """Growth against K for every corpus and, below, one pair of heat maps (coverage, growth) per size."""
-    from tinylm.report import figures
+    from tinylm.render import figures
 
     matrices = result.get("matrices", [])
     many = len(result["measured_on"])

@@ -12,7 +12,7 @@ import torch
 
 from tinylm.artifact import write_json
 from tinylm.errors import InputError
-from tinylm.tokenizer.rewrite import IdMap, cut_config
+from tinylm.models.token_ids import IdMap, cut_config
 from tinylm.tokenizer.source import optional_json
 
 

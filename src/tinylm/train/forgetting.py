@@ -30,7 +30,7 @@ def record(
     result = {"round": round_number} | measure(
         np.array([seen[batch].mean() for batch in batches]), np.array([losses[batch].mean() for batch in batches])
     )
-    from tinylm.report.figures import figure, to_svg  # matplotlib takes a second to import
+    from tinylm.render.figures import figure, to_svg  # matplotlib takes a second to import
 
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / f"forgetting-{round_number}.json", result)

@@ -13,11 +13,11 @@ import torch
 from tinylm.artifact import atomic_directory, hash_of, read_json, write_json
 from tinylm.corpus.store import TokenStore, tokenizer_hash
 from tinylm.errors import InputError
+from tinylm.machine import bf16_is_fast, can_compile, choose_device, keep_freed_memory, peak_flops
 from tinylm.terminal import console, progress_bar
 from tinylm.train.batches import MicroBatch, Prefetch, make_plan, micro_batches
 from tinylm.train.checkpoint import Checkpoints, pack_state, unpack_state
 from tinylm.train.config import TrainConfig
-from tinylm.train.device import bf16_is_fast, can_compile, choose_device, keep_freed_memory, peak_flops
 from tinylm.train.forgetting import record
 from tinylm.train.guards import Guard
 from tinylm.train.inputs import check_inputs, check_valid_store, weights_hash

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig
 
 from tinylm.architecture.plan import Candidate, parse_numbers, plan, write_plan
-from tinylm.architecture.shape import parameters
 from tinylm.errors import InputError
+from tinylm.models.parameters import parameters
 from tinylm.models.shape import Shape, read_shape
 
 SMOLLM2 = Shape(30, 576, 1536, 9, 3, 64, 49152, True)

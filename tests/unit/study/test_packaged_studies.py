@@ -3,8 +3,8 @@
 import pytest
 from transformers import LlamaConfig
 
-from tinylm.architecture.shape import parameters
 from tinylm.models.pangu import pangu_config
+from tinylm.models.parameters import parameters
 from tinylm.models.shape import Shape
 from tinylm.study.spec import SCALES, packaged_studies, read_study
 

@@ -2,7 +2,7 @@ import pytest
 
 from tinylm.artifact import hash_of
 from tinylm.errors import InputError
-from tinylm.recipe import Recipe
+from tinylm.pipeline.recipe import Recipe
 from tinylm.study.grid import flatten, overlay, variations
 from tinylm.study.spec import parse_settings, read_study, recipe_hash
 from tinylm.train.config import TrainConfig

@@ -1,4 +1,5 @@
-from tinylm.tokenizer.rewrite import _cut_post_processor, cut_config, cut_settings, ids_in
+from tinylm.models.token_ids import cut_config, ids_in
+from tinylm.tokenizer.rewrite import _cut_post_processor, cut_settings
 
 MAPPING = {0: 0, 5: 1, 9: 2, 12: 3}
 CONFIG = {

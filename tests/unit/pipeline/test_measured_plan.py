@@ -8,13 +8,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinylm import measured_plan
 from tinylm.architecture.plan import Candidate
-from tinylm.architecture.shape import parameters_by_part
 from tinylm.architecture.speed import Protocol
 from tinylm.corpus.pack import pack
 from tinylm.errors import InputError
+from tinylm.models.parameters import parameters_by_part
 from tinylm.models.shape import Shape
+from tinylm.pipeline import measured_plan
 
 SMALL, LARGE = Shape(1, 32, 64, 2, 2, 16, 300, True), Shape(2, 32, 64, 2, 2, 16, 300, True)
 

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from tinylm.errors import InputError
-from tinylm.recipe import Recipe, packaged_recipes, read_recipe, to_toml
+from tinylm.pipeline.recipe import Recipe, packaged_recipes, read_recipe, to_toml
 
 
 def write(tmp_path, text):

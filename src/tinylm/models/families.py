@@ -189,7 +189,7 @@ def check_weights(sizes: Mapping[str, tuple[int, ...]], config: Any) -> None:
         names = ", ".join(found[:8]) + (f" and {len(found) - 8} more" if len(found) > 8 else "")
         raise InputError(
             f"model type {config.model_type!r}: parameters that no table explains: {names}; "
-            "add the family to tinylm/models/axes.py"
+            "add the family to tinylm/models/families.py"
         )
     shape = Shape.from_config(config)
     for name, size in sizes.items():

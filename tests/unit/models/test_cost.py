@@ -6,9 +6,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, LlamaConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from tinylm.architecture import cost
-from tinylm.architecture.shape import FAMILIES, parameters
+from tinylm.models import cost
 from tinylm.models.pangu import PanguPiConfig
+from tinylm.models.parameters import FAMILIES, parameters
 from tinylm.models.shape import Shape
 
 assert PanguPiConfig.model_type in FAMILIES  # importing it also registers it with AutoModelForCausalLM

@@ -2,12 +2,16 @@
 
 import ctypes
 import functools
+import gc
 import os
+import platform
 import shutil
 import sys
 import sysconfig
 import time
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -80,3 +84,65 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
             torch.cuda.synchronize(device)
         best = min(best, (time.perf_counter() - start) / times)
     return 4 * size**3 / best
+
+
+class PeakMemory:
+    """Peak memory from now on: of the CUDA allocator, or (Linux) of this process above what it held before."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        gc.collect()
+        if device.startswith("cuda"):
+            torch.cuda.reset_peak_memory_stats(device)
+            return
+        try:
+            ctypes.CDLL(None).malloc_trim(0)  # give freed memory back, else the next model would reuse it unseen
+            Path("/proc/self/clear_refs").write_text("5")  # resets the kernel's high-water mark
+        except (OSError, AttributeError):
+            self.device = ""
+        self.before = _resident_peak()
+
+    def peak(self) -> int | None:
+        if self.device.startswith("cuda"):
+            return torch.cuda.max_memory_allocated(self.device)
+        now = _resident_peak()
+        return now - self.before if self.device and now is not None and self.before is not None else None
+
+
+def _resident_peak() -> int | None:
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM")), None)
+
+
+def machine(device: str = "cpu") -> dict[str, Any]:
+    """What the numbers were measured on."""
+    cpu = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name(device) if device.startswith("cuda") else None,
+        "torch": version("torch"),
+        "transformers": version("transformers"),
+    }
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that can still be had: of the GPU, or of this machine."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    meminfo, group = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+    if meminfo.exists():
+        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        free = int(lines["MemAvailable"].split()[0]) * 1024
+        limit = (group / "memory.max").read_text().strip() if (group / "memory.max").exists() else "max"
+        if limit != "max":  # a container may have less than its machine
+            free = min(free, max(0, int(limit) - int((group / "memory.current").read_text())))
+        return free
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 
 from tinylm.architecture import speed
-from tinylm.architecture.initialise import initialise
 from tinylm.architecture.plan import Candidate
 from tinylm.architecture.speed import Protocol, Timing
 from tinylm.artifact import atomic_file
 from tinylm.errors import InputError
+from tinylm.machine import choose_device
+from tinylm.models.initialise import initialise
 from tinylm.models.shape import Shape
 from tinylm.terminal import console, print_table, quiet_transformers
-from tinylm.train.device import choose_device
 
 QUANTIZED = "Q8_0"  # what a phone would run; the finalists are timed in it through llama.cpp
 TRAINING_SEQUENCE, TRAINING_BATCH, CALIBRATION_CHUNKS = 512, 8, 32
@@ -240,7 +240,7 @@ def draw(candidates: Sequence[Candidate], extra: Sequence[dict[str, Any]], out: 
     """
     from matplotlib.ticker import ScalarFormatter
 
-    from tinylm.report.figures import PALETTE, figure, to_svg
+    from tinylm.render.figures import PALETTE, figure, to_svg
 
     with figure() as (fig, axes):
         for number, (backend, batch) in enumerate(_protocols(extra)):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tinylm.cli import main
 from tinylm.errors import InputError
-from tinylm.generate import Sampling, Speed, TextStream, chat_prompt, choose, fit_context, generate, until
+from tinylm.models.generate import Sampling, Speed, TextStream, chat_prompt, choose, fit_context, generate, until
 from tinylm.models.teacher import load_model, load_tokenizer
 
 

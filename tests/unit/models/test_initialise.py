@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from tinylm.architecture.initialise import initialise
 from tinylm.errors import InputError
+from tinylm.models.initialise import initialise
 from tinylm.models.pangu import PanguPiConfig
 from tinylm.models.shape import Shape
 

@@ -10,7 +10,6 @@ import jinja2
 import torch
 
 from tinylm.errors import InputError
-from tinylm.evaluate.forward import longrope_limit
 
 
 @dataclass(frozen=True)
@@ -231,3 +230,11 @@ def chat(model: Any, tokenizer: Any, system: str | None, max_new_tokens: int, sa
         print()
         print(speed, file=sys.stderr)
         messages.append({"role": "assistant", "content": answer.strip()})
+
+
+def longrope_limit(config: Any) -> int:
+    """Tokens after which a model with long-range rotary factors (Phi-3 128k) rotates every key anew; 0: never."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") != "longrope":
+        return 0
+    return rope.get("original_max_position_embeddings") or config.original_max_position_embeddings

@@ -6,7 +6,7 @@ import torch
 from transformers import AutoConfig
 
 from tinylm.errors import InputError
-from tinylm.export import families
+from tinylm.export import graph
 
 
 def config(model_type="llama", **changes):
@@ -33,7 +33,7 @@ def config(model_type="llama", **changes):
 )
 def test_refused(model_type, changes, message):
     with pytest.raises(InputError, match=message):
-        families.family_of(config(model_type, **changes))
+        graph.family_of(config(model_type, **changes))
 
 
 @pytest.mark.parametrize(
@@ -46,24 +46,24 @@ def test_refused(model_type, changes, message):
 def test_rope_it_cannot_express_is_refused(rope, message):
     llama = config(rope_parameters=rope)
     with pytest.raises(InputError, match=message):
-        families.settings(llama, families.family_of(llama))
+        graph.settings(llama, graph.family_of(llama))
 
 
 def test_a_bias_without_a_place_is_refused():
     gemma = config("gemma", head_dim=16)
     with pytest.raises(InputError, match=r"no place for the tensor .*q_proj\.bias"):
-        families.hf_names(gemma, ["model.layers.0.self_attn.q_proj.bias"], families.family_of(gemma))
+        graph.hf_names(gemma, ["model.layers.0.self_attn.q_proj.bias"], graph.family_of(gemma))
 
 
 def test_the_context_ends_where_a_window_that_llamacpp_lacks_would_begin():
     mistral = config("mistral", sliding_window=128, max_position_embeddings=4096)
-    assert families.settings(mistral, families.family_of(mistral))["context_length"] == 128
+    assert graph.settings(mistral, graph.family_of(mistral))["context_length"] == 128
 
 
 def test_gemma3_keeps_its_windows_layer_by_layer():
     kinds = ["full_attention", "sliding_attention", "sliding_attention", "full_attention"]
     gemma = config("gemma3_text", layer_types=kinds, sliding_window=32, head_dim=16)
-    values = families.settings(gemma, families.family_of(gemma))
+    values = graph.settings(gemma, graph.family_of(gemma))
     assert values["attention.sliding_window_pattern"] == [False, True, True, False]
     assert values["rope.freq_base"] == 1e6 and values["rope.freq_base_swa"] == 1e4
 
@@ -71,11 +71,11 @@ def test_gemma3_keeps_its_windows_layer_by_layer():
 def test_interleaved_rows_rotate_to_the_same_scores():
     """Rope on halves of (q, k) and rope on pairs of the reordered (q, k) give the same q.k at any distance."""
     llama = config(head_dim=16)
-    family = families.family_of(llama)
+    family = graph.family_of(llama)
     rng = np.random.default_rng(0)
     q, k = rng.normal(size=(64, 1)).astype(np.float32), rng.normal(size=(32, 1)).astype(np.float32)
-    moved_q = families.to_llamacpp("model.layers.0.self_attn.q_proj.weight", q, llama, family)
-    moved_k = families.to_llamacpp("model.layers.0.self_attn.k_proj.weight", k, llama, family)
+    moved_q = graph.to_llamacpp("model.layers.0.self_attn.q_proj.weight", q, llama, family)
+    moved_k = graph.to_llamacpp("model.layers.0.self_attn.k_proj.weight", k, llama, family)
     angles = 5 * 10000.0 ** -(np.arange(8) / 8)
 
     def halves(vector):  # transformers
@@ -104,7 +104,7 @@ def test_llama3_rope_factors_reproduce_the_scaled_frequencies():
         "original_max_position_embeddings": 64,
     }
     llama = config(rope_parameters=rope, head_dim=16)
-    factors = families.rope_tensors(llama, families.family_of(llama))["rope_freqs.weight"]
+    factors = graph.rope_tensors(llama, graph.family_of(llama))["rope_freqs.weight"]
     scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](llama, "cpu")
     plain = 10000.0 ** -(torch.arange(0, 16, 2) / 16)
     assert np.allclose(plain.numpy() / factors, scaled.numpy(), rtol=1e-5)

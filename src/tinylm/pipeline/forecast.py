@@ -5,23 +5,15 @@ Everything is arithmetic on the recipe; a teacher is only looked at (its config)
 
 from typing import Any
 
-from tinylm.architecture.cost import costs, describe_bill, millions, training_bill, training_bytes
 from tinylm.architecture.plan import plan
-from tinylm.architecture.shape import parameters_by_part
 from tinylm.errors import InputError
 from tinylm.models import teacher as teachers
+from tinylm.models.cost import costs, describe_bill, training_bill, training_bytes, training_flops
 from tinylm.models.pangu import pangu_config
+from tinylm.models.parameters import parameters_by_part
 from tinylm.models.shape import Shape
-from tinylm.recipe import Recipe
-from tinylm.study.cost import (
-    ASSUMED_UTILISATION,
-    ASSUMED_VOCABULARY,
-    first_round_share,
-    hours,
-    machine_speed,
-    predict_flops,
-    training_passes,
-)
+from tinylm.pipeline.recipe import Recipe
+from tinylm.render.numbers import hours, millions
 
 LARGE_FLOPS = 1e17  # four minutes of an H100 at 40 %
 
@@ -124,3 +116,50 @@ def _start(recipe: Recipe) -> str:
         f"inherited: units by {config.criterion}, layers by {config.layers}, "
         f"{config.calibration_chunks * config.calibration_length:,} tokens of calibration text"
     )
+
+
+ASSUMED_VOCABULARY = 32_768  # where a recipe leaves the size to the corpus
+
+ASSUMED_UTILISATION = 0.35  # of the measured matrix product's speed, while nothing of this study has been measured
+
+
+def predict_flops(recipe: Recipe) -> float | None:
+    """FLOPs of training the student of ``recipe`` (and its control); None when its length is "all of the corpus".
+
+    A budget without a shape counts 6 per parameter and token. The teacher's passes are not in it.
+    """
+    config = recipe.train
+    if config.steps == 0:
+        return None
+    tokens = config.steps * config.tokens_per_batch
+    if recipe.architecture.shape:
+        vocabulary = recipe.tokenizer.vocab_size if recipe.tokenizer.vocab_size > 0 else ASSUMED_VOCABULARY
+        shape = Shape.from_dict({"vocab_size": vocabulary, **recipe.architecture.shape})
+        per_token = float(training_flops(shape, config.sequence_length))
+    else:
+        per_token = 6 * recipe.architecture.budget
+    return per_token * tokens * training_passes(recipe)
+
+
+def training_passes(recipe: Recipe) -> float:
+    """All training of a recipe (the control, the loss passes between rounds) over that of its student alone."""
+    config, passes = recipe.train, 1.0 + recipe.has_control()
+    if config.rounds > 1 and config.loss_source == "pass":  # a forward pass over the first round's data, each round
+        passes += (config.rounds - 1) * first_round_share(recipe) / 3
+    return passes
+
+
+def first_round_share(recipe: Recipe) -> float:
+    """The first round's part of all training tokens."""
+    return 1 / (1 + recipe.train.sampling_rate * (recipe.train.rounds - 1))
+
+
+def machine_speed() -> float:
+    """FLOP/s that training may expect here: the better of bf16 and fp32 matrix products, times 0.35."""
+    import torch
+
+    from tinylm.machine import choose_device, peak_flops
+
+    device = choose_device()
+    best = max(peak_flops(device, dtype) for dtype in (torch.bfloat16, torch.float32))
+    return best * ASSUMED_UTILISATION

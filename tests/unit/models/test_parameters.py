@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from tinylm.architecture.shape import FAMILIES, family_of, parameters, parameters_by_part, vocabulary_share
 from tinylm.errors import InputError
 from tinylm.models.pangu import PanguPiConfig
+from tinylm.models.parameters import FAMILIES, family_of, parameters, parameters_by_part, vocabulary_share
 from tinylm.models.shape import Shape
 
 assert PanguPiConfig.model_type in FAMILIES  # importing it also registers it with AutoModelForCausalLM

@@ -6,8 +6,8 @@ from typing import Any
 
 from tinylm.artifact import atomic_file
 from tinylm.evaluate.results import with_error
-from tinylm.report import html
-from tinylm.report.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, figure, to_svg
+from tinylm.render import html
+from tinylm.render.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, figure, to_svg
 from tinylm.train.forgetting import draw as draw_forgetting
 
 PARTS = {

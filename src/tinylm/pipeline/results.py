@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from tinylm import __version__, artifact
-from tinylm.architecture.shape import parameters_by_part
-from tinylm.artifact import Stages
 from tinylm.models import teacher as teachers
+from tinylm.models.parameters import parameters_by_part
 from tinylm.models.shape import Shape
-from tinylm.recipe import Recipe, to_toml
+from tinylm.pipeline.recipe import Recipe, to_toml
+from tinylm.pipeline.stages import Stages
 
 
 def collect(recipe: Recipe, stages: Stages, models, scores, tasks, samples, recipe_path: str) -> dict[str, Any]:

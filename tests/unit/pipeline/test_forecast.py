@@ -2,12 +2,12 @@
 
 import pytest
 
-from tinylm.architecture.cost import training_flops
-from tinylm.architecture.shape import parameters
-from tinylm.dry_run import describe, is_large
 from tinylm.errors import InputError
+from tinylm.models.cost import training_flops
+from tinylm.models.parameters import parameters
 from tinylm.models.shape import Shape
-from tinylm.recipe import packaged_recipes, read_recipe
+from tinylm.pipeline.forecast import describe, is_large
+from tinylm.pipeline.recipe import packaged_recipes, read_recipe
 
 PRO = Shape(20, 1792, 5376, 14, 7, 128, 48000, False)
 

@@ -1,12 +1,13 @@
 """What a shape costs: FLOPs, bytes on disk, cache and training memory, and the bill of a whole training run.
 
-All from arithmetic; nothing is built or run. Symbols as in :mod:`tinylm.architecture.shape`. A multiply-add counts 2.
+All from arithmetic; nothing is built or run. Symbols as in :mod:`tinylm.models.parameters`. A multiply-add counts 2.
 """
 
 from typing import Any
 
-from tinylm.architecture.shape import parameters, parameters_by_part
+from tinylm.models.parameters import parameters, parameters_by_part
 from tinylm.models.shape import Shape
+from tinylm.render.numbers import millions
 
 BLOCK = 32  # weights that share one scale in GGUF's Q8_0 and Q4_0
 BYTES_PER_WEIGHT = {"fp32": 4.0, "bf16": 2.0, "Q8_0": 34 / BLOCK, "Q4_0": 18 / BLOCK}
@@ -107,14 +108,6 @@ def training_bill(
         "mfu": mfu,
         "device_hours": flops / (peak_flops * mfu) / 3600,
     }
-
-
-def millions(number: float) -> str:
-    """ "737.3k", "31.9M", "50B"."""
-    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.4g}{letter}"
-    return f"{number:.4g}"
 
 
 def describe_bill(bill: dict[str, float]) -> str:

@@ -15,8 +15,6 @@ import torch
 
 from tinylm import artifact
 from tinylm.architecture.plan import plan, write_plan
-from tinylm.architecture.shape import parameters_by_part
-from tinylm.artifact import Stages
 from tinylm.corpus.pack import pack
 from tinylm.corpus.read import documents, expand, first_bytes
 from tinylm.corpus.split import read_part, spread, write_split
@@ -24,24 +22,26 @@ from tinylm.corpus.store import open_store
 from tinylm.errors import InputError, WorkError
 from tinylm.evaluate.bits_per_byte import bits_per_byte
 from tinylm.export.card import write_card
-from tinylm.generate import generate
 from tinylm.inherit import inherit
 from tinylm.inherit import save as save_inherited
+from tinylm.machine import choose_device
 from tinylm.models import gguf
 from tinylm.models import teacher as teachers
-from tinylm.models.axes import family_of
+from tinylm.models.families import family_of
+from tinylm.models.generate import generate
 from tinylm.models.pangu import from_llama, pangu_config
+from tinylm.models.parameters import parameters_by_part
 from tinylm.models.shape import Shape, read_shape
-from tinylm.recipe import Recipe
-from tinylm.report.results import collect
-from tinylm.report.run import headline, write_report
+from tinylm.models.tokenizer import settle_class
+from tinylm.pipeline.recipe import Recipe
+from tinylm.pipeline.report import headline, write_report
+from tinylm.pipeline.results import collect
+from tinylm.pipeline.stages import Stages
 from tinylm.terminal import print_table, quiet_transformers
 from tinylm.tokenizer.choose import rank
 from tinylm.tokenizer.compress import compress
 from tinylm.tokenizer.count import Counts, count
-from tinylm.tokenizer.load import settle_class
 from tinylm.tokenizer.source import read_source
-from tinylm.train.device import choose_device
 from tinylm.train.loop import train
 
 SAMPLE_TOKENS = 60  # of each generated sample in the report
@@ -266,7 +266,7 @@ def _calibration(tokens, chunks: int, length: int, seed: int) -> torch.Tensor:
 
 
 def _random(recipe: Recipe, stages: Stages, compact: Path, shape: Path) -> Path:
-    from tinylm.architecture.initialise import initialise
+    from tinylm.models.initialise import initialise
 
     def build(folder: Path) -> dict[str, Any]:
         from transformers import AutoModelForCausalLM

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from tinylm.errors import InputError
-from tinylm.train.device import choose_device
+from tinylm.machine import choose_device
 
 
 def test_a_device_is_the_one_asked_for_or_the_processs_own(monkeypatch):

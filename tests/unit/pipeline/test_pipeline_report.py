@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from tinylm.report.run import headline, write_report
+from tinylm.pipeline.report import headline, write_report
 
 PARTS = {"embedding": 4_000_000, "head": 0, "attention": 3_000_000, "ffn": 5_000_000, "norms": 1000}
 SHAPE = {"num_layers": 4, "hidden_size": 64, "vocab_size": 384}

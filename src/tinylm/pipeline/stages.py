@@ -1,0 +1,95 @@
+"""The stages of a run: each makes one artifact, a folder named by the hash of what made it, with a manifest."""
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tinylm.artifact import atomic_directory, clear_disk_errors, flush, hash_of, one_builder, read_json, write_json
+from tinylm.terminal import console
+
+MANIFEST = "manifest.json"
+
+
+def stage(
+    root: Path, name: str, inputs: Mapping[str, Any], build: Callable[[Path], Any], *, resumable: bool = False
+) -> Path:
+    """The artifact ``root/name-HASH`` for ``inputs``: returned at once if it exists, else made by ``build(folder)``.
+
+    ``inputs`` is everything the result depends on (config values and the names of input artifacts). What ``build``
+    returns is kept in the manifest under ``result``, its time under ``seconds``. With ``resumable`` the folder being
+    worked in (``name-HASH.partial``) survives a kill, and ``build`` is called again on what it finds there.
+    """
+    path = Path(root) / f"{name}-{hash_of({'stage': name, **inputs})}"
+    if (path / MANIFEST).exists():
+        return path
+    with one_builder(path):
+        for left in path.parent.glob(f".{path.name}-*"):  # of a run that was killed: nobody else works on it now
+            shutil.rmtree(left, ignore_errors=True)
+        if not (path / MANIFEST).exists():  # another process may have made it while we waited
+            _build(path, name, inputs, build, resumable)
+    return path
+
+
+def _build(path: Path, name: str, inputs: Mapping[str, Any], build: Callable[[Path], Any], resumable: bool) -> None:
+    before = 0.0
+    with _partial_directory(path) if resumable else atomic_directory(path, replace=True) as folder:
+        clock = folder / ".seconds"
+        if clock.exists():
+            before = float(clock.read_text() or 0)
+        start = time.monotonic()
+        try:
+            result = build(folder)
+        except BaseException:
+            if resumable:
+                clock.write_text(str(before + time.monotonic() - start))
+            raise
+        clock.unlink(missing_ok=True)
+        seconds = round(before + time.monotonic() - start, 2)
+        write_json(folder / MANIFEST, {"stage": name, "inputs": dict(inputs), "seconds": seconds, "result": result})
+
+
+@contextmanager
+def _partial_directory(path: Path) -> Iterator[Path]:
+    partial = path.with_name(path.name + ".partial")
+    with clear_disk_errors(path):
+        partial.mkdir(parents=True, exist_ok=True)
+        yield partial
+        flush(partial)
+        os.replace(partial, path)
+
+
+def manifest(path: Path) -> dict[str, Any]:
+    """The manifest of an artifact made by :func:`stage`."""
+    return read_json(Path(path) / MANIFEST)
+
+
+class Stages:
+    """Runs stages under ``work`` and remembers their folders and times."""
+
+    def __init__(self, work: Path) -> None:
+        self.work = work
+        self.folders: dict[str, Path] = {}
+
+    def __call__(
+        self,
+        name: str,
+        inputs: Mapping[str, Any],
+        build: Callable[[Path], Any],
+        *,
+        kind: str = "",
+        resumable: bool = False,
+    ) -> Path:
+        """The artifact ``kind-HASH``; ``name`` is what people call it. ``build`` as in :func:`stage`."""
+        console.print(f"[bold]{name}[/bold]")
+        self.folders[name] = stage(self.work, kind or name, inputs, build, resumable=resumable)
+        return self.folders[name]
+
+    def result(self, name: str) -> Any:
+        return manifest(self.folders[name])["result"]
+
+    def seconds(self) -> dict[str, float]:
+        return {name: manifest(folder)["seconds"] for name, folder in self.folders.items()}
