@@ -1,10 +1,12 @@
-"""Counting tokens: `tinylm tokenizer count` against `tokenizers`' own `encode_batch_fast` on the same text in one run.
+"""Counting tokens: `tinylm tokenizer count` against `tokenizers`' own `encode_batch_fast` on the
+same text in one run.
 
     python benchmarks/count_tokens.py --tokenizer DIR --corpus FILE... [--megabytes 60]
 
-Both get the same documents from memory and both end in one int64[V] vector; loading the tokenizer is in neither time.
-The peer encodes batches of 1,000 documents and adds them up with `numpy.bincount`, which is the fastest simple way.
-`ratio` is our MB/s over the peer's; `identical` says whether the two vectors are equal.
+Both get the same documents from memory and both end in one int64[V] vector; loading the tokenizer
+is in neither time. The peer encodes batches of 1,000 documents and adds them up with
+`numpy.bincount`, which is the fastest simple way. `ratio` is our MB/s over the peer's; `identical`
+says whether the two vectors are equal.
 """
 
 import argparse
@@ -35,14 +37,17 @@ def texts_of(corpora: list[str], megabytes: float) -> list[Document]:
 
 def count_ours(engine: Engine, texts: Sequence[Document]) -> np.ndarray:
     return sum(
-        (engine.count(shard.texts) for shard in shards(texts, SHARD_BYTES)), np.zeros(engine.source.size, np.int64)
+        (engine.count(shard.texts) for shard in shards(texts, SHARD_BYTES)),
+        np.zeros(engine.source.size, np.int64),
     )
 
 
 def count_peer(source: Source, texts: Sequence[Document]) -> np.ndarray:
     counts = np.zeros(source.size, dtype=np.int64)
     for start, end in pairwise([*range(0, len(texts), 1000), len(texts)]):
-        encoded = source.fast.encode_batch_fast([one.text for one in texts[start:end]], add_special_tokens=False)
+        encoded = source.fast.encode_batch_fast(
+            [one.text for one in texts[start:end]], add_special_tokens=False
+        )
         counts += np.bincount(np.concatenate([one.ids for one in encoded]), minlength=source.size)
     return counts
 
@@ -53,7 +58,10 @@ def main() -> None:
     parser.add_argument("--corpus", nargs="+", required=True)
     parser.add_argument("--megabytes", type=float, default=60)
     options = parser.parse_args()
-    source, texts = read_source(resolve(options.tokenizer)), texts_of(options.corpus, options.megabytes)
+    source, texts = (
+        read_source(resolve(options.tokenizer)),
+        texts_of(options.corpus, options.megabytes),
+    )
     size = sum(len(one.text.encode()) for one in texts) / 1e6
     engine = Engine(source)
     start = time.perf_counter()

@@ -1,10 +1,13 @@
-"""Every criterion right after the cut, under equal layers, and the two kinds of learned masks: one teacher, one target.
+"""Every criterion right after the cut, under equal layers, and the two kinds of learned masks: one
+teacher, one target.
 
-    python benchmarks/criteria.py --teacher DIR --calibration A... --text B... --layers 20 --ffn 1024 --out DIR
+    python benchmarks/criteria.py --teacher DIR --calibration A... --text B... --layers 20 --ffn
+    1024 --out DIR
 
-Writes criteria.json, importance.svg (layers) and masks.svg (what the masks decide, step by step); prints a table.
-Seeds change the calibration chunks, the random scores and the masks' samples. Layers are chosen once a seed by the
-loss when each is skipped. Every row is cut twice: as it is, and repaired (norms, refit).
+Writes criteria.json, importance.svg (layers) and masks.svg (what the masks decide, step by step);
+prints a table. Seeds change the calibration chunks, the random scores and the masks' samples.
+Layers are chosen once a seed by the loss when each is skipped. Every row is cut twice: as it is,
+and repaired (norms, refit).
 """
 
 import argparse
@@ -35,7 +38,9 @@ KINDS = ("hard-concrete", "top-k")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--teacher", required=True)
     parser.add_argument("--calibration", nargs="+", required=True)
     parser.add_argument("--text", nargs="+", required=True, help="held-out documents")
@@ -48,7 +53,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    teacher, tokenizer = load_model(options.teacher, torch.bfloat16), load_tokenizer(options.teacher)
+    teacher, tokenizer = (
+        load_model(options.teacher, torch.bfloat16),
+        load_tokenizer(options.teacher),
+    )
     text = list(spread(documents(options.text), options.text_bytes))
     whole = Shape.from_config(teacher.config)
     target = dataclasses.replace(whole, num_layers=options.layers, intermediate_size=options.ffn)
@@ -71,7 +79,15 @@ def main() -> None:
             if name in KINDS:
                 taylor = score(teacher, chunks, "taylor", "first-last", seed=seed)
                 with fast_matmul(teacher):
-                    found = learn(teacher, chunks, target, name, start={"ffn": taylor.ffn}, layers=layers, seed=seed)
+                    found = learn(
+                        teacher,
+                        chunks,
+                        target,
+                        name,
+                        start={"ffn": taylor.ffn},
+                        layers=layers,
+                        seed=seed,
+                    )
                 scores = dataclasses.replace(skip, ffn=found.scores["ffn"])
                 histories[f"{name}, seed {seed}"] = found.history
             else:
@@ -81,8 +97,14 @@ def main() -> None:
             row = rows.setdefault(name, {"cut": [], "repaired": [], "score_seconds": []})
             row["score_seconds"].append(seconds)
             for column, repair in (("cut", ()), ("repaired", ("norms", "refit"))):
-                row[column].append(bits(inherit(teacher, target, chunks, scores=scores, repair=repair).model))
-            print(f"seed {seed}, {name}: {row['cut'][-1]:.4f} {row['repaired'][-1]:.4f}", file=sys.stderr, flush=True)
+                row[column].append(
+                    bits(inherit(teacher, target, chunks, scores=scores, repair=repair).model)
+                )
+            print(
+                f"seed {seed}, {name}: {row['cut'][-1]:.4f} {row['repaired'][-1]:.4f}",
+                file=sys.stderr,
+                flush=True,
+            )
             write_json(
                 options.out / "criteria.json",
                 {
@@ -95,12 +117,26 @@ def main() -> None:
                 },
             )
     (options.out / "importance.svg").write_text(draw_importance(importance, layers))
-    (options.out / "masks.svg").write_text(draw_masks(histories, options.ffn / whole.intermediate_size))
-    table = {name: {key: statistics.mean(values) for key, values in row.items()} for name, row in rows.items()}
+    (options.out / "masks.svg").write_text(
+        draw_masks(histories, options.ffn / whole.intermediate_size)
+    )
+    table = {
+        name: {key: statistics.mean(values) for key, values in row.items()}
+        for name, row in rows.items()
+    }
     for name, row in table.items():
         spread_of = statistics.stdev(rows[name]["repaired"]) if len(options.seeds) > 1 else 0.0
-        print(f"{name:14} {row['cut']:.4f} {row['repaired']:.4f} +- {spread_of:.4f}", file=sys.stderr)
-    print(json.dumps({"ratio": table["l2"]["repaired"] / min(r["repaired"] for r in table.values()), "table": table}))
+        print(
+            f"{name:14} {row['cut']:.4f} {row['repaired']:.4f} +- {spread_of:.4f}", file=sys.stderr
+        )
+    print(
+        json.dumps(
+            {
+                "ratio": table["l2"]["repaired"] / min(r["repaired"] for r in table.values()),
+                "table": table,
+            }
+        )
+    )
 
 
 def draw_importance(importance: list[list[float]], kept: list[int]) -> str:
@@ -110,7 +146,9 @@ def draw_importance(importance: list[list[float]], kept: list[int]) -> str:
     with figure(6.4, 3.0) as (fig, ax):
         colours = [PALETTE[0] if layer in kept else "#c9ced6" for layer in range(len(mean))]
         reach = torch.stack([mean - values.amin(0), values.amax(0) - mean])
-        ax.bar(range(len(mean)), mean, color=colours, yerr=reach.numpy(), error_kw={"elinewidth": 1})
+        ax.bar(
+            range(len(mean)), mean, color=colours, yerr=reach.numpy(), error_kw={"elinewidth": 1}
+        )
         ax.bar(0, 0, color=PALETTE[0], label="kept")
         ax.bar(0, 0, color="#c9ced6", label="left out")
         ax.set_yscale("symlog", linthresh=0.1)
@@ -121,15 +159,22 @@ def draw_importance(importance: list[list[float]], kept: list[int]) -> str:
 
 
 def draw_masks(histories: dict[str, list[dict]], share: float) -> str:
-    """Left: loss of the masked teacher; right: units open and units still undecided, over the steps."""
+    """Left: loss of the masked teacher; right: units open and units still undecided, over the
+    steps."""
     with figure(8.0, 3.2, columns=2) as (fig, (left, right)):
         for place, kind in enumerate(KINDS):
             for label, history in histories.items():
                 if not label.startswith(kind):
                     continue
-                names = [kind, f"{kind}: open", f"{kind}: undecided"] if label.endswith(" 0") else [None] * 3
+                names = (
+                    [kind, f"{kind}: open", f"{kind}: undecided"]
+                    if label.endswith(" 0")
+                    else [None] * 3
+                )
                 series = [[row[key] for row in history] for key in ("loss", "ffn", "ffn_undecided")]
-                for ax, values, style, text in zip((left, right, right), series, ("-", "-", "--"), names, strict=True):
+                for ax, values, style, text in zip(
+                    (left, right, right), series, ("-", "-", "--"), names, strict=True
+                ):
                     ax.plot(values, style, color=PALETTE[place], alpha=0.7, label=text)
         right.axhline(share, color="#8A8F98", linestyle=":", label="target")
         left.set(xlabel="step", ylabel="loss of the masked teacher, nats")

@@ -1,11 +1,13 @@
 """Teacher against student on this machine's CPU, in real llama.cpp: size, load time, speed, memory.
 
-    python benchmarks/device_table.py --teacher smollm2-135m --student runs/demo/model [--quantize F16 Q8_0 Q4_0]
+    python benchmarks/device_table.py --teacher smollm2-135m --student runs/demo/model [--quantize
+    F16 Q8_0 Q4_0]
 
-Every measurement is a fresh process, so that load time and peak memory are its own. Teacher and student take turns, and
-the table shows medians over the rounds. The files are in the page cache (they were just written): load time is not the
-time of a cold disk. The last line is JSON; ``ratio`` is the student's decode speed over the teacher's at Q8_0 (or the
-first format measured), ``size_ratio`` the student's file over the teacher's in the same format.
+Every measurement is a fresh process, so that load time and peak memory are its own. Teacher and
+student take turns, and the table shows medians over the rounds. The files are in the page cache
+(they were just written): load time is not the time of a cold disk. The last line is JSON; ``ratio``
+is the student's decode speed over the teacher's at Q8_0 (or the first format measured),
+``size_ratio`` the student's file over the teacher's in the same format.
 """
 
 import argparse
@@ -38,7 +40,8 @@ def measure(path: str, threads: int) -> dict[str, float]:
         prefill = time.perf_counter() - started
         started = time.perf_counter()
         for index in range(NEW_TOKENS):
-            llama.decode([prompt[index]], last_only=True)  # given tokens: a text that ends early would cut this short
+            # given tokens: a text that ends early would cut this short
+            llama.decode([prompt[index]], last_only=True)
         decode = time.perf_counter() - started
     return {
         "load_s": load,
@@ -49,7 +52,8 @@ def measure(path: str, threads: int) -> dict[str, float]:
 
 
 def peak_memory() -> float:
-    """The most memory this process has held, MB. (getrusage would count what its parent held before the exec.)"""
+    """The most memory this process has held, MB. (getrusage would count what its parent held before
+    the exec.)"""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 1024
@@ -66,11 +70,20 @@ def table(models: dict[str, Path], formats: list[str], rounds: int, threads: int
             for name, model_dir in models.items():
                 report = export(model_dir, Path(folder) / f"{name}-{quantize}.gguf", quantize)
                 keep = ("file", "parameters", "bits_per_weight", "bytes")
-                rows.append({"model": name, "format": quantize, **{key: report[key] for key in keep}})
+                rows.append(
+                    {"model": name, "format": quantize, **{key: report[key] for key in keep}}
+                )
         seen: list[list[dict[str, float]]] = [[] for _ in rows]
         for _ in range(rounds):
             for row, results in zip(rows, seen, strict=True):
-                command = [sys.executable, __file__, "--measure", row["file"], "--threads", str(threads)]
+                command = [
+                    sys.executable,
+                    __file__,
+                    "--measure",
+                    row["file"],
+                    "--threads",
+                    str(threads),
+                ]
                 done = subprocess.run(command, capture_output=True, text=True, check=True)
                 results.append(json.loads(done.stdout.splitlines()[-1]))
         for row, results in zip(rows, seen, strict=True):
@@ -84,20 +97,25 @@ def table(models: dict[str, Path], formats: list[str], rounds: int, threads: int
 
 def markdown(rows: list[dict]) -> str:
     lines = [
-        "| model | format | parameters | file MB | load s | prefill tokens/s | decode tokens/s | peak memory MB |",
+        (
+            "| model | format | parameters | file MB | load s | prefill tokens/s | decode tokens/s"
+            " | peak memory MB |"
+        ),
         "|---|---|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
         lines.append(
-            f"| {row['model']} | {row['format']} | {row['parameters'] / 1e6:.1f}M | {row['bytes'] / 1e6:.1f} | "
-            f"{row['load_s']:.2f} | {row['prefill_tokens_per_s']:.0f} | {row['decode_tokens_per_s']:.1f} | "
-            f"{row['peak_mb']:.0f} |"
+            f"| {row['model']} | {row['format']} | {row['parameters'] / 1e6:.1f}M |"
+            f" {row['bytes'] / 1e6:.1f} | {row['load_s']:.2f} | {row['prefill_tokens_per_s']:.0f} |"
+            f" {row['decode_tokens_per_s']:.1f} | {row['peak_mb']:.0f} |"
         )
     return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--teacher", help="directory, .gguf file, hub id or smollm2-135m")
     parser.add_argument("--student", help="directory of the tiny model")
     parser.add_argument("--quantize", nargs="+", default=["F16", "Q8_0", "Q4_0"])
@@ -113,10 +131,14 @@ def main() -> None:
     from tinylm.models.teacher import resolve
 
     models = {"teacher": resolve(options.teacher), "student": resolve(options.student)}
-    rows = table(models, [name.upper() for name in options.quantize], options.rounds, options.threads)
+    rows = table(
+        models, [name.upper() for name in options.quantize], options.rounds, options.threads
+    )
     print(markdown(rows))
     at = "Q8_0" if "Q8_0" in [row["format"] for row in rows] else rows[0]["format"]
-    teacher, student = ({row["model"]: row for row in rows if row["format"] == at}[name] for name in models)
+    teacher, student = (
+        {row["model"]: row for row in rows if row["format"] == at}[name] for name in models
+    )
     print(
         json.dumps(
             {

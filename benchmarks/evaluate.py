@@ -1,12 +1,15 @@
-"""tinylm's lm-eval adapter against lm-eval's own Hugging Face one: same tasks, model, items and machine, one run.
+"""tinylm's lm-eval adapter against lm-eval's own Hugging Face one: same tasks, model, items and
+machine, one run.
 
-    python benchmarks/evaluate.py --task-data DIR [--model M] [--tasks mmlu ceval] [--subjects 2] [--items 12]
+    python benchmarks/evaluate.py --task-data DIR [--model M] [--tasks mmlu ceval] [--subjects 2]
+    [--items 12]
 
-The peer is what `lm_eval --model hf` does when nothing else is said: one request at a time in the checkpoint's own
-precision. It needs `accelerate` to be imported at all. Three runs per task: the peer, ours in the peer's precision
-(answers compared one by one), ours in bf16 as `tinylm evaluate` runs. CPU seconds stand beside wall seconds: on a
-machine that does other work too they are the steadier number. Real runs have more items per subject than the
-sample here, so that more is shared. `computed_share`: how many of all tokens ours computes.
+The peer is what `lm_eval --model hf` does when nothing else is said: one request at a time in the
+checkpoint's own precision. It needs `accelerate` to be imported at all. Three runs per task: the
+peer, ours in the peer's precision (answers compared one by one), ours in bf16 as `tinylm evaluate`
+runs. CPU seconds stand beside wall seconds: on a machine that does other work too they are the
+steadier number. Real runs have more items per subject than the sample here, so that more is shared.
+`computed_share`: how many of all tokens ours computes.
 """
 
 import argparse
@@ -23,7 +26,9 @@ from tinylm.models.teacher import load_model, load_tokenizer, resolve
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--task-data", required=True)
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--tasks", nargs="+", default=["mmlu", "ceval"])
@@ -35,7 +40,9 @@ def main() -> None:
     try:
         from lm_eval.models.huggingface import HFLM
     except ImportError as error:
-        raise SystemExit(f"the peer cannot be imported ({error}): pip install accelerate somewhere") from error
+        raise SystemExit(
+            f"the peer cannot be imported ({error}): pip install accelerate somewhere"
+        ) from error
 
     with quiet():
         theirs = HFLM(str(resolve(args.model)), device="cpu")
@@ -88,7 +95,8 @@ def pick(task, subjects: int, items: int) -> list[int]:
 
 
 def run(lm, name: str, task, chosen: list[int]) -> tuple[np.ndarray, float, float]:
-    """Log-likelihoods [items, choices], seconds and CPU seconds of lm-eval's evaluation of the chosen items."""
+    """Log-likelihoods [items, choices], seconds and CPU seconds of lm-eval's evaluation of the
+    chosen items."""
     from lm_eval.evaluator import evaluate
 
     start, cpu = time.perf_counter(), time.process_time()
@@ -101,7 +109,11 @@ def run(lm, name: str, task, chosen: list[int]) -> tuple[np.ndarray, float, floa
         )
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     samples = sorted(result["samples"][PREFIX + name], key=lambda sample: sample["doc_id"])
-    return np.array([[answer[0] for answer in sample["filtered_resps"]] for sample in samples]), seconds, cpu
+    return (
+        np.array([[answer[0] for answer in sample["filtered_resps"]] for sample in samples]),
+        seconds,
+        cpu,
+    )
 
 
 if __name__ == "__main__":

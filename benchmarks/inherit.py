@@ -1,20 +1,26 @@
-"""Inheritance against other pruning packages: time, peak memory and bits per byte right after the cut.
+"""Inheritance against other pruning packages: time, peak memory and bits per byte right after the
+cut.
 
-One teacher, one target shape, one held-out text, each tool in a process of its own, in one run. Peers:
+One teacher, one target shape, one held-out text, each tool in a process of its own, in one run.
+Peers:
 
-* optipfair: DEPTH pruning (its default, the last layers), then MLP_GLU with its default criterion (MAW);
-* torch-pruning: its dependency graph and group L2 magnitude on the FFN; it has no depth cut, so the last layers are
-  dropped by hand before.
+* optipfair: DEPTH pruning (its default, the last layers), then MLP_GLU with its default criterion
+  (MAW);
+* torch-pruning: its dependency graph and group L2 magnitude on the FFN; it has no depth cut, so the
+  last layers are dropped by hand before.
 
-A peer that is not installed is left out and named. They go into an environment of their own, not into tinylm's:
+A peer that is not installed is left out and named. They go into an environment of their own, not
+into tinylm's:
 ``pip install --no-deps torch-pruning optipfair``.
 
     python benchmarks/inherit.py --layers 12 --ffn 1024
 
-Calibration and held-out text are of the embedded corpus, an equal share of each source, unless files are given.
+Calibration and held-out text are of the embedded corpus, an equal share of each source, unless
+files are given.
 
-Ours: by weights alone; by Taylor and skip-loss, cut alone and repaired; and as it comes (Taylor, greedy, repaired).
-The last line is JSON; ``ratio`` is the best peer's bits per byte over the last of ours (above 1: ours is better).
+Ours: by weights alone; by Taylor and skip-loss, cut alone and repaired; and as it comes (Taylor,
+greedy, repaired). The last line is JSON; ``ratio`` is the best peer's bits per byte over the last
+of ours (above 1: ours is better).
 """
 
 import argparse
@@ -49,9 +55,13 @@ def optipfair_cut(model, target: Shape, options):
     import optipfair
 
     dropped = model.config.num_hidden_layers - target.num_layers
-    model = optipfair.prune_model(model, pruning_type="DEPTH", num_layers_to_remove=dropped, show_progress=False)
+    model = optipfair.prune_model(
+        model, pruning_type="DEPTH", num_layers_to_remove=dropped, show_progress=False
+    )
     share = 100 * (1 - target.intermediate_size / model.config.intermediate_size)
-    return optipfair.prune_model(model, pruning_type="MLP_GLU", pruning_percentage=share, show_progress=False)
+    return optipfair.prune_model(
+        model, pruning_type="MLP_GLU", pruning_percentage=share, show_progress=False
+    )
 
 
 def torch_pruning_cut(model, target: Shape, options):
@@ -62,7 +72,9 @@ def torch_pruning_cut(model, target: Shape, options):
     model.config.use_cache = False
     for parameter in model.parameters():  # it traces the autograd graph
         parameter.requires_grad_(True)
-    graph = torch_pruning.DependencyGraph().build_dependency(model, example_inputs={"input_ids": torch.arange(8)[None]})
+    graph = torch_pruning.DependencyGraph().build_dependency(
+        model, example_inputs={"input_ids": torch.arange(8)[None]}
+    )
     importance = torch_pruning.importance.GroupMagnitudeImportance(p=2)
     for layer in model.model.layers:
         gate = layer.mlp.gate_proj
@@ -76,7 +88,9 @@ def torch_pruning_cut(model, target: Shape, options):
 
 def tinylm_cut(model, target: Shape, options):
     how = dict(OURS[options.name])
-    chunks = calibration_chunks(options.calibration, load_tokenizer(options.teacher), options.chunks, options.length)
+    chunks = calibration_chunks(
+        options.calibration, load_tokenizer(options.teacher), options.chunks, options.length
+    )
     return inherit(model, target, chunks, **how).model
 
 
@@ -84,7 +98,8 @@ CUTS = {"optipfair": optipfair_cut, "torch_pruning": torch_pruning_cut}
 
 
 def measure(name: str, options: argparse.Namespace) -> dict:
-    """Cut in this process and score on the held-out text; the loading of the teacher is not timed."""
+    """Cut in this process and score on the held-out text; the loading of the teacher is not
+    timed."""
     options.name = name
     model = load_model(options.teacher, torch.bfloat16)
     target = dataclasses.replace(
@@ -96,7 +111,9 @@ def measure(name: str, options: argparse.Namespace) -> dict:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     texts = spread(documents([options.text]), options.text_bytes)
     with torch.no_grad():
-        score = bits_per_byte(student, load_tokenizer(options.teacher), texts, context=options.length)
+        score = bits_per_byte(
+            student, load_tokenizer(options.teacher), texts, context=options.length
+        )
     return {
         "bits_per_byte": score["bits_per_byte"],
         "seconds": round(seconds, 1),
@@ -106,7 +123,9 @@ def measure(name: str, options: argparse.Namespace) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--teacher", default="smollm2-135m")
     parser.add_argument("--calibration", nargs="+")
     parser.add_argument("--text", help="held-out text, of other documents than --calibration")
@@ -130,7 +149,10 @@ def embedded(folder: Path, sizes: dict[str, int]) -> list[str]:
     """A file of each part of the embedded corpus, of so many bytes, made in ``folder``."""
     write_split(documents(["embedded"]), folder, 0.03)
     for part, size in sizes.items():
-        rows = [json.dumps({"text": document.text}) for document in spread(read_part(folder, part), size)]
+        rows = [
+            json.dumps({"text": document.text})
+            for document in spread(read_part(folder, part), size)
+        ]
         (folder / f"{part}.jsonl").write_text("\n".join(rows) + "\n")
     return [str(folder / f"{part}.jsonl") for part in sizes]
 

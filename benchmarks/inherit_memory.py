@@ -2,13 +2,15 @@
 
 The teacher is made here: random weights, 1.1B parameters, 2.2 GB of bf16 in five shards.
 
-* Weight norms and the cut read its shards. The bound: 1.3 times the largest shard, plus the student.
-* Taylor scores it in bf16, with all activations kept and with layers that run again. The bound is the estimate.
+* Weight norms and the cut read its shards. The bound: 1.3 times the largest shard, plus the
+  student.
+* Taylor scores it in bf16, with all activations kept and with layers that run again. The bound is
+  the estimate.
 
     python benchmarks/inherit_memory.py --work FOLDER
 
-Every case runs in a process of its own; what the process holds before (Python, torch) is taken off. The last line is
-JSON; ``ratio`` is the measured peak over the bound (1 or less: held).
+Every case runs in a process of its own; what the process holds before (Python, torch) is taken off.
+The last line is JSON; ``ratio`` is the measured peak over the bound (1 or less: held).
 """
 
 import argparse
@@ -51,7 +53,8 @@ def streamed(work: Path) -> float:
 
 def taylor(teacher: Path, chunks: torch.Tensor, recompute: bool) -> float:
     """Peak of scoring by Taylor, teacher included; bytes above what was there before."""
-    from transformers.models.llama import modeling_llama  # noqa: F401  (its import is no part of the peak)
+    # (its import is no part of the peak)
+    from transformers.models.llama import modeling_llama  # noqa: F401
 
     held = resident()
     with patch.object(criteria, "must_recompute", lambda *args: recompute):
@@ -61,7 +64,11 @@ def taylor(teacher: Path, chunks: torch.Tensor, recompute: bool) -> float:
 
 def estimate(tokens: int, recompute: bool) -> float:
     logits = tokens * MADE.vocab_size * (3 * 2 + 4)  # as in memory_line
-    return memory.parameters(MADE) * 2 + memory.activation_bytes(MADE, torch.bfloat16, tokens, recompute) + logits
+    return (
+        memory.parameters(MADE) * 2
+        + memory.activation_bytes(MADE, torch.bfloat16, tokens, recompute)
+        + logits
+    )
 
 
 def resident() -> float:
@@ -79,7 +86,9 @@ def alone(work: Callable[..., float | None], *args: object) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--work", type=Path, required=True, help="3 GB are written here")
     parser.add_argument("--length", type=int, default=512)
     options = parser.parse_args()
@@ -87,14 +96,23 @@ def main() -> None:
     if not teacher.exists():
         alone(make_teacher, teacher)
     shard = max(file.stat().st_size for file in teacher.glob("*.safetensors"))
-    rows = {"l2, streamed": (alone(streamed, options.work), 1.3 * shard + 2 * memory.parameters(CUT))}
+    rows = {
+        "l2, streamed": (alone(streamed, options.work), 1.3 * shard + 2 * memory.parameters(CUT))
+    }
     tokens = memory.BATCH * options.length
-    chunks = torch.randint(MADE.vocab_size, (memory.BATCH, options.length), generator=torch.Generator().manual_seed(0))
+    chunks = torch.randint(
+        MADE.vocab_size, (memory.BATCH, options.length), generator=torch.Generator().manual_seed(0)
+    )
     for name, recompute in (("taylor", False), ("taylor, layers run again", True)):
         rows[name] = alone(taylor, teacher, chunks, recompute), estimate(tokens, recompute)
     for name, (measured, bound) in rows.items():
-        print(f"{name:26} {measured / 1e9:6.2f} GB   bound {bound / 1e9:6.2f} GB   {measured / bound:5.2f}")
-    print(json.dumps({"ratio": {name: measured / bound for name, (measured, bound) in rows.items()}}))
+        print(
+            f"{name:26} {measured / 1e9:6.2f} GB   bound {bound / 1e9:6.2f} GB  "
+            f" {measured / bound:5.2f}"
+        )
+    print(
+        json.dumps({"ratio": {name: measured / bound for name, (measured, bound) in rows.items()}})
+    )
 
 
 if __name__ == "__main__":

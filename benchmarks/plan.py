@@ -1,7 +1,8 @@
 """Counting parameters by arithmetic against building the `transformers` model on the meta device.
 
-Both count the same shapes of every family and must agree to the last parameter; `ratio` is shapes per second, ours
-over theirs. Planning a budget looks at thousands of shapes, so this is the step that must be fast.
+Both count the same shapes of every family and must agree to the last parameter; `ratio` is shapes
+per second, ours over theirs. Planning a budget looks at thousands of shapes, so this is the step
+that must be fast.
 """
 
 import json
@@ -18,7 +19,11 @@ from tinylm.models.parameters import FAMILIES, parameters
 
 def main() -> None:
     shapes = [candidate.shape for candidate in plan(40e6, 16384, limit=4)]
-    pairs = [(shape, shape.to_config(CONFIG_MAPPING[family]())) for family in FAMILIES for shape in shapes]
+    pairs = [
+        (shape, shape.to_config(CONFIG_MAPPING[family]()))
+        for family in FAMILIES
+        for shape in shapes
+    ]
     for _, config in pairs:
         config.pad_token_id = 0
 
@@ -30,7 +35,9 @@ def main() -> None:
     theirs = []
     for _, config in pairs:
         with torch.device("meta"):
-            theirs.append(sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters()))
+            theirs.append(
+                sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
+            )
     their_seconds = time.perf_counter() - start
 
     start = time.perf_counter()

@@ -1,11 +1,13 @@
-"""A study's variations before, during and after training: bits per byte, mean and standard deviation over seeds.
+"""A study's variations before, during and after training: bits per byte, mean and standard
+deviation over seeds.
 
     python benchmarks/study_steps.py STUDY_DIR --against L2 --out steps.json
 
-STUDY_DIR is the folder of `tinylm study run` with ``train.evaluate_every`` set. "before" and "after" are scored by
-document as in every report; "step N" is the loss of whole windows of the held-out store, so columns of the two kinds do
-not compare with each other. Behind each mean: the mean difference to --against, paired by seed. The last line is JSON;
-``ratio`` is the bits per byte of --against over the best variation's, after training.
+STUDY_DIR is the folder of `tinylm study run` with ``train.evaluate_every`` set. "before" and
+"after" are scored by document as in every report; "step N" is the loss of whole windows of the
+held-out store, so columns of the two kinds do not compare with each other. Behind each mean: the
+mean difference to --against, paired by seed. The last line is JSON; ``ratio`` is the bits per byte
+of --against over the best variation's, after training.
 """
 
 import argparse
@@ -16,7 +18,9 @@ from pathlib import Path
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("study", type=Path)
     parser.add_argument("--against", required=True)
     parser.add_argument("--out", type=Path)
@@ -28,9 +32,13 @@ def main() -> None:
     print("| variation | " + " | ".join(columns) + " |")
     print("|---" * (len(columns) + 1) + "|")
     for name in order:
-        cells = [cell(measured[name][column], measured[options.against][column]) for column in columns]
+        cells = [
+            cell(measured[name][column], measured[options.against][column]) for column in columns
+        ]
         print(f"| {name} | " + " | ".join(cells) + " |")
-    best, other = (statistics.mean(measured[name][last].values()) for name in (order[0], options.against))
+    best, other = (
+        statistics.mean(measured[name][last].values()) for name in (order[0], options.against)
+    )
     result = {"ratio": other / best, "best": order[0], "bits_per_byte": measured}
     if options.out:
         options.out.write_text(json.dumps(result, indent=1) + "\n")

@@ -1,11 +1,13 @@
 """How many tokens one variation of a study needs to reach where another one ends.
 
-    python benchmarks/tokens_to_loss.py STUDY_DIR --best "learned masks" --others "L2" "random weights"
+    python benchmarks/tokens_to_loss.py STUDY_DIR --best "learned masks" --others "L2" "random
+    weights"
 
-The loss is that of training, a running mean over --width steps: runs of one seed see the same batches in the same
-order, each for the first time, so their curves compare pairwise without a held-out pass. For each of --others and each
-seed: the tokens from which on the best one's running mean stays at or below the other's at its end, and at its middle.
-The last line is JSON; ``ratio`` is the other's tokens over the best one's, median over seeds (above 1: fewer needed).
+The loss is that of training, a running mean over --width steps: runs of one seed see the same
+batches in the same order, each for the first time, so their curves compare pairwise without a
+held-out pass. For each of --others and each seed: the tokens from which on the best one's running
+mean stays at or below the other's at its end, and at its middle. The last line is JSON; ``ratio``
+is the other's tokens over the best one's, median over seeds (above 1: fewer needed).
 """
 
 import argparse
@@ -17,7 +19,9 @@ import numpy as np
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("study", type=Path)
     parser.add_argument("--best", required=True)
     parser.add_argument("--others", nargs="+", required=True)
@@ -35,11 +39,16 @@ def main() -> None:
             ratios[f"{other}, {when}"] = found
             times = ", ".join(f"{ratio:.2f}x" for ratio in found)
             print(f"{options.best} to where {other} is at its {when}: {times} fewer tokens")
-    print(json.dumps({"ratio": statistics.median(ratios[f"{options.others[0]}, end"]), "ratios": ratios}))
+    print(
+        json.dumps(
+            {"ratio": statistics.median(ratios[f"{options.others[0]}, end"]), "ratios": ratios}
+        )
+    )
 
 
 def read_curves(study: Path, width: int) -> dict[str, dict[int, tuple[np.ndarray, np.ndarray]]]:
-    """variation -> seed -> (tokens, running mean of the training loss), noise-floor runs left out."""
+    """variation -> seed -> (tokens, running mean of the training loss), noise-floor runs left
+    out."""
     seeds = set(json.loads((study / "study.json").read_text())["seeds"])
     curves: dict[str, dict[int, tuple[np.ndarray, np.ndarray]]] = {}
     for file in sorted((study / "records").glob("*.json")):
@@ -47,7 +56,10 @@ def read_curves(study: Path, width: int) -> dict[str, dict[int, tuple[np.ndarray
         if record["status"] == "finished" and record["seed"] in seeds:
             tokens, losses = np.array(record["results"]["losses"]["student"]).T
             smooth = np.convolve(losses, np.ones(width) / width, mode="valid")
-            curves.setdefault(record["variation"], {})[record["seed"]] = (tokens[width - 1 :], smooth)
+            curves.setdefault(record["variation"], {})[record["seed"]] = (
+                tokens[width - 1 :],
+                smooth,
+            )
     return curves
 
 

@@ -1,16 +1,17 @@
-"""Training speed on this CPU: tinylm against Hugging Face Trainer and a hand-written loop, in one run.
+"""Training speed on this CPU: tinylm against Hugging Face Trainer and a hand-written loop, in one
+run.
 
-Same model (Llama, 31M parameters, vocabulary 16384, sequence 512), same first weights, same batches in the same order,
-same optimiser settings and learning rates. Every contender runs alone in a fresh process. Speed is that of the median
-step (compiling is outside of it, and reported); quality is the loss on held-out data, computed for all by the same
-plain float32 model.
+Same model (Llama, 31M parameters, vocabulary 16384, sequence 512), same first weights, same batches
+in the same order, same optimiser settings and learning rates. Every contender runs alone in a fresh
+process. Speed is that of the median step (compiling is outside of it, and reported); quality is the
+loss on held-out data, computed for all by the same plain float32 model.
 
     python benchmarks/train_cpu.py [--steps 20] [--cpu-clock]
 
-Trainer needs `accelerate` and Lightning `pytorch_lightning` (`pip install --no-deps pytorch-lightning torchmetrics
-lightning-utilities` is enough); without them those rows are left out. On a machine that others use too, `--cpu-clock`
-counts this process's own CPU seconds on one thread instead of the time on the wall: "tokens/s" are then tokens a
-core-second.
+Trainer needs `accelerate` and Lightning `pytorch_lightning` (`pip install --no-deps
+pytorch-lightning torchmetrics lightning-utilities` is enough); without them those rows are left
+out. On a machine that others use too, `--cpu-clock` counts this process's own CPU seconds on one
+thread instead of the time on the wall: "tokens/s" are then tokens a core-second.
 """
 
 import argparse
@@ -26,7 +27,8 @@ from functools import partial
 from pathlib import Path
 
 if __name__ == "__main__":
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch looks: tinylm would take a GPU that its peers do not use
+    # before torch looks: tinylm would take a GPU that its peers do not use
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import numpy as np
 import torch
@@ -46,14 +48,24 @@ CONTENDERS = {
     "lightning": "PyTorch Lightning's Trainer, bf16-mixed, whole model compiled",
     "plain loop": "hand-written: autocast bf16, whole model compiled, SDPA, fused AdamW",
 }
-NEEDS = {"trainer": "accelerate", "trainer bf16 compile": "accelerate", "lightning": "pytorch_lightning"}
+NEEDS = {
+    "trainer": "accelerate",
+    "trainer bf16 compile": "accelerate",
+    "lightning": "pytorch_lightning",
+}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--only", nargs="*", choices=list(CONTENDERS), help="contenders to run; default: all")
-    parser.add_argument("--cpu-clock", action="store_true", help="CPU seconds of one thread, for a busy machine")
+    parser.add_argument(
+        "--only", nargs="*", choices=list(CONTENDERS), help="contenders to run; default: all"
+    )
+    parser.add_argument(
+        "--cpu-clock", action="store_true", help="CPU seconds of one thread, for a busy machine"
+    )
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.cpu_clock:
@@ -61,31 +73,52 @@ def main() -> None:
         time.perf_counter = time.process_time
     if arguments.worker:
         return work(arguments.worker[0], Path(arguments.worker[1]), arguments.steps)
-    names = arguments.only or [n for n in CONTENDERS if n not in NEEDS or importlib.util.find_spec(NEEDS[n])]
+    names = arguments.only or [
+        n for n in CONTENDERS if n not in NEEDS or importlib.util.find_spec(NEEDS[n])
+    ]
     with tempfile.TemporaryDirectory() as folder:
         write_data(Path(folder) / "train", 600_000, seed=1)
         write_data(Path(folder) / "valid", 40_000, seed=2)
-        rows = {name: run_worker(name, Path(folder), arguments.steps, arguments.cpu_clock) for name in names}
+        rows = {
+            name: run_worker(name, Path(folder), arguments.steps, arguments.cpu_clock)
+            for name in names
+        }
     peak = peak_flops(torch.device("cpu"), torch.bfloat16)
     for row in rows.values():
         row["share_of_bf16_peak"] = row["tokens_per_second"] * row["flops_per_token"] / peak
-    print(f"\n{'':22} tokens/s  first step s  total s  memory GB  held-out loss  of bf16 peak", file=sys.stderr)
+    print(
+        f"\n{'':22} tokens/s  first step s  total s  memory GB  held-out loss  of bf16 peak",
+        file=sys.stderr,
+    )
     for name, row in rows.items():
         print(
-            f"{name:22} {row['tokens_per_second']:8.0f}  {row['first_step_seconds']:12.1f}  {row['seconds']:7.1f}"
-            f"  {row['memory_gb']:9.2f}  {row['loss']:13.4f}  {row['share_of_bf16_peak']:12.1%}",
+            f"{name:22} {row['tokens_per_second']:8.0f}  {row['first_step_seconds']:12.1f} "
+            f" {row['seconds']:7.1f}  {row['memory_gb']:9.2f}  {row['loss']:13.4f} "
+            f" {row['share_of_bf16_peak']:12.1%}",
             file=sys.stderr,
         )
-    print(json.dumps(summary(rows) | {"steps": arguments.steps, "bf16_peak_tflops": peak / 1e12, "contenders": rows}))
+    print(
+        json.dumps(
+            summary(rows)
+            | {
+                "steps": arguments.steps,
+                "bf16_peak_tflops": peak / 1e12,
+                "contenders": rows,
+            }
+        )
+    )
 
 
 def summary(rows: dict[str, dict]) -> dict:
-    """Ratios of our speed over each peer's; ``ratio``: over Trainer's defaults where it ran, else the plain loop."""
+    """Ratios of our speed over each peer's; ``ratio``: over Trainer's defaults where it ran, else
+    the plain loop."""
     if "tinylm" not in rows:
         return {"ratio": None}
     ours = rows["tinylm"]
     ratios = {
-        name: ours["tokens_per_second"] / row["tokens_per_second"] for name, row in rows.items() if name != "tinylm"
+        name: ours["tokens_per_second"] / row["tokens_per_second"]
+        for name, row in rows.items()
+        if name != "tinylm"
     }
     best = min((n for n in ratios if n != "trainer"), key=lambda n: ratios[n], default=None)
     return {
@@ -179,7 +212,9 @@ def run_lightning(model, store: TokenStore, config: TrainConfig, folder: Path) -
 
         def training_step(self, ids, _):
             logits = forward(input_ids=ids[:, :-1], use_cache=False).logits
-            return torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten())
+            return torch.nn.functional.cross_entropy(
+                logits.flatten(0, 1).float(), ids[:, 1:].flatten()
+            )
 
         def configure_optimizers(self):
             return [optimizer], [{"scheduler": schedule, "interval": "step"}]
@@ -204,14 +239,17 @@ def run_lightning(model, store: TokenStore, config: TrainConfig, folder: Path) -
     return ends
 
 
-def run_trainer(model, store: TokenStore, config: TrainConfig, folder: Path, **settings) -> list[float]:
+def run_trainer(
+    model, store: TokenStore, config: TrainConfig, folder: Path, **settings
+) -> list[float]:
     """transformers.Trainer with further TrainingArguments ``settings``."""
     from torch.utils.data import SequentialSampler
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
     plan, windows = in_order(store, config)
     ends = []
-    # labels are the inputs shifted by transformers itself: the last target of a window is not used, 511 of 512 are
+    # labels are the inputs shifted by transformers itself: the last target of a window is not used,
+    # 511 of 512 are
     rows = [{"input_ids": row, "labels": row} for row in windows[:, :-1]]
 
     class Sequential(Trainer):
@@ -232,14 +270,19 @@ def run_trainer(model, store: TokenStore, config: TrainConfig, folder: Path, **s
         **settings,
     )
     optimizers = optimizer_and_schedule(model, config, plan)
-    Sequential(model=model, args=arguments, train_dataset=rows, optimizers=optimizers, callbacks=[Clock()]).train()
+    Sequential(
+        model=model, args=arguments, train_dataset=rows, optimizers=optimizers, callbacks=[Clock()]
+    ).train()
     return ends
 
 
 def in_order(store: TokenStore, config: TrainConfig) -> tuple[Plan, torch.Tensor]:
-    """The plan that tinylm follows and its batches, one after the other: int64[steps * batch_size, length + 1]."""
+    """The plan that tinylm follows and its batches, one after the other: int64[steps * batch_size,
+    length + 1]."""
     plan = make_plan(config, store)
-    order = np.concatenate([plan.pool.reshape(-1)[plan.batch(0, step)] for step in range(config.steps)])
+    order = np.concatenate(
+        [plan.pool.reshape(-1)[plan.batch(0, step)] for step in range(config.steps)]
+    )
     return plan, torch.from_numpy(store.windows(order, config.sequence_length))
 
 
@@ -253,11 +296,16 @@ def now() -> float:
 def optimizer_and_schedule(model, config: TrainConfig, plan: Plan):
     """PyTorch's fused AdamW with tinylm's groups, and a schedule with tinylm's learning rates."""
     groups = [
-        {"params": [w for w in model.parameters() if w.ndim > 1], "weight_decay": config.weight_decay},
+        {
+            "params": [w for w in model.parameters() if w.ndim > 1],
+            "weight_decay": config.weight_decay,
+        },
         {"params": [w for w in model.parameters() if w.ndim < 2], "weight_decay": 0.0},
     ]
     betas = (config.beta1, config.beta2)
-    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.epsilon, fused=True)
+    optimizer = torch.optim.AdamW(
+        groups, lr=config.learning_rate, betas=betas, eps=config.epsilon, fused=True
+    )
     share: Callable[[int], float] = lambda step: (  # noqa: E731
         learning_rate(config, plan, min(step, plan.total_steps - 1)) / config.learning_rate
     )
@@ -300,7 +348,8 @@ def write_data(path: Path, tokens: int, seed: int) -> None:
 @torch.no_grad()
 def held_out_loss(model, store: TokenStore, length: int) -> float:
     torch.set_float32_matmul_precision("highest")  # a peer may have asked for less
-    plain = type(model)(model.config).to(model.device).eval()  # peers leave wrappers on the model they trained
+    # peers leave wrappers on the model they trained
+    plain = type(model)(model.config).to(model.device).eval()
     plain.load_state_dict(model.state_dict())
     windows = torch.from_numpy(store.windows(range(8), length)).to(model.device)
     logits = plain(windows[:, :-1]).logits

@@ -1,10 +1,13 @@
-"""Training speed on one GPU: tinylm against Hugging Face Trainer (with Liger kernels where installed), random weights.
+"""Training speed on one GPU: tinylm against Hugging Face Trainer (with Liger kernels where
+installed), random weights.
 
-For 50M, 300M and 1B parameters: tokens/s and MFU against the data sheet's dense bfloat16 peak (H100 and H200: 989
-TFLOP/s) and the loss on held-out data, each contender in a fresh process with the same model and the same batches in
-the same order. Not yet run at these sizes: no GPU was at hand. `--sizes tiny` goes the same way on any machine.
+For 50M, 300M and 1B parameters: tokens/s and MFU against the data sheet's dense bfloat16 peak (H100
+and H200: 989 TFLOP/s) and the loss on held-out data, each contender in a fresh process with the
+same model and the same batches in the same order. Not yet run at these sizes: no GPU was at hand.
+`--sizes tiny` goes the same way on any machine.
 
-    python benchmarks/train_gpu.py [--sizes 50M 300M 1B] [--steps 30]     needs `accelerate`; `liger-kernel` if present
+    python benchmarks/train_gpu.py [--sizes 50M 300M 1B] [--steps 30]     needs `accelerate`;
+    `liger-kernel` if present
 """
 
 import argparse
@@ -37,8 +40,15 @@ SIZES = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", nargs="*", choices=list(SIZES), default=[size for size in SIZES if size != "tiny"])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--sizes",
+        nargs="*",
+        choices=list(SIZES),
+        default=[size for size in SIZES if size != "tiny"],
+    )
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -55,16 +65,29 @@ def main() -> None:
         write_data(Path(folder) / "valid", 40_000, seed=2)
         for size in arguments.sizes:
             for name in ["tinylm"] + ["trainer"] * bool(importlib.util.find_spec("accelerate")):
-                command = [sys.executable, __file__, "--sizes", size, "--steps", str(arguments.steps)]
+                command = [
+                    sys.executable,
+                    __file__,
+                    "--sizes",
+                    size,
+                    "--steps",
+                    str(arguments.steps),
+                ]
                 command += ["--worker", name, size, folder]
                 done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
                 if done.returncode:  # out of memory, say: the other rows still count
                     print(f"{size} {name}: failed, see above", file=sys.stderr)
                     continue
                 rows[f"{size} {name}"] = row = json.loads(done.stdout.splitlines()[-1])
-                print(f"{size} {name}: {row['tokens_per_second']:.0f} tokens/s, MFU {row['mfu']:.1%}", file=sys.stderr)
+                print(
+                    f"{size} {name}: {row['tokens_per_second']:.0f} tokens/s, MFU {row['mfu']:.1%}",
+                    file=sys.stderr,
+                )
     ratios = {
-        size: rows[f"{size} tinylm"]["tokens_per_second"] / rows[f"{size} trainer"]["tokens_per_second"]
+        size: (
+            rows[f"{size} tinylm"]["tokens_per_second"]
+            / rows[f"{size} trainer"]["tokens_per_second"]
+        )
         for size in arguments.sizes
         if {f"{size} trainer", f"{size} tinylm"} <= rows.keys()
     }
@@ -74,10 +97,21 @@ def main() -> None:
 
 def work(name: str, size: str, folder: Path, steps: int, device: torch.device) -> None:
     model, batch = make_model(size)
-    config = TrainConfig(sequence_length=LENGTH, batch_size=batch, steps=steps, checkpoint_every=0, loss_chunk=4096)
-    store, flops, model = open_store(folder / "train"), flops_per_token(model, LENGTH), model.to(device)
+    config = TrainConfig(
+        sequence_length=LENGTH, batch_size=batch, steps=steps, checkpoint_every=0, loss_chunk=4096
+    )
+    store, flops, model = (
+        open_store(folder / "train"),
+        flops_per_token(model, LENGTH),
+        model.to(device),
+    )
     liger = importlib.util.find_spec("liger_kernel") is not None
-    fast = {"bf16": True, "torch_compile": True, "use_liger_kernel": liger, "use_cpu": device.type == "cpu"}
+    fast = {
+        "bf16": True,
+        "torch_compile": True,
+        "use_liger_kernel": liger,
+        "use_cpu": device.type == "cpu",
+    }
     with tempfile.TemporaryDirectory() as out:
         if name == "tinylm":
             ends = run_tinylm(model, store, config, Path(out))

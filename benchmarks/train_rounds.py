@@ -1,7 +1,9 @@
-"""Multiple-round training against its comparators at the same number of tokens, several seeds; forgetting measured.
+"""Multiple-round training against its comparators at the same number of tokens, several seeds;
+forgetting measured.
 
-A small Llama (hidden 128, 4 layers) from random weights on the embedded corpus. Every row trains on the same number of
-tokens; what differs is how they are spent. Writes the table and the forgetting picture to --out.
+A small Llama (hidden 128, 4 layers) from random weights on the embedded corpus. Every row trains on
+the same number of tokens; what differs is how they are spent. Writes the table and the forgetting
+picture to --out.
 
     python benchmarks/train_rounds.py --out DIR [--steps 300] [--seeds 0 1 2]
 """
@@ -26,7 +28,11 @@ from tinylm.train.loop import train
 ARMS = {
     "one round, all data new": {"rounds": 1},
     "two rounds, 50 % exp-loss": {"rounds": 2, "strategy": "exp-loss"},
-    "two rounds, 50 % exp-loss, sequences": {"rounds": 2, "strategy": "exp-loss", "granularity": "sequence"},
+    "two rounds, 50 % exp-loss, sequences": {
+        "rounds": 2,
+        "strategy": "exp-loss",
+        "granularity": "sequence",
+    },
     "two rounds, 50 % uniform": {"rounds": 2, "strategy": "uniform"},
     "two rounds, 50 % top-loss": {"rounds": 2, "strategy": "top-loss"},
     "two rounds, all": {"rounds": 2, "strategy": "all"},
@@ -34,7 +40,9 @@ ARMS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
@@ -55,18 +63,42 @@ def main() -> None:
             log_every=10,
             **settings,
         )
-        out = arguments.out / f"{name.replace(' ', '-').replace(',', '').replace('%', 'percent')}-{seed}"
-        rows[name].append(train(make_model(seed, train_store.vocab_size), train_store, config, out, None, valid_store))
-        print(f"{name}, seed {seed}: {rows[name][-1]['valid_loss']:.4f}", file=sys.stderr, flush=True)
+        out = (
+            arguments.out
+            / f"{name.replace(' ', '-').replace(',', '').replace('%', 'percent')}-{seed}"
+        )
+        rows[name].append(
+            train(
+                make_model(seed, train_store.vocab_size),
+                train_store,
+                config,
+                out,
+                None,
+                valid_store,
+            )
+        )
+        print(
+            f"{name}, seed {seed}: {rows[name][-1]['valid_loss']:.4f}", file=sys.stderr, flush=True
+        )
     table = {name: summary(results) for name, results in rows.items()}
     print(f"\n{'':38} held-out loss   +- sd   forgetting  +- se", file=sys.stderr)
     for name, row in table.items():
         print(
-            f"{name:38} {row['loss']:13.4f}  {row['sd']:.4f}  {row['forgetting']:10.4f}  {row['stderr']:.4f}",
+            f"{name:38} {row['loss']:13.4f}  {row['sd']:.4f}  {row['forgetting']:10.4f} "
+            f" {row['stderr']:.4f}",
             file=sys.stderr,
         )
     ratio = table["two rounds, 50 % uniform"]["loss"] / table["two rounds, 50 % exp-loss"]["loss"]
-    print(json.dumps({"ratio": ratio, "peer": "two rounds, 50 % uniform", "steps": arguments.steps, "table": table}))
+    print(
+        json.dumps(
+            {
+                "ratio": ratio,
+                "peer": "two rounds, 50 % uniform",
+                "steps": arguments.steps,
+                "table": table,
+            }
+        )
+    )
 
 
 def summary(results: list[dict]) -> dict[str, float]:
@@ -81,7 +113,8 @@ def summary(results: list[dict]) -> dict[str, float]:
 
 
 def stores(folder: Path) -> tuple[TokenStore, TokenStore]:
-    """Token stores of the embedded corpus and its held-out part, with a byte-level tokenizer of 2,048 made from it."""
+    """Token stores of the embedded corpus and its held-out part, with a byte-level tokenizer of
+    2,048 made from it."""
     if not (folder / "train" / "store.json").exists():
         documents = [document.text for document in itertools.islice(embedded_documents(), 3000)]
         parts: dict[bool, list[str]] = {True: [], False: []}
@@ -100,7 +133,9 @@ def make_tokenizer(texts: list[str]):
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=2048, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet)
+    trainer = trainers.BpeTrainer(
+        vocab_size=2048, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet
+    )
     backend.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|endoftext|>")
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 
 WORDS = (
-    "the a river city old new court found that it was built in of and to light water stone people many years later "
-    "north south king house small large number first second year world under over found between before after"
+    "the a river city old new court found that it was built in of and to light water stone people"
+    " many years later north south king house small large number first second year world under over"
+    " found between before after"
 ).split()
 
 
@@ -24,12 +25,15 @@ def texts(count: int, words: int = 60, seed: int = 0) -> list[str]:
 
 def corpus_file(path: Path, count: int = 200, words: int = 60, seed: int = 0) -> Path:
     """A .jsonl corpus of :func:`texts`."""
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts(count, words, seed)))
+    path.write_text(
+        "".join(json.dumps({"text": text}) + "\n" for text in texts(count, words, seed))
+    )
     return path
 
 
 def byte_level_tokenizer(vocab_size: int = 500, seed: int = 0):
-    """A fast byte-level BPE tokenizer trained on :func:`texts`, with special tokens and a chat template."""
+    """A fast byte-level BPE tokenizer trained on :func:`texts`, with special tokens and a chat
+    template."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -44,16 +48,21 @@ def byte_level_tokenizer(vocab_size: int = 500, seed: int = 0):
     )
     backend.train_from_iterator(texts(300, seed=seed), trainer)
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, bos_token="<|im_start|>", eos_token="<|im_end|>", unk_token="<|endoftext|>"
+        tokenizer_object=backend,
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+        unk_token="<|endoftext|>",
     )
     tokenizer.chat_template = (
-        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] +"
+        " '<|im_end|>\n' }}{% endfor %}"
     )
     return tokenizer
 
 
 def tiny_teacher(folder: Path, vocab_size: int = 500, seed: int = 0, **changes) -> Path:
-    """A random Llama (4 layers, hidden 64, 4 heads / 2 kv) with its tokenizer as a `transformers` directory."""
+    """A random Llama (4 layers, hidden 64, 4 heads / 2 kv) with its tokenizer as a `transformers`
+    directory."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     tokenizer = byte_level_tokenizer(vocab_size, seed)
@@ -77,14 +86,19 @@ def tiny_teacher(folder: Path, vocab_size: int = 500, seed: int = 0, **changes) 
 
 
 def sentencepiece_tokenizer(vocab_size: int = 400):
-    """A BPE tokenizer in SentencePiece's manner (spaces as U+2581, bytes for unknown characters) with <s> and </s>."""
+    """A BPE tokenizer in SentencePiece's manner (spaces as U+2581, bytes for unknown characters)
+    with <s> and </s>."""
     from tokenizers import Tokenizer, decoders, models, normalizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     names = [f"<0x{byte:02X}>" for byte in range(256)]
     trained = Tokenizer(models.BPE(unk_token="<unk>"))
-    trained.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
-    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=["<unk>", "<s>", "</s>"], show_progress=False)
+    trained.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+    )
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=["<unk>", "<s>", "</s>"], show_progress=False
+    )
     trained.train_from_iterator(texts(300), trainer)
     state = json.loads(trained.to_str())
     vocabulary = state["model"]["vocab"]
@@ -93,14 +107,22 @@ def sentencepiece_tokenizer(vocab_size: int = 400):
     state["model"] |= {"byte_fallback": True, "fuse_unk": True}
     backend = Tokenizer.from_str(json.dumps(state))
     backend.decoder = decoders.Sequence(
-        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+        [
+            decoders.Replace("\u2581", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
     )
-    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    )
 
 
 def random_model(folder: Path, model_type: str, tokenizer, **changes) -> Path:
-    """A small random model of any family as a `transformers` directory: weights large enough that its text is decided,
-    norm gains and biases away from one and zero so that no part of the graph goes untested."""
+    """A small random model of any family as a `transformers` directory: weights large enough that
+    its text is decided, norm gains and biases away from one and zero so that no part of the graph
+    goes untested."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     settings = {
@@ -136,8 +158,11 @@ def random_model(folder: Path, model_type: str, tokenizer, **changes) -> Path:
 FAMILIES = "llama mistral smollm3 granite qwen2 qwen3 gemma gemma2 gemma3_text phi3 olmo2".split()
 
 
-def family_model(model_type: str, tied: bool = True, dtype: torch.dtype = torch.float32, seed: int = 0, **changes):
-    """A random model of a family: 4 layers, hidden 32, FFN 48, 4 heads / 2 kv of 8, vocabulary 64, uneven gains."""
+def family_model(
+    model_type: str, tied: bool = True, dtype: torch.dtype = torch.float32, seed: int = 0, **changes
+):
+    """A random model of a family: 4 layers, hidden 32, FFN 48, 4 heads / 2 kv of 8, vocabulary 64,
+    uneven gains."""
     from transformers import AutoModelForCausalLM
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -155,7 +180,9 @@ def family_model(model_type: str, tied: bool = True, dtype: torch.dtype = torch.
         "eos_token_id": 2,
     }
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[model_type](**(settings | changes)), dtype=dtype)
+    model = AutoModelForCausalLM.from_config(
+        CONFIG_MAPPING[model_type](**(settings | changes)), dtype=dtype
+    )
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() == 1:

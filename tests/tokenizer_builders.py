@@ -10,11 +10,15 @@ from builders import byte_level_tokenizer, texts
 from tinylm.corpus.document import Document
 from tinylm.tokenizer.source import Source
 
-EXTRA = ["héllo wörld", "你好 世界 的 一", "naïve – “x”", "0123456789"]  # letters the sentences do not have
+# letters the sentences do not have
+EXTRA = ["héllo wörld", "你好 世界 的 一", "naïve – “x”", "0123456789"]
 
 
 def corpus(count: int = 120, seed: int = 0) -> list[Document]:
-    return [Document(text, f"part{number % 2}") for number, text in enumerate(texts(count, seed=seed) + EXTRA)]
+    return [
+        Document(text, f"part{number % 2}")
+        for number, text in enumerate(texts(count, seed=seed) + EXTRA)
+    ]
 
 
 def byte_level_dir(folder: Path, vocab_size: int = 700) -> Path:
@@ -23,7 +27,8 @@ def byte_level_dir(folder: Path, vocab_size: int = 700) -> Path:
 
 
 def sentencepiece_dir(folder: Path, kind: str, vocab_size: int = 560) -> Path:
-    """A ``tokenizer.model`` alone, as old repositories ship it. ``kind``: bpe (with byte fallback) or unigram."""
+    """A ``tokenizer.model`` alone, as old repositories ship it. ``kind``: bpe (with byte fallback)
+    or unigram."""
     import sentencepiece
 
     written = io.BytesIO()
@@ -42,14 +47,25 @@ def sentencepiece_dir(folder: Path, kind: str, vocab_size: int = 560) -> Path:
     )
     folder.mkdir(parents=True)
     (folder / "tokenizer.model").write_bytes(written.getvalue())
-    settings = {"tokenizer_class": "LlamaTokenizer" if kind == "bpe" else "T5Tokenizer", "extra_ids": 0}
+    settings = {
+        "tokenizer_class": "LlamaTokenizer" if kind == "bpe" else "T5Tokenizer",
+        "extra_ids": 0,
+    }
     settings |= {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     return folder
 
 
 def wordpiece_dir(folder: Path, vocab_size: int = 400) -> Path:
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import (
+        Tokenizer,
+        decoders,
+        models,
+        normalizers,
+        pre_tokenizers,
+        processors,
+        trainers,
+    )
     from transformers import PreTrainedTokenizerFast
 
     backend = Tokenizer(models.WordPiece(unk_token="[UNK]"))
@@ -59,18 +75,27 @@ def wordpiece_dir(folder: Path, vocab_size: int = 400) -> Path:
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     backend.train_from_iterator(
         texts(200) + EXTRA * 5,
-        trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=special, show_progress=False),
+        trainers.WordPieceTrainer(
+            vocab_size=vocab_size, special_tokens=special, show_progress=False
+        ),
     )
     backend.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+        tokenizer_object=backend,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
     ).save_pretrained(folder)
     return folder
 
 
-def random_bpe(seed: int, tokens: int = 40, letters: str = "abc", byte_fallback: bool = False) -> Source:
-    """A BPE in the style of converted tiktoken files: every pair that spells a token is a merge, in random order, so
-    tokens have several merges and some cannot be reached at all. With ``byte_fallback`` letters too can be removed."""
+def random_bpe(
+    seed: int, tokens: int = 40, letters: str = "abc", byte_fallback: bool = False
+) -> Source:
+    """A BPE in the style of converted tiktoken files: every pair that spells a token is a merge, in
+    random order, so tokens have several merges and some cannot be reached at all. With
+    ``byte_fallback`` letters too can be removed."""
     rng = random.Random(seed)
     vocab = list(letters)
     while len(vocab) < tokens:

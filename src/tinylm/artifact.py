@@ -1,8 +1,9 @@
-"""A stage's output: a directory named by the hash of what made it, written atomically, with a manifest.
+"""A stage's output: a directory named by the hash of what made it, written atomically, with a
+manifest.
 
-A half-written artifact is never visible under its final name: everything is written beside it in a hidden folder and
-renamed at the end. ``os.replace`` of a directory is atomic on one file system, so SIGKILL at any moment leaves either
-nothing or the whole thing.
+A half-written artifact is never visible under its final name: everything is written beside it in a
+hidden folder and renamed at the end. ``os.replace`` of a directory is atomic on one file system, so
+SIGKILL at any moment leaves either nothing or the whole thing.
 """
 
 import errno
@@ -21,7 +22,8 @@ from tinylm.errors import InputError
 
 
 def hash_of(value: Any) -> str:
-    """16 hex digits of the SHA-256 of ``value`` as canonical JSON (paths and other objects by ``str``)."""
+    """16 hex digits of the SHA-256 of ``value`` as canonical JSON (paths and other objects by
+    ``str``)."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -33,28 +35,33 @@ def file_hash(path: Path) -> str:
 
 
 def require_space(path: Path, needed_bytes: int) -> None:
-    """Raise InputError when the file system that will hold ``path`` has less than ``needed_bytes`` free."""
+    """Raise InputError when the file system that will hold ``path`` has less than ``needed_bytes``
+    free."""
     folder = path.absolute()
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     if free < needed_bytes:
         raise InputError(
-            f"not enough disk for {path}: {needed_bytes / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free; "
-            "free some space or choose another --out"
+            f"not enough disk for {path}: {needed_bytes / 1e9:.2f} GB needed, {free / 1e9:.2f} GB"
+            " free; free some space or choose another --out"
         )
 
 
 @contextmanager
 def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
-    """Yield a scratch folder that becomes ``path`` when the block ends well, and disappears when it does not.
+    """Yield a scratch folder that becomes ``path`` when the block ends well, and disappears when it
+    does not.
 
-    Raises InputError when ``path`` exists already (unless ``replace``) or its parent cannot be written.
+    Raises InputError when ``path`` exists already (unless ``replace``) or its parent cannot be
+    written.
     """
     path = Path(os.path.abspath(path))  # beside "." would be inside it
     refuse_filled(path, replace)
     if os.path.ismount(path):
-        raise InputError(f"{path} is a mount point, which cannot be renamed to: give a folder inside it")
+        raise InputError(
+            f"{path} is a mount point, which cannot be renamed to: give a folder inside it"
+        )
     scratch = _scratch_beside(path)
     try:
         with clear_disk_errors(path):
@@ -94,7 +101,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON, atomically."""
     with atomic_file(path) as scratch:
-        scratch.write_text(json.dumps(value, indent=2, ensure_ascii=False, default=_json_default) + "\n")
+        scratch.write_text(
+            json.dumps(value, indent=2, ensure_ascii=False, default=_json_default) + "\n"
+        )
 
 
 def read_json(path: Path) -> Any:
@@ -104,15 +113,19 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid JSON ({error}): remove it or make it again") from error
+        raise InputError(
+            f"{path} is not valid JSON ({error}): remove it or make it again"
+        ) from error
 
 
 @contextmanager
 def one_builder(path: Path) -> Iterator[None]:
-    """Runs that share ``path`` wait for one another here instead of building the same thing twice."""
+    """Runs that share ``path`` wait for one another here instead of building the same thing
+    twice."""
     with clear_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = open(path.with_name(f".{path.name}.lock"), "w")  # noqa: SIM115 - closed by the `with` below
+        # closed by the `with` below
+        lock = open(path.with_name(f".{path.name}.lock"), "w")  # noqa: SIM115
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -120,7 +133,8 @@ def one_builder(path: Path) -> Iterator[None]:
 
 @contextmanager
 def alone_in(out: Path) -> Iterator[None]:
-    """InputError while another process works in ``out``: two commands in one folder would spoil each other's work."""
+    """InputError while another process works in ``out``: two commands in one folder would spoil
+    each other's work."""
     with clear_disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         lock = open(out / ".lock", "w")  # noqa: SIM115 - closed by the `with` below
@@ -128,7 +142,9 @@ def alone_in(out: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise InputError(f"another tinylm is working in {out}: wait for it or choose another --out") from error
+            raise InputError(
+                f"another tinylm is working in {out}: wait for it or choose another --out"
+            ) from error
         yield
 
 
@@ -136,26 +152,42 @@ def _scratch_beside(path: Path) -> Path:
     with clear_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-        scratch.chmod(path.parent.stat().st_mode & 0o777)  # mkdtemp makes it private; results are for sharing
+        # mkdtemp makes it private; results are for sharing
+        scratch.chmod(path.parent.stat().st_mode & 0o777)
     return scratch
 
 
 @contextmanager
 def clear_disk_errors(path: Path) -> Iterator[None]:
-    """One clear line where the disk is full or the place cannot be written; any other error passes as it is."""
-    reasons = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
+    """One clear line where the disk is full or the place cannot be written; any other error passes
+    as it is."""
+    reasons = (
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EROFS,
+        errno.EACCES,
+        errno.EPERM,
+        errno.ENOTDIR,
+        errno.EEXIST,
+    )
     try:
         yield
     except Exception as error:
         if isinstance(error, OSError) and error.errno in reasons:
-            raise InputError(f"cannot write {path}: {error.strerror}; nothing was left behind") from error
-        if "No space left on device" in str(error):  # safetensors and torch wrap the system's error in their own
-            raise InputError(f"cannot write {path}: the disk is full; nothing was left behind") from error
+            raise InputError(
+                f"cannot write {path}: {error.strerror}; nothing was left behind"
+            ) from error
+        # safetensors and torch wrap the system's error in their own
+        if "No space left on device" in str(error):
+            raise InputError(
+                f"cannot write {path}: the disk is full; nothing was left behind"
+            ) from error
         raise
 
 
 def flush(folder: Path) -> None:
-    """Wait until all of ``folder`` is on the disk: after a power cut a name must not stand for empty files."""
+    """Wait until all of ``folder`` is on the disk: after a power cut a name must not stand for
+    empty files."""
     for path in [*folder.rglob("*"), folder]:
         if path.is_symlink():
             continue

@@ -1,4 +1,5 @@
-"""Entry point of the command line: finds the command, and turns errors into one line and an exit code.
+"""Entry point of the command line: finds the command, and turns errors into one line and an exit
+code.
 
 Exit codes: 0 done, 1 the work failed, 2 the input is wrong.
 """
@@ -58,7 +59,11 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(0)
     except OSError as error:
         if error.errno == 28:  # ENOSPC
-            _fail(f"the disk is full ({error.filename or 'while writing'}): free some space and run again", 2)
+            _fail(
+                f"the disk is full ({error.filename or 'while writing'}): free some space and run"
+                " again",
+                2,
+            )
         raise
 
 
@@ -75,23 +80,31 @@ def _parse(command: Callable[..., None], name: str, arguments: list[str]) -> Cal
             return tyro.cli(bind, prog=f"tinylm {name}", args=arguments)
     except SystemExit as stop:
         if stop.code == 2:
-            plain = re.sub(r"\x1b\[[0-9;]*m", "", shown.getvalue())  # the box is coloured when stdout is a terminal
+            # the box is coloured when stdout is a terminal
+            plain = re.sub(r"\x1b\[[0-9;]*m", "", shown.getvalue())
             box = [line.strip("│╭╰─╮╯ ") for line in plain.splitlines()]
             lines = [
-                line for line in box if line and line != f"tinylm {name} --help" and not line.startswith("For full")
+                line
+                for line in box
+                if line and line != f"tinylm {name} --help" and not line.startswith("For full")
             ]
-            text = " ".join(lines[1:]).split("Argument helptext:")[0].strip()  # the first line is the box's title
+            # the first line is the box's title
+            text = " ".join(lines[1:]).split("Argument helptext:")[0].strip()
             _fail(f"{text} (`tinylm {name} --help` explains the options)", 2)
         raise
 
 
 def _overview(name: str, rest: list[str]) -> None:
-    """The commands (of the group ``name``), and the end: an error unless that was what was asked for."""
+    """The commands (of the group ``name``), and the end: an error unless that was what was asked
+    for."""
     group = {command: run for command, run in COMMANDS.items() if command.split()[0] == name}
     shown = group or COMMANDS
     wanted = name in ("", "-h", "--help") or (bool(group) and rest in ([], ["-h"], ["--help"]))
     stream = sys.stdout if wanted else sys.stderr
-    print("tinylm: a large open language model + a corpus -> the best tiny one for a budget\n", file=stream)
+    print(
+        "tinylm: a large open language model + a corpus -> the best tiny one for a budget\n",
+        file=stream,
+    )
     for command, run in shown.items():
         print(f"  tinylm {command:<20} {(run.__doc__ or '').strip().splitlines()[0]}", file=stream)
     print("\n`tinylm COMMAND --help` explains each.", file=stream)

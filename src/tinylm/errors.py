@@ -1,4 +1,5 @@
-"""The two ways a command can end badly. Both are one clear line on the terminal, never a traceback."""
+"""The two ways a command can end badly. Both are one clear line on the terminal, never a
+traceback."""
 
 
 class InputError(Exception):
@@ -6,4 +7,5 @@ class InputError(Exception):
 
 
 class WorkError(Exception):
-    """The input was fine but the work failed (exit code 1): a check did not hold, training diverged."""
+    """The input was fine but the work failed (exit code 1): a check did not hold, training
+    diverged."""

@@ -1,4 +1,5 @@
-"""The machine: which device, which number format, how fast it multiplies, and how it keeps memory."""
+"""The machine: which device, which number format, how fast it multiplies, and how it keeps
+memory."""
 
 import ctypes
 import functools
@@ -17,8 +18,16 @@ import torch
 
 from tinylm.errors import InputError
 
-# Dense bfloat16 peak of the tensor cores in FLOP/s, from the makers' data sheets (without sparsity).
-PEAK_BF16 = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "B200": 2250e12, "L40S": 362e12, "4090": 165e12}
+# Dense bfloat16 peak of the tensor cores in FLOP/s, from the makers' data sheets (without
+# sparsity).
+PEAK_BF16 = {
+    "H100": 989e12,
+    "H200": 989e12,
+    "A100": 312e12,
+    "B200": 2250e12,
+    "L40S": 362e12,
+    "4090": 165e12,
+}
 
 
 def choose_device(asked: str = "auto") -> torch.device:
@@ -30,7 +39,10 @@ def choose_device(asked: str = "auto") -> torch.device:
     if torch.cuda.is_available():
         rank, count = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
         if rank >= count:
-            raise InputError(f"process {rank} of this machine has no GPU of its own: torchrun --nproc-per-node={count}")
+            raise InputError(
+                f"process {rank} of this machine has no GPU of its own: torchrun"
+                f" --nproc-per-node={count}"
+            )
         return torch.device("cuda", rank)
     return torch.device("cpu")
 
@@ -38,8 +50,9 @@ def choose_device(asked: str = "auto") -> torch.device:
 def keep_freed_memory() -> None:
     """Tell glibc to keep what is freed instead of giving it back to the system after each use.
 
-    By default every tensor above 32 MB is mapped and unmapped each time, and the page faults cost more than the
-    arithmetic: on a virtual machine with 2 AMX cores a training step took 1.14 times as long.
+    By default every tensor above 32 MB is mapped and unmapped each time, and the page faults cost
+    more than the arithmetic: on a virtual machine with 2 AMX cores a training step took 1.14 times
+    as long.
     """
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
@@ -50,14 +63,16 @@ def keep_freed_memory() -> None:
 
 
 def bf16_is_fast(device: torch.device) -> bool:
-    """Whether bfloat16 matrix products are faster than float32: tensor cores, or AMX / AVX512-BF16 on a CPU."""
+    """Whether bfloat16 matrix products are faster than float32: tensor cores, or AMX / AVX512-BF16
+    on a CPU."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
 def can_compile(device: torch.device) -> bool:
-    """Whether torch.compile has what it needs: a C++ compiler (on a GPU, Triton's C compiler) and Python's headers."""
+    """Whether torch.compile has what it needs: a C++ compiler (on a GPU, Triton's C compiler) and
+    Python's headers."""
     names = ("CXX", "g++", "clang++") if device.type == "cpu" else ("CC", "gcc", "clang")
     compiler = any(shutil.which(name) for name in (os.environ.get(names[0], names[1]), names[2]))
     return compiler and Path(sysconfig.get_paths()["include"], "Python.h").exists()
@@ -65,7 +80,8 @@ def can_compile(device: torch.device) -> bool:
 
 @functools.cache
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of matrix products: the data sheet for a known GPU, else measured here in about half a second."""
+    """FLOP/s of matrix products: the data sheet for a known GPU, else measured here in about half a
+    second."""
     if device.type == "cuda" and dtype == torch.bfloat16:
         name = torch.cuda.get_device_name(device)
         for known, peak in PEAK_BF16.items():
@@ -87,7 +103,8 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
 
 
 class PeakMemory:
-    """Peak memory from now on: of the CUDA allocator, or (Linux) of this process above what it held before."""
+    """Peak memory from now on: of the CUDA allocator, or (Linux) of this process above what it held
+    before."""
 
     def __init__(self, device: str) -> None:
         self.device = device
@@ -96,7 +113,8 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats(device)
             return
         try:
-            ctypes.CDLL(None).malloc_trim(0)  # give freed memory back, else the next model would reuse it unseen
+            # give freed memory back, else the next model would reuse it unseen
+            ctypes.CDLL(None).malloc_trim(0)
             Path("/proc/self/clear_refs").write_text("5")  # resets the kernel's high-water mark
         except (OSError, AttributeError):
             self.device = ""
@@ -106,7 +124,11 @@ class PeakMemory:
         if self.device.startswith("cuda"):
             return torch.cuda.max_memory_allocated(self.device)
         now = _resident_peak()
-        return now - self.before if self.device and now is not None and self.before is not None else None
+        return (
+            now - self.before
+            if self.device and now is not None and self.before is not None
+            else None
+        )
 
 
 def _resident_peak() -> int | None:
@@ -114,7 +136,10 @@ def _resident_peak() -> int | None:
         status = Path("/proc/self/status").read_text()
     except OSError:
         return None
-    return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM")), None)
+    return next(
+        (int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM")),
+        None,
+    )
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:
@@ -122,7 +147,9 @@ def machine(device: str = "cpu") -> dict[str, Any]:
     cpu = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
+        cpu = next(
+            (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu
+        )
     return {
         "cpu": cpu,
         "cores": os.cpu_count(),
@@ -141,7 +168,9 @@ def free_bytes(device: torch.device) -> int:
     if meminfo.exists():
         lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
         free = int(lines["MemAvailable"].split()[0]) * 1024
-        limit = (group / "memory.max").read_text().strip() if (group / "memory.max").exists() else "max"
+        limit = (
+            (group / "memory.max").read_text().strip() if (group / "memory.max").exists() else "max"
+        )
         if limit != "max":  # a container may have less than its machine
             free = min(free, max(0, int(limit) - int((group / "memory.current").read_text())))
         return free

@@ -7,7 +7,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 console = Console(stderr=True, soft_wrap=True)
@@ -15,7 +22,8 @@ console = Console(stderr=True, soft_wrap=True)
 
 @contextmanager
 def progress_bar(label: str, total: float | None, unit: str = "") -> Iterator["Bar"]:
-    """A progress bar as a context: ``bar.advance(n, "12.3k tokens/s")``. Silent when stderr is not a terminal."""
+    """A progress bar as a context: ``bar.advance(n, "12.3k tokens/s")``. Silent when stderr is not
+    a terminal."""
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
@@ -61,7 +69,9 @@ def track(items: Iterable, label: str, total: int | None = None) -> Iterator:
             bar.advance()
 
 
-def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence], *, to_stdout: bool = True) -> None:
+def print_table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence], *, to_stdout: bool = True
+) -> None:
     """A small table; numbers right-aligned by being given as already formatted strings."""
     table = Table(title=title, title_justify="left", title_style="bold")
     for index, column in enumerate(columns):

@@ -1,4 +1,5 @@
-"""`tinylm run` from the outside: the whole pipeline on a tiny teacher, killed, resumed, and given bad input."""
+"""`tinylm run` from the outside: the whole pipeline on a tiny teacher, killed, resumed, and given
+bad input."""
 
 import json
 import os
@@ -42,7 +43,9 @@ prompts = ["The river"]
 def tinylm(*arguments, **options) -> subprocess.CompletedProcess:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-m", "tinylm", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, **options)
+    return subprocess.run(
+        command, capture_output=True, text=True, env=environment, timeout=300, **options
+    )
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +87,8 @@ def test_the_control_sees_the_same_batches(finished):
 
     artifacts = json.loads((finished / "results.json").read_text())["artifacts"]
     student, control = (
-        np.load(finished / "work" / artifacts[name] / "rounds" / "round-1.npz") for name in ("train", "control")
+        np.load(finished / "work" / artifacts[name] / "rounds" / "round-1.npz")
+        for name in ("train", "control")
     )
     assert np.array_equal(student["chosen"], control["chosen"])
     assert np.array_equal(student["sequences"], control["sequences"])
@@ -92,32 +96,59 @@ def test_the_control_sees_the_same_batches(finished):
 
 def test_the_model_is_an_ordinary_one(finished):
     code = (
-        "import sys, torch; from transformers import AutoModelForCausalLM, AutoTokenizer\n"
-        "m = AutoModelForCausalLM.from_pretrained(sys.argv[1]); t = AutoTokenizer.from_pretrained(sys.argv[1])\n"
-        "assert 'tinylm' not in sys.modules and len(t) == 384 == m.config.vocab_size\n"
-        "print(t.decode(m.generate(**t('The river', return_tensors='pt'), max_new_tokens=5)[0]))"
+        "import sys, torch; from transformers import AutoModelForCausalLM, AutoTokenizer\nm ="
+        " AutoModelForCausalLM.from_pretrained(sys.argv[1]); t ="
+        " AutoTokenizer.from_pretrained(sys.argv[1])\nassert 'tinylm' not in sys.modules and len(t)"
+        " == 384 == m.config.vocab_size\nprint(t.decode(m.generate(**t('The river',"
+        " return_tensors='pt'), max_new_tokens=5)[0]))"
     )
-    done = subprocess.run([sys.executable, "-c", code, finished / "model"], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code, finished / "model"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("The river")
 
 
 def test_running_again_trains_nothing_and_changes_nothing(recipe, finished):
     before = load_file(finished / "model" / "model.safetensors")
-    stamp = {path: path.stat().st_mtime_ns for path in (finished / "work").rglob("*") if path.is_file()}
+    stamp = {
+        path: path.stat().st_mtime_ns for path in (finished / "work").rglob("*") if path.is_file()
+    }
     assert tinylm("run", recipe, "--out", finished).returncode == 0
     after = load_file(finished / "model" / "model.safetensors")
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert stamp == {path: path.stat().st_mtime_ns for path in (finished / "work").rglob("*") if path.is_file()}
+    assert stamp == {
+        path: path.stat().st_mtime_ns for path in (finished / "work").rglob("*") if path.is_file()
+    }
 
 
 def test_killed_at_any_moment_it_ends_in_the_same_weights(recipe, finished, tmp_path):
-    """SIGKILL after ever longer runs, so that every stage is cut at some point; then one run to the end."""
-    command = [sys.executable, "-m", "tinylm", "run", str(recipe), "--out", str(tmp_path / "killed")]
+    """SIGKILL after ever longer runs, so that every stage is cut at some point; then one run to the
+    end."""
+    command = [
+        sys.executable,
+        "-m",
+        "tinylm",
+        "run",
+        str(recipe),
+        "--out",
+        str(tmp_path / "killed"),
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     kills = 0
-    for marker in ("corpus-*", "compact-*", "inherit-*", "train-*.partial/metrics.jsonl", "train-*.partial/rounds/*"):
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    for marker in (
+        "corpus-*",
+        "compact-*",
+        "inherit-*",
+        "train-*.partial/metrics.jsonl",
+        "train-*.partial/rounds/*",
+    ):
+        process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         deadline = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < deadline:
             if any((tmp_path / "killed" / "work").glob(marker)):
@@ -128,13 +159,17 @@ def test_killed_at_any_moment_it_ends_in_the_same_weights(recipe, finished, tmp_
         process.wait()
     assert kills >= 4
     assert tinylm("run", recipe, "--out", tmp_path / "killed").returncode == 0
-    expected, found = (load_file(out / "model" / "model.safetensors") for out in (finished, tmp_path / "killed"))
+    expected, found = (
+        load_file(out / "model" / "model.safetensors") for out in (finished, tmp_path / "killed")
+    )
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
 def test_a_student_with_the_pangu_pi_block_brings_its_own_code(recipe, tmp_path):
     path = tmp_path / "block.toml"
-    path.write_text(recipe.read_text().replace("[architecture]", '[architecture]\nblock = "pangu-pi"'))
+    path.write_text(
+        recipe.read_text().replace("[architecture]", '[architecture]\nblock = "pangu-pi"')
+    )
     done = tinylm("run", path, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "out" / "results.json").read_text())
@@ -178,12 +213,15 @@ def test_a_wrong_recipe_is_one_line_and_exit_code_2(recipe, tmp_path, old, new, 
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [("", "empty"), ('{"text": "only one"}\n', "1 different document"), ("{", "not JSON")]
+    ("content", "words"),
+    [("", "empty"), ('{"text": "only one"}\n', "1 different document"), ("{", "not JSON")],
 )
 def test_a_wrong_corpus_is_one_line_and_exit_code_2(recipe, tmp_path, content, words):
     (tmp_path / "c.jsonl").write_text(content)
     path = tmp_path / "r.toml"
-    path.write_text(recipe.read_text().replace(str(recipe.parent / "corpus.jsonl"), str(tmp_path / "c.jsonl")))
+    path.write_text(
+        recipe.read_text().replace(str(recipe.parent / "corpus.jsonl"), str(tmp_path / "c.jsonl"))
+    )
     done = tinylm("run", path, "--out", tmp_path / "out")
     assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
 

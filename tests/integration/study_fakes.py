@@ -1,4 +1,5 @@
-"""A stand-in for the pipeline: milliseconds instead of minutes, failures on demand, importable by child processes."""
+"""A stand-in for the pipeline: milliseconds instead of minutes, failures on demand, importable by
+child processes."""
 
 import os
 import signal
@@ -33,7 +34,8 @@ BASE = "[architecture]\nbudget = 1e6\n[train]\nsteps = 20\n[control]\nenabled = 
 
 
 def fake_pipeline(recipe: Recipe, out: Path, work: Path) -> dict:
-    """Bits per byte that fall by 0.1 a round, plus what the seed does to all and a little that it does to each."""
+    """Bits per byte that fall by 0.1 a round, plus what the seed does to all and a little that it
+    does to each."""
     out.mkdir(parents=True, exist_ok=True)
     with open(out / "calls", "a") as file:
         file.write(f"{os.getpid()}\n")
@@ -43,7 +45,10 @@ def fake_pipeline(recipe: Recipe, out: Path, work: Path) -> dict:
         os.kill(os.getpid(), signal.SIGKILL)
     if recipe.train.log_every == 15:
         time.sleep(0.7)
-    shared, own = np.random.default_rng(recipe.seed), np.random.default_rng([recipe.seed, recipe.train.rounds])
+    shared, own = (
+        np.random.default_rng(recipe.seed),
+        np.random.default_rng([recipe.seed, recipe.train.rounds]),
+    )
     value = 1.6 - 0.1 * recipe.train.rounds + 0.05 * shared.normal() + 0.004 * own.normal()
     threads = int(os.environ.get("OMP_NUM_THREADS", 0))
     return {
@@ -51,7 +56,14 @@ def fake_pipeline(recipe: Recipe, out: Path, work: Path) -> dict:
         "bits_per_byte_stderr": {"student": 0.01},
         "parameters": {"student": 1_000_000},
         "tokens_trained": 40_960,
-        "scores": {"student": {"by_source": {"law": {"bits_per_byte": value}, "plots": {"bits_per_byte": value + 1}}}},
+        "scores": {
+            "student": {
+                "by_source": {
+                    "law": {"bits_per_byte": value},
+                    "plots": {"bits_per_byte": value + 1},
+                }
+            }
+        },
         "versions": {"tinylm": "0"},
         "machine": {"short": "a machine"},
     }

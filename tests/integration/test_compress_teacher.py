@@ -1,4 +1,5 @@
-"""Formula 1 on the real teacher: the cut model answers like the teacher wherever all tokens were kept."""
+"""Formula 1 on the real teacher: the cut model answers like the teacher wherever all tokens were
+kept."""
 
 import importlib.util
 import itertools
@@ -23,13 +24,19 @@ def test_the_cut_teacher_gives_the_same_logits_on_kept_text(tmp_path):
 
     folder = teacher.resolve("smollm2-135m")
     texts = list(itertools.islice(documents(("embedded",)), 1500))
-    found = compress(folder, count(folder, texts), out=tmp_path / "cut", vocab_size=16384, texts=texts)
+    found = compress(
+        folder, count(folder, texts), out=tmp_path / "cut", vocab_size=16384, texts=texts
+    )
     assert found["passed"] and found["unreachable"] == 0 and found["vocab_size"] == 16384
 
     old_ids = np.load(tmp_path / "cut" / "id_map.npy")
-    old_tokenizer, tokenizer = (AutoTokenizer.from_pretrained(path) for path in (folder, tmp_path / "cut"))
+    old_tokenizer, tokenizer = (
+        AutoTokenizer.from_pretrained(path) for path in (folder, tmp_path / "cut")
+    )
     kept_only = (
-        ids for ids in (old_tokenizer(one.text[:600]).input_ids for one in texts) if np.isin(ids, old_ids).all()
+        ids
+        for ids in (old_tokenizer(one.text[:600]).input_ids for one in texts)
+        if np.isin(ids, old_ids).all()
     )
     before = next(kept_only)
     after = tokenizer(old_tokenizer.decode(before)).input_ids
@@ -37,8 +44,12 @@ def test_the_cut_teacher_gives_the_same_logits_on_kept_text(tmp_path):
 
     with torch.no_grad():
         expected, cut = (
-            AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)(torch.tensor([ids])).logits[0]
+            AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)(
+                torch.tensor([ids])
+            ).logits[0]
             for path, ids in ((folder, before), (tmp_path / "cut", after))
         )
-    torch.testing.assert_close(cut, expected[:, torch.from_numpy(old_ids.astype(np.int64))], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        cut, expected[:, torch.from_numpy(old_ids.astype(np.int64))], atol=1e-4, rtol=1e-4
+    )
     assert cut.shape[1] == 16384  # 32,768 rows of 576 are freed, once: the head is tied

@@ -15,8 +15,21 @@ def test_device_table(tmp_path):
     pytest.importorskip("xllamacpp")
     teacher = tiny_teacher(tmp_path / "teacher", hidden_size=128, intermediate_size=256)
     student = tiny_teacher(tmp_path / "student", num_hidden_layers=1)
-    command = [sys.executable, SCRIPT, "--teacher", teacher, "--student", student, "--rounds", "1", "--threads", "1"]
-    done = subprocess.run([*command, "--quantize", "q8_0"], capture_output=True, text=True, check=True)
+    command = [
+        sys.executable,
+        SCRIPT,
+        "--teacher",
+        teacher,
+        "--student",
+        student,
+        "--rounds",
+        "1",
+        "--threads",
+        "1",
+    ]
+    done = subprocess.run(
+        [*command, "--quantize", "q8_0"], capture_output=True, text=True, check=True
+    )
     *lines, last = done.stdout.splitlines()
     result = json.loads(last)
     assert list(result)[-1] == "ratio" and result["ratio"] > 0
@@ -25,5 +38,8 @@ def test_device_table(tmp_path):
         ("teacher", "Q8_0"),
         ("student", "Q8_0"),
     ]
-    assert all(row["peak_mb"] > 0 and row["load_s"] > 0 and row["decode_tokens_per_s"] > 0 for row in result["rows"])
+    assert all(
+        row["peak_mb"] > 0 and row["load_s"] > 0 and row["decode_tokens_per_s"] > 0
+        for row in result["rows"]
+    )
     assert len([line for line in lines if line.startswith("| ")]) == 3

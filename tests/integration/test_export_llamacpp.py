@@ -1,4 +1,5 @@
-"""Exports run in real llama.cpp: every family, both kinds of tokenizer, and every kind of tampering."""
+"""Exports run in real llama.cpp: every family, both kinds of tokenizer, and every kind of
+tampering."""
 
 import json
 import shutil
@@ -39,10 +40,16 @@ LONGROPE = {
 MIXED = ["full_attention", "sliding_attention", "sliding_attention", "full_attention"]
 CASES = {
     "llama": ("llama", {}),
-    "llama-untied-biases": ("llama", {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": False}),
+    "llama-untied-biases": (
+        "llama",
+        {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": False},
+    ),
     "llama-wide-heads": ("llama", {"head_dim": 32}),
     "llama-3-rope": ("llama", {"rope_parameters": LLAMA3_ROPE}),
-    "llama-linear": ("llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}}),
+    "llama-linear": (
+        "llama",
+        {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}},
+    ),
     "mistral": ("mistral", {}),
     "smollm3": ("smollm3", {"num_hidden_layers": 5}),
     "granite": (
@@ -57,10 +64,19 @@ CASES = {
     "qwen2": ("qwen2", {}),
     "qwen3": ("qwen3", {"head_dim": 32, "tie_word_embeddings": False}),
     "gemma": ("gemma", {}),
-    "gemma2-cut": ("gemma2", {"query_pre_attn_scalar": 40, "sliding_window": 64, "layer_types": MIXED}),
-    "gemma3-cut": ("gemma3_text", {"query_pre_attn_scalar": 24, "sliding_window": 64, "layer_types": MIXED}),
+    "gemma2-cut": (
+        "gemma2",
+        {"query_pre_attn_scalar": 40, "sliding_window": 64, "layer_types": MIXED},
+    ),
+    "gemma3-cut": (
+        "gemma3_text",
+        {"query_pre_attn_scalar": 24, "sliding_window": 64, "layer_types": MIXED},
+    ),
     "phi3": ("phi3", {}),
-    "phi3-longrope": ("phi3", {"rope_parameters": LONGROPE, "original_max_position_embeddings": 512}),
+    "phi3-longrope": (
+        "phi3",
+        {"rope_parameters": LONGROPE, "original_max_position_embeddings": 512},
+    ),
     "olmo2": ("olmo2", {}),
 }
 
@@ -75,10 +91,20 @@ def test_llamacpp_computes_what_transformers_does(case, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "case", ["llama-untied-biases", "llama-wide-heads", "qwen2", "qwen3", "gemma2-cut", "gemma3-cut", "phi3"]
+    "case",
+    [
+        "llama-untied-biases",
+        "llama-wide-heads",
+        "qwen2",
+        "qwen3",
+        "gemma2-cut",
+        "gemma3-cut",
+        "phi3",
+    ],
 )
 def test_an_export_loaded_back_is_the_model(case, tmp_path, monkeypatch):
-    """transformers leaves biases, the layers' windows, caps and the scale of queries behind in the file."""
+    """transformers leaves biases, the layers' windows, caps and the scale of queries behind in the
+    file."""
     monkeypatch.setenv("TINYLM_CACHE", str(tmp_path / "cache"))
     model_type, changes = CASES[case]
     folder = random_model(tmp_path / case, model_type, byte_level_tokenizer(), **changes)
@@ -102,15 +128,25 @@ def model_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("export") / "model"
     tokenizer = byte_level_tokenizer()
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
     )
     return random_model(
-        folder, "llama", tokenizer, hidden_size=256, head_dim=64, intermediate_size=256, initializer_range=0.1
+        folder,
+        "llama",
+        tokenizer,
+        hidden_size=256,
+        head_dim=64,
+        intermediate_size=256,
+        initializer_range=0.1,
     )
 
 
 @pytest.mark.parametrize(
-    "quantize", ["BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_1", "Q5_0", "Q4_K_M", "Q4_K_S", "Q4_1", "Q4_0"]
+    "quantize",
+    ["BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_1", "Q5_0", "Q4_K_M", "Q4_K_S", "Q4_1", "Q4_0"],
 )
 def test_every_quantisation_runs_and_is_what_it_says(quantize, model_dir, tmp_path):
     report = export(model_dir, tmp_path / "m.gguf", quantize)
@@ -134,7 +170,10 @@ def tensor_bytes(path, name):
 
 def test_the_untouched_file_passes(model_dir, exported):
     facts = check(model_dir, exported)
-    assert facts["greedy_equal"] == facts["greedy_tokens"] and facts["tokens"]["known_differences"] == []
+    assert (
+        facts["greedy_equal"] == facts["greedy_tokens"]
+        and facts["tokens"]["known_differences"] == []
+    )
 
 
 def test_one_tampered_weight_of_the_file_is_found(model_dir, exported):
@@ -180,7 +219,8 @@ def test_a_pre_tokenizer_llamacpp_does_not_know(model_dir, tmp_path):
 
 
 def test_a_wrong_graph_is_found_by_the_distributions(model_dir, tmp_path, monkeypatch):
-    """Without the reordering of rope's rows the file is self-consistent and loads, but computes something else."""
+    """Without the reordering of rope's rows the file is self-consistent and loads, but computes
+    something else."""
     monkeypatch.setattr("tinylm.export.graph._interleave", lambda weight, heads: weight)
     with pytest.raises(WorkError, match="mean KL"):
         export_checked(model_dir, tmp_path / "m.gguf", "F16")

@@ -24,7 +24,9 @@ def done(teacher_dir, tmp_path_factory):
     folder = tmp_path_factory.mktemp("inherit")
     corpus_file(folder / "text.jsonl")
     teacher = Shape.from_config(AutoModelForCausalLM.from_pretrained(teacher_dir).config)
-    write_shape(folder / "shape.toml", Shape(**teacher.to_dict() | {"num_layers": 2, "hidden_size": 48}))
+    write_shape(
+        folder / "shape.toml", Shape(**teacher.to_dict() | {"num_layers": 2, "hidden_size": 48})
+    )
     common = ["inherit", "--teacher", str(teacher_dir), "--shape", str(folder / "shape.toml")]
     calibration = ["--calibration", str(folder / "text.jsonl"), "--chunks", "8", "--length", "32"]
     main([*common, *calibration, "--out", str(folder / "student")])
@@ -38,7 +40,16 @@ def test_the_command_writes_an_ordinary_model_with_its_scores(done, capsys) -> N
     assert (folder / "student" / "tokenizer.json").exists()
     about = json.loads((folder / "student" / "scores" / "scores.json").read_text())
     assert about["criterion"] == "taylor" and about["calibration_tokens"] == 256
-    main([*common, *calibration, "--scores", str(folder / "student" / "scores"), "--out", str(folder / "again")])
+    main(
+        [
+            *common,
+            *calibration,
+            "--scores",
+            str(folder / "student" / "scores"),
+            "--out",
+            str(folder / "again"),
+        ]
+    )
     assert "parameters in" in capsys.readouterr().out
     again = AutoModelForCausalLM.from_pretrained(folder / "again")
     for mine, other in zip(student.parameters(), again.parameters(), strict=True):
@@ -86,7 +97,9 @@ def test_streaming_the_shards_gives_the_same_student(tied: bool, tmp_path) -> No
         assert torch.equal(mine, other)
 
 
-@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="looks at Linux's list of mapped files")
+@pytest.mark.skipif(
+    not Path("/proc/self/maps").exists(), reason="looks at Linux's list of mapped files"
+)
 def test_shards_do_not_stay_mapped_once_their_tensors_are_gone(tmp_path) -> None:
     """Pages of a mapped file count as memory in use: of a 7B teacher all 13 GB would."""
     family_model("llama").save_pretrained(tmp_path)
@@ -105,7 +118,9 @@ def test_shards_are_those_of_the_index_without_buffers_of_old_checkpoints(tmp_pa
     shard = sorted(tmp_path.glob("model-*.safetensors"))[0]
     buffer = "model.layers.0.self_attn.rotary_emb.inv_freq"
     save_file(load_file(shard) | {buffer: torch.ones(4)}, shard, metadata={"format": "pt"})
-    save_file({"layers.0.attention.wq.weight": torch.ones(2)}, tmp_path / "consolidated.safetensors")
+    save_file(
+        {"layers.0.attention.wq.weight": torch.ones(2)}, tmp_path / "consolidated.safetensors"
+    )
     assert set(Shards(tmp_path, tied=True)) == {name for name, _ in teacher.named_parameters()}
     shard.unlink()
     with pytest.raises(InputError, match="is damaged"):
@@ -122,13 +137,22 @@ def test_shards_that_do_not_fit_the_config_are_one_clear_line(tmp_path) -> None:
         with pytest.raises(InputError, match=words):
             inherit_streamed(tmp_path, target, "random", None, torch.float32)
 
-    refused({name: w for name, w in whole.items() if name != "lm_head.weight"}, "lack lm_head.weight")
-    refused(whole | {"model.layers.1.self_attn.q_proj.bias": torch.zeros(32)}, "hold, beside .*q_proj.bias")
-    refused(whole | {"lm_head.weight": whole["lm_head.weight"] / 0}, "lm_head.weight of the teacher holds NaN")
+    refused(
+        {name: w for name, w in whole.items() if name != "lm_head.weight"}, "lack lm_head.weight"
+    )
+    refused(
+        whole | {"model.layers.1.self_attn.q_proj.bias": torch.zeros(32)},
+        "hold, beside .*q_proj.bias",
+    )
+    refused(
+        whole | {"lm_head.weight": whole["lm_head.weight"] / 0},
+        "lm_head.weight of the teacher holds NaN",
+    )
 
 
 def test_a_tied_head_that_differs_from_the_embedding_is_refused(tmp_path) -> None:
-    """A fine-tune that trained its head alone, under a config that still says tied: cutting would lose the head."""
+    """A fine-tune that trained its head alone, under a config that still says tied: cutting would
+    lose the head."""
     teacher = family_model("llama", tied=False)
     teacher.config.tie_word_embeddings = True
     teacher.save_pretrained(tmp_path)
@@ -142,7 +166,10 @@ def test_saved_scores_cut_without_loading_the_teacher(done, monkeypatch, tmp_pat
     saved = ["--scores", str(folder / "student" / "scores"), "--repair"]
     monkeypatch.setattr("tinylm.inherit.run.load_model", None)
     main([*common, *saved, "--out", str(tmp_path / "second")])
-    first, second = (load_file(f / "scores" / "kept.safetensors") for f in (folder / "student", tmp_path / "second"))
+    first, second = (
+        load_file(f / "scores" / "kept.safetensors")
+        for f in (folder / "student", tmp_path / "second")
+    )
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
@@ -156,12 +183,20 @@ def test_one_long_text_is_calibration_enough(teacher_dir, tmp_path) -> None:
 
 
 def test_an_unknown_family_is_one_line_that_names_its_parameters(tmp_path) -> None:
-    GPT2LMHeadModel(GPT2Config(n_embd=8, n_layer=12, n_head=2, vocab_size=64)).save_pretrained(tmp_path / "gpt2")
+    GPT2LMHeadModel(GPT2Config(n_embd=8, n_layer=12, n_head=2, vocab_size=64)).save_pretrained(
+        tmp_path / "gpt2"
+    )
     write_shape(tmp_path / "s.toml", Shape(2, 8, 32, 2, 2, 4, 64))
     with pytest.raises(
         InputError, match=r"'gpt2': parameters that no table explains: transformer.*and 8 more"
     ) as error:
-        inherit_files(str(tmp_path / "gpt2"), tmp_path / "s.toml", tmp_path / "out", criterion="l2", layers="greedy")
+        inherit_files(
+            str(tmp_path / "gpt2"),
+            tmp_path / "s.toml",
+            tmp_path / "out",
+            criterion="l2",
+            layers="greedy",
+        )
     assert len(str(error.value)) < 600
 
 

@@ -1,4 +1,5 @@
-"""What is planned can be cut: real cuts of tiny teachers of several families, reloaded from disk."""
+"""What is planned can be cut: real cuts of tiny teachers of several families, reloaded from
+disk."""
 
 import json
 
@@ -29,7 +30,9 @@ def test_planned_shapes_are_cut_to_the_last_parameter(family: str, tmp_path) -> 
     narrow = next(c for c in candidates if c.shape.hidden_size < 192)
     fewer_heads = next(c for c in candidates if c.shape.num_attention_heads < 6)
     for number, candidate in enumerate((candidates[0], narrow, fewer_heads, candidates[-1])):
-        student = inherit(teacher, candidate.shape, criterion="l1", layers="first-last", repair=()).model
+        student = inherit(
+            teacher, candidate.shape, criterion="l1", layers="first-last", repair=()
+        ).model
         student.save_pretrained(tmp_path / str(number))
         again = AutoModelForCausalLM.from_pretrained(tmp_path / str(number))
         assert sum(parameter.numel() for parameter in again.parameters()) == candidate.parameters
@@ -44,7 +47,9 @@ def test_candidates_are_trained_from_the_teachers_weights(tmp_path) -> None:
     pack(texts(20, seed=1), tokenizer, tmp_path / "data" / "valid")
     for block, budget in (("plain", 2e5), ("pangu-pi", 3.04e5)):
         candidates = plan(budget, len(tokenizer), teacher, block=block, limit=2)
-        results = measured_plan.measure_quality(candidates, tmp_path / "data", 8192, str(teacher), compile_layers=False)
+        results = measured_plan.measure_quality(
+            candidates, tmp_path / "data", 8192, str(teacher), compile_layers=False
+        )
         assert [result["start"] for result in results] == ["teacher", "teacher"]
         assert all(0 < result["valid_bits_per_byte"] < 8 for result in results)
 
@@ -55,7 +60,9 @@ def test_candidates_of_another_vocabulary_start_from_random_weights(tmp_path) ->
     pack(texts(200), tokenizer, tmp_path / "data" / "train")
     pack(texts(20, seed=1), tokenizer, tmp_path / "data" / "valid")
     candidates = plan(2e5, len(tokenizer), teacher, limit=1)
-    results = measured_plan.measure_quality(candidates, tmp_path / "data", 4096, str(teacher), compile_layers=False)
+    results = measured_plan.measure_quality(
+        candidates, tmp_path / "data", 4096, str(teacher), compile_layers=False
+    )
     assert [result["start"] for result in results] == ["random"]
 
 
@@ -63,7 +70,10 @@ def test_plan_command_writes_the_contract(tmp_path, capsys, monkeypatch) -> None
     monkeypatch.setenv("TINYLM_CACHE", str(tmp_path / "cache"))
     teacher = tiny_teacher(tmp_path / "teacher", vocab_size=400, hidden_size=128)
     out = tmp_path / "plan"
-    planning = f"plan --budget 2e5 --vocab-size 400 --limit 2 --teacher {teacher} --out {out} --bill-tokens 1e9"
+    planning = (
+        f"plan --budget 2e5 --vocab-size 400 --limit 2 --teacher {teacher} --out {out}"
+        " --bill-tokens 1e9"
+    )
     main(f"{planning} --measure --batches 1,2 --new-tokens 3 --repeats 1 --device cpu".split())
     written = json.loads((out / "plan.json").read_text())
     assert len(written["candidates"]) == 2
@@ -81,10 +91,15 @@ def test_plan_command_writes_the_contract(tmp_path, capsys, monkeypatch) -> None
     [
         (["--budget", "1e12", "--vocab-size", "400", "--teacher"], "the nearest has"),
         (["--budget", "2e5", "--vocab-size", "400", "--depths", "x", "--teacher"], "whole numbers"),
-        (["--budget", "2e5", "--vocab-size", "400", "--train-tokens", "4096", "--teacher"], "needs --data"),
+        (
+            ["--budget", "2e5", "--vocab-size", "400", "--train-tokens", "4096", "--teacher"],
+            "needs --data",
+        ),
     ],
 )
-def test_wrong_input_is_one_line_and_exit_code_2(tmp_path, capsys, arguments: list[str], message: str) -> None:
+def test_wrong_input_is_one_line_and_exit_code_2(
+    tmp_path, capsys, arguments: list[str], message: str
+) -> None:
     teacher = tiny_teacher(tmp_path / "teacher", vocab_size=400, hidden_size=128)
     with pytest.raises(SystemExit) as stopped:
         main(["plan", *arguments, str(teacher)])
@@ -94,9 +109,13 @@ def test_wrong_input_is_one_line_and_exit_code_2(tmp_path, capsys, arguments: li
 
 def test_a_plan_with_the_pangu_pi_block_is_inherited_with_it(tmp_path) -> None:
     teacher = tiny_teacher(tmp_path / "teacher", vocab_size=400, hidden_size=128)
-    options = f"plan --budget 3.04e5 --vocab-size 400 --limit 1 --teacher {teacher} --block pangu-pi"
+    options = (
+        f"plan --budget 3.04e5 --vocab-size 400 --limit 1 --teacher {teacher} --block pangu-pi"
+    )
     main([*options.split(), "--out", str(tmp_path / "plan")])
-    planned = json.loads((tmp_path / "plan" / "plan.json").read_text())["candidates"][0]["parameters"]
+    planned = json.loads((tmp_path / "plan" / "plan.json").read_text())["candidates"][0][
+        "parameters"
+    ]
     for file in ("plan.json", "SHAPE.toml"):
         out = tmp_path / f"student-{file}"
         command = f"inherit --teacher {teacher} --criterion l2 --layers first-last --out {out}"

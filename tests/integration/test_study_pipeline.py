@@ -58,7 +58,15 @@ def test_a_study_of_the_pipeline(tmp_path, teacher_dir, capsys):
     (tmp_path / "base.toml").write_text(BASE.format(teacher=teacher_dir, corpus=corpus))
     (tmp_path / "tiny.toml").write_text(STUDY)
     out = tmp_path / "out"
-    command = ["study", "run", str(tmp_path / "tiny.toml"), "--out", str(out), "--set", "train.log_every=2"]
+    command = [
+        "study",
+        "run",
+        str(tmp_path / "tiny.toml"),
+        "--out",
+        str(out),
+        "--set",
+        "train.log_every=2",
+    ]
     with pytest.raises(SystemExit) as stop:
         cli.main(command)
     assert stop.value.code == 1
@@ -71,13 +79,18 @@ def test_a_study_of_the_pipeline(tmp_path, teacher_dir, capsys):
     assert inherited["bits_per_byte"] > 0 and inherited["evaluation_error"] > 0
     assert inherited["tokens_trained"] == 6 * 4 * 32 and inherited["parameters"] > 10_000
     assert results["by_source"] and results["versions"]["torch"] and results["machine"]
-    made = [path.name.rpartition("-")[0] for path in (out / "work").iterdir() if not path.name.startswith(".")]
+    made = [
+        path.name.rpartition("-")[0]
+        for path in (out / "work").iterdir()
+        if not path.name.startswith(".")
+    ]
     counts = {kind: made.count(kind) for kind in ("corpus", "counts", "compact", "pack", "train")}
     assert set(counts.values()) == {1}, "what both runs need is made once"
 
     before = {path: path.stat().st_mtime_ns for path in (out / "records").iterdir()}
     with pytest.raises(SystemExit):
-        cli.main([*command, "--max-hours", "1e-9"])  # leaves no time to try the impossible one again
+        # leaves no time to try the impossible one again
+        cli.main([*command, "--max-hours", "1e-9"])
     assert {path: path.stat().st_mtime_ns for path in (out / "records").iterdir()} == before
     assert "1 of 1 runs not started" in capsys.readouterr().err
     whole = (out / "results.json").read_text()

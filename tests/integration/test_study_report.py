@@ -20,7 +20,8 @@ LADDER = STUDY.replace('kind = "list"', 'kind = "ladder"').replace(
     'name = "five rounds"', 'name = "five rounds of all"'
 )
 WIDE = STUDY + "".join(
-    f'[[variation]]\nname = "a variation whose name is long enough to wrap, number {n}"\nset.train.batch_size = {n}\n'
+    '[[variation]]\nname = "a variation whose name is long enough to wrap, number'
+    f' {n}"\nset.train.batch_size = {n}\n'
     for n in (2, 4)
 )
 
@@ -65,7 +66,9 @@ def test_a_ladder_reports_each_rung_and_the_whole(tmp_path):
     first, last = results["rungs"][0]["mean"], results["rungs"][-1]["mean"]
     assert gain["percent"] == pytest.approx(100 * (1 - last / first), abs=0.2)
     assert gain["percent_interval"][0] < gain["percent"] < gain["percent_interval"][1]
-    assert sentences(results)[0].startswith("Whole ladder, five rounds of all against one: better, a gain of 2")
+    assert sentences(results)[0].startswith(
+        "Whole ladder, five rounds of all against one: better, a gain of 2"
+    )
     assert json.loads((tmp_path / "results.json").read_text())["verdicts"] == results["verdicts"]
 
 
@@ -97,7 +100,12 @@ def test_tasks_are_reported_beside_bits_per_byte(tmp_path):
     by_name = {other["measure"]["label"]: other["rungs"][2] for other in results["other_measures"]}
     assert list(by_name) == ["average", "c3", "piqa", "wikitext"]
     verdicts = {name: rung["verdict"] for name, rung in by_name.items()}
-    assert verdicts == {"average": "better", "c3": "no difference seen", "piqa": "better", "wikitext": "better"}
+    assert verdicts == {
+        "average": "better",
+        "c3": "no difference seen",
+        "piqa": "better",
+        "wikitext": "better",
+    }
     assert by_name["piqa"]["evaluation_error"] == pytest.approx(0.02)
     assert by_name["average"]["evaluation_error"] == pytest.approx(0.02 / 2**0.5)
     assert "average" in (tmp_path / "report.md").read_text()
@@ -106,7 +114,11 @@ def test_tasks_are_reported_beside_bits_per_byte(tmp_path):
 def test_a_run_without_a_number_counts_as_failed(tmp_path):
     def diverged(recipe, out, work):
         results = fake_pipeline(recipe, out, work)
-        return {**results, "bits_per_byte": {"student": float("nan")}} if recipe.train.rounds == 2 else results
+        return (
+            {**results, "bits_per_byte": {"student": float("nan")}}
+            if recipe.train.rounds == 2
+            else results
+        )
 
     results = study_folder(tmp_path, STUDY, runner=diverged)
     assert results["verdicts"]["two rounds"] == "not measured" and results["state"]["failed"] == 3
@@ -129,16 +141,20 @@ def test_names_cannot_break_the_page(tmp_path):
     assert "<script" not in page and "&lt;script&gt;" in page
 
 
-PROBE = """<!doctype html><body><iframe id=f style="width:%dpx;height:900px;border:0" srcdoc="%s"></iframe><script>
+PROBE = """<!doctype html><body><iframe id=f style="width:%dpx;height:900px;border:0"
+  srcdoc="%s"></iframe><script>
 document.getElementById("f").onload = event => {
   const page = event.target.contentDocument, box = node => node.getBoundingClientRect();
   document.body.innerText = "PROBE" + JSON.stringify({
     sideways: page.documentElement.scrollWidth,
-    figures: [...page.querySelectorAll("figure svg")].map(box).map(b => [b.left, b.width, b.height]),
-    ink: [...page.querySelectorAll("figure svg")].map(svg => svg.querySelectorAll("path, use").length),
+    figures: [...page.querySelectorAll("figure svg")].map(box)
+      .map(b => [b.left, b.width, b.height]),
+    ink: [...page.querySelectorAll("figure svg")].map(svg =>
+      svg.querySelectorAll("path, use").length),
     tables: [...page.querySelectorAll(".scroll")].map(box).map(b => [b.left, b.width]),
     cells: [...page.querySelectorAll("td")].map(td => parseFloat(getComputedStyle(td).fontSize)),
-    narrowest: Math.min(...[...page.querySelectorAll("tbody td:first-child")].map(td => box(td).width)),
+    narrowest: Math.min(...[...page.querySelectorAll("tbody td:first-child")]
+      .map(td => box(td).width)),
     text: parseFloat(getComputedStyle(page.body).fontSize)}) + "END"; };
 </script></body>"""
 
@@ -152,9 +168,20 @@ def test_report_in_a_browser(tmp_path, width):
     page = (tmp_path / "study" / "report.html").read_text()
     probe = tmp_path / "probe.html"
     probe.write_text(PROBE % (width, html.escape(page, quote=True)))
-    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    flags += "--disable-component-update --disable-sync --virtual-time-budget=5000 --enable-logging=stderr --dump-dom "
-    command = [browser, *flags.split(), f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width + 60},1000"]
+    flags = (
+        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run"
+        " --disable-background-networking "
+    )
+    flags += (
+        "--disable-component-update --disable-sync --virtual-time-budget=5000"
+        " --enable-logging=stderr --dump-dom "
+    )
+    command = [
+        browser,
+        *flags.split(),
+        f"--user-data-dir={tmp_path / 'profile'}",
+        f"--window-size={width + 60},1000",
+    ]
     done = subprocess.run([*command, probe.as_uri()], capture_output=True, text=True, timeout=120)
     assert "CONSOLE" not in done.stderr, done.stderr
     found = re.search(r"PROBE(\{.*\})END", done.stdout)

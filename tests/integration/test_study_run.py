@@ -35,7 +35,10 @@ def no_stopwatch(monkeypatch):
 
 
 def calls(out: Path) -> dict[str, int]:
-    return {path.parent.name: len(path.read_text().split()) for path in sorted((out / "runs").glob("*/calls"))}
+    return {
+        path.parent.name: len(path.read_text().split())
+        for path in sorted((out / "runs").glob("*/calls"))
+    }
 
 
 def without_times(out: Path) -> dict:
@@ -49,17 +52,31 @@ def test_a_whole_study(study_file, tmp_path, monkeypatch):
     assert results["state"] == {"finished": 11, "failed": 0, "to do": 0}
     assert results["verdicts"] == {"two rounds": "better", "five rounds": "better"}
     two = results["rungs"][1]
-    assert two["difference"] == pytest.approx(-0.1, abs=0.02) and two["interval"][0] < -0.1 < two["interval"][1]
+    assert (
+        two["difference"] == pytest.approx(-0.1, abs=0.02)
+        and two["interval"][0] < -0.1 < two["interval"][1]
+    )
     assert two["bits_per_byte"] == two["mean"] and two["seeds"] == [0, 1, 2]
-    assert results["noise_floor"]["runs"] == 5 and results["noise_floor"]["verdict"] == "no difference seen"
+    assert (
+        results["noise_floor"]["runs"] == 5
+        and results["noise_floor"]["verdict"] == "no difference seen"
+    )
     assert results["equal_budget"]["equal"]
-    assert results["by_source"]["plots"]["one"] == pytest.approx(results["by_source"]["law"]["one"] + 1)
+    assert results["by_source"]["plots"]["one"] == pytest.approx(
+        results["by_source"]["law"]["one"] + 1
+    )
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "two rounds: <b>better</b>" in page and "More rounds help." in page and page.count("<svg") == 2
+    assert (
+        "two rounds: <b>better</b>" in page
+        and "More rounds help." in page
+        and page.count("<svg") == 2
+    )
     assert results["repeat"].endswith("--scale cpu --workers 2")
     assert set(calls(tmp_path / "out").values()) == {1}
     record = json.loads(next((tmp_path / "out" / "records").glob("*.json")).read_text())
-    assert record["results"]["bits_per_byte"]["threads"] == max(1, (os.cpu_count() or 1) // 2), "its share of the cores"
+    assert record["results"]["bits_per_byte"]["threads"] == max(1, (os.cpu_count() or 1) // 2), (
+        "its share of the cores"
+    )
     run_study(read_study(study_file), tmp_path / "again", workers=2, runner=fake_pipeline)
     assert without_times(tmp_path / "out") == without_times(tmp_path / "again")
 
@@ -74,7 +91,10 @@ def test_a_failing_and_a_killed_run_do_not_stop_the_others(study_file, tmp_path)
         assert results["state"] == {"finished": 8, "failed": 3, "to do": 0}
         assert results["verdicts"] == {"two rounds": "better", "five rounds": "not measured"}
         assert all(reason in run["error"] for run in results["runs"] if run["status"] == "failed")
-        assert reason in (out / "report.html").read_text() and reason in (out / "report.md").read_text()
+        assert (
+            reason in (out / "report.html").read_text()
+            and reason in (out / "report.md").read_text()
+        )
 
 
 def test_failed_runs_are_tried_again_and_finished_ones_are_not(study_file, tmp_path):
@@ -92,15 +112,19 @@ def test_failed_runs_are_tried_again_and_finished_ones_are_not(study_file, tmp_p
 def test_a_killed_study_goes_on_without_redoing_finished_runs(study_file, tmp_path):
     out = tmp_path / "out"
     script = (
-        "from study_fakes import fake_pipeline; from pathlib import Path\n"
-        "from tinylm.study.runner import run_study; from tinylm.study.spec import read_study\n"
-        "if __name__ == '__main__':\n"
-        f"    run_study(read_study({str(study_file)!r}, settings={{'train.log_every': 15}}), Path({str(out)!r}),"
-        " runner=fake_pipeline)\n"
+        "from study_fakes import fake_pipeline; from pathlib import Path\nfrom tinylm.study.runner"
+        " import run_study; from tinylm.study.spec import read_study\nif __name__ == '__main__':\n"
+        f"    run_study(read_study({str(study_file)!r}, settings={{'train.log_every': 15}}),"
+        f" Path({str(out)!r}), runner=fake_pipeline)\n"
     )
     (tmp_path / "go.py").write_text(script)
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])}
-    process = subprocess.Popen([sys.executable, str(tmp_path / "go.py")], env=env, stderr=subprocess.DEVNULL)
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)]),
+    }
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "go.py")], env=env, stderr=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 60
     while len(list(out.glob("records/*.json"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -110,8 +134,11 @@ def test_a_killed_study_goes_on_without_redoing_finished_runs(study_file, tmp_pa
     assert 2 <= len(done) < 11
     preliminary = summarise(out)
     write_report(preliminary, out)
-    assert "preliminary" in (out / "report.html").read_text() and preliminary["state"]["to do"] == 11 - len(done)
-    time.sleep(1.5)  # the orphaned run notices and ends; nothing of it may land in the folder afterwards
+    assert "preliminary" in (out / "report.html").read_text() and preliminary["state"][
+        "to do"
+    ] == 11 - len(done)
+    # the orphaned run notices and ends; nothing of it may land in the folder afterwards
+    time.sleep(1.5)
     assert {path.stem for path in out.glob("records/*.json")} == done
     study = read_study(study_file, settings={"train.log_every": 15})
     results = run_study(study, out, workers=4, runner=fake_pipeline)
@@ -121,13 +148,22 @@ def test_a_killed_study_goes_on_without_redoing_finished_runs(study_file, tmp_pa
 
 def test_max_hours_stops_before_a_run_that_would_not_fit(study_file, tmp_path, capfd, monkeypatch):
     study = read_study(study_file, settings={"train.log_every": 15})
-    monkeypatch.setattr(cost, "machine_speed", lambda: 1e9)  # nothing has ended yet: the estimate counts
-    assert run_study(study, tmp_path / "out", max_hours=1e-3, runner=fake_pipeline)["state"]["finished"] == 0
+    # nothing has ended yet: the estimate counts
+    monkeypatch.setattr(cost, "machine_speed", lambda: 1e9)
+    assert (
+        run_study(study, tmp_path / "out", max_hours=1e-3, runner=fake_pipeline)["state"][
+            "finished"
+        ]
+        == 0
+    )
     monkeypatch.setattr(cost, "machine_speed", lambda: 1e30)
     results = run_study(study, tmp_path / "out", max_hours=2.5 / 3600, runner=fake_pipeline)
     assert 1 <= results["state"]["finished"] <= 2 and results["state"]["to do"] >= 9
     assert "run again to go on" in capfd.readouterr().err
-    assert run_study(study, tmp_path / "out", workers=4, runner=fake_pipeline)["state"]["finished"] == 11
+    assert (
+        run_study(study, tmp_path / "out", workers=4, runner=fake_pipeline)["state"]["finished"]
+        == 11
+    )
 
 
 def test_more_seeds_may_be_added_but_settings_may_not_change(study_file, tmp_path):
@@ -170,12 +206,19 @@ def test_bad_calls_are_one_clear_line(study_file, tmp_path):
         summarise(tmp_path)
 
 
-def test_a_run_of_another_default_is_done_again_and_an_unstarted_study_may_change(study_file, tmp_path):
+def test_a_run_of_another_default_is_done_again_and_an_unstarted_study_may_change(
+    study_file, tmp_path
+):
     out = tmp_path / "out"
     one = {"seeds": (0,), "noise_seeds": (7,)}
     with pytest.raises(InputError, match="--workers 0"):
         run_study(read_study(study_file), out, workers=0, runner=fake_pipeline)
-    run_study(read_study(study_file, settings={"train.steps": 90}, **one), out, max_hours=1e-9, runner=fake_pipeline)
+    run_study(
+        read_study(study_file, settings={"train.steps": 90}, **one),
+        out,
+        max_hours=1e-9,
+        runner=fake_pipeline,
+    )
     run_study(read_study(study_file, **one), out, runner=fake_pipeline)
     record = next((out / "records").glob("*.json"))
     values = json.loads(record.read_text())
@@ -188,4 +231,7 @@ def test_a_run_of_another_default_is_done_again_and_an_unstarted_study_may_chang
 def test_a_dollar_in_a_name_is_no_formula(study_file, tmp_path):
     study_file.write_text(STUDY.replace("two rounds", "two $x_$ rounds"))
     results = run_study(read_study(study_file), tmp_path / "out", runner=fake_pipeline)
-    assert results["state"]["finished"] == 11 and "two $x_$ rounds" in (tmp_path / "out" / "report.md").read_text()
+    assert (
+        results["state"]["finished"] == 11
+        and "two $x_$ rounds" in (tmp_path / "out" / "report.md").read_text()
+    )

@@ -47,18 +47,27 @@ def test_smollm_isolates_digits(cache):
 
 
 def test_a_class_that_drops_the_files_rules_is_not_used(cache, tmp_path):
-    """SmolLM2 on the hub is a GPT2Tokenizer, which transformers 5 builds without the rule for digits."""
+    """SmolLM2 on the hub is a GPT2Tokenizer, which transformers 5 builds without the rule for
+    digits."""
     folder = tmp_path / "hub"
-    shutil.copytree(teacher.resolve(teacher.DEMO_TEACHER), folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    shutil.copytree(
+        teacher.resolve(teacher.DEMO_TEACHER),
+        folder,
+        ignore=shutil.ignore_patterns("*.safetensors"),
+    )
     settings = json.loads((folder / "tokenizer_config.json").read_text())
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"tokenizer_class": "GPT2Tokenizer"}))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(settings | {"tokenizer_class": "GPT2Tokenizer"})
+    )
     text, right = "\n\n1984  2", teacher.load_tokenizer(teacher.DEMO_TEACHER)
     assert AutoTokenizer.from_pretrained(folder).tokenize(text) != right.tokenize(text)
     assert teacher.load_tokenizer(folder).tokenize(text) == right.tokenize(text)
     teacher.load_tokenizer(folder).save_pretrained(tmp_path / "saved")
     assert AutoTokenizer.from_pretrained(tmp_path / "saved").tokenize(text) == right.tokenize(text)
     settle_class(shutil.copytree(folder, tmp_path / "settled"))
-    assert AutoTokenizer.from_pretrained(tmp_path / "settled").tokenize(text) == right.tokenize(text)
+    assert AutoTokenizer.from_pretrained(tmp_path / "settled").tokenize(text) == right.tokenize(
+        text
+    )
     source = read_source(folder)
     write_tokenizer(source, np.arange(len(source.strings)), tmp_path / "cut")
     assert AutoTokenizer.from_pretrained(tmp_path / "cut").tokenize(text) == right.tokenize(text)
@@ -101,8 +110,16 @@ def _set(path, **values):
         (lambda d: (d / "model.safetensors").unlink(), "no .safetensors"),
         (lambda d: (d / "config.json").write_text("{"), "not valid JSON"),
         (lambda d: (d / "config.json").unlink(), "no config.json"),
-        (lambda d: (d / "config.json").write_text(json.dumps({"auto_map": {"AutoModel": "x.Y"}})), "code of its own"),
-        (lambda d: _set(d / "config.json", num_hidden_layers="2"), "no readable config|cannot be loaded"),
+        (
+            lambda d: (d / "config.json").write_text(
+                json.dumps({"auto_map": {"AutoModel": "x.Y"}})
+            ),
+            "code of its own",
+        ),
+        (
+            lambda d: _set(d / "config.json", num_hidden_layers="2"),
+            "no readable config|cannot be loaded",
+        ),
     ],
 )
 def test_a_damaged_directory_is_one_line(teacher_dir, tmp_path, damage, words):
@@ -136,7 +153,10 @@ def test_an_unreachable_hub_id_is_one_line(monkeypatch, tmp_path):
 def test_code_that_a_model_brings_is_run_only_where_allowed(teacher_dir, tmp_path, monkeypatch):
     folder = shutil.copytree(teacher_dir, tmp_path / "own")
     config = json.loads((folder / "config.json").read_text())
-    config |= {"model_type": "own_llama", "auto_map": {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.OwnModel"}}
+    config |= {
+        "model_type": "own_llama",
+        "auto_map": {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.OwnModel"},
+    }
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "own.py").write_text(
         "from transformers import LlamaConfig, LlamaForCausalLM\n"
@@ -151,7 +171,9 @@ def test_code_that_a_model_brings_is_run_only_where_allowed(teacher_dir, tmp_pat
     assert type(teacher.load_model(folder)).__name__ == "OwnModel"
 
 
-def test_a_family_that_transformers_knows_is_loaded_without_the_code_beside_it(teacher_dir, tmp_path, monkeypatch):
+def test_a_family_that_transformers_knows_is_loaded_without_the_code_beside_it(
+    teacher_dir, tmp_path, monkeypatch
+):
     """Phi-3's repositories still bring the code they had before transformers knew them."""
     folder = shutil.copytree(teacher_dir, tmp_path / "known")
     config = json.loads((folder / "config.json").read_text())
@@ -170,12 +192,17 @@ class Reader:
     """Stands for a GGUF file of these fields."""
 
     def __init__(self, **fields):
-        self.fields = {name: SimpleNamespace(contents=lambda value=value: value) for name, value in fields.items()}
+        self.fields = {
+            name: SimpleNamespace(contents=lambda value=value: value)
+            for name, value in fields.items()
+        }
 
 
 def test_a_rule_of_splitting_that_transformers_lacks_is_refused(tmp_path):
     for name in ("llama-bpe", "qwen2", "smollm", "refact", "gpt-2"):
-        _refuse_unknown_splitting(Reader(**{"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": name}), tmp_path)
+        _refuse_unknown_splitting(
+            Reader(**{"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": name}), tmp_path
+        )
     with pytest.raises(InputError, match="splits text by the rule 'deepseek-llm'"):
         fields = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "deepseek-llm"}
         _refuse_unknown_splitting(Reader(**fields), tmp_path)
@@ -190,11 +217,17 @@ def test_the_end_of_a_turn_ends_an_answer():
 
 @pytest.mark.parametrize("damage", ["rope_freqs.weight", "llama.rope.scaling.type"])
 def test_a_gguf_with_scaled_rotary_positions_is_refused(cache, tmp_path, damage):
-    """transformers reads no scaling from GGUF: Llama 3.1 would become another model without a word."""
+    """transformers reads no scaling from GGUF: Llama 3.1 would become another model without a
+    word."""
     from gguf import GGUFReader, GGUFWriter
 
     writer = GGUFWriter(tmp_path / "scaled.gguf", "llama")
-    sizes = {"block_count": 1, "context_length": 64, "embedding_length": 32, "feed_forward_length": 48}
+    sizes = {
+        "block_count": 1,
+        "context_length": 64,
+        "embedding_length": 32,
+        "feed_forward_length": 48,
+    }
     for name, value in sizes.items():
         writer.add_uint32(f"llama.{name}", value)
     if damage == "rope_freqs.weight":

@@ -1,4 +1,5 @@
-"""Two gloo processes by torchrun against one: the same losses, and checkpoints that either can go on from."""
+"""Two gloo processes by torchrun against one: the same losses, and checkpoints that either can go
+on from."""
 
 import dataclasses
 import os
@@ -52,21 +53,33 @@ def teacher(tmp_path_factory):
     from builders import tiny_teacher
 
     return tiny_teacher(
-        tmp_path_factory.mktemp("models") / "odd", vocab_size=500, hidden_size=64, intermediate_size=101
+        tmp_path_factory.mktemp("models") / "odd",
+        vocab_size=500,
+        hidden_size=64,
+        intermediate_size=101,
     )
 
 
-def processes(count: int, teacher: Path, store, out: Path, config: TrainConfig, tmp_path: Path) -> None:
+def processes(
+    count: int, teacher: Path, store, out: Path, config: TrainConfig, tmp_path: Path
+) -> None:
     script = tmp_path / "train_script.py"
     script.write_text(SCRIPT)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    launch = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={count}", f"--master-port={port}"]
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        f"--nproc-per-node={count}",
+        f"--master-port={port}",
+    ]
     arguments = [script, teacher, store.path, out, repr(config.to_dict())]
     done = subprocess.run(
         [*launch, *map(str, arguments)],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},  # gloo, also where one GPU is
+        # gloo, also where one GPU is
+        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
         timeout=240,
@@ -101,7 +114,9 @@ def test_a_checkpoint_of_one_process_resumes_on_two(teacher, store, tmp_path):
     (tmp_path / "two" / "checkpoints").mkdir(parents=True)
     name = Path("checkpoints") / "step-00000006"
     os.rename(tmp_path / "one" / name, tmp_path / "two" / name)
-    processes(2, teacher, store, tmp_path / "two", dataclasses.replace(CONFIG, model_copies=1), tmp_path)
+    processes(
+        2, teacher, store, tmp_path / "two", dataclasses.replace(CONFIG, model_copies=1), tmp_path
+    )
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one")[6:], rel=1e-4)
 
 
@@ -115,7 +130,12 @@ def test_whole_copies_of_the_model_train_as_one_process(teacher, store, tmp_path
         (tmp_path / out / "checkpoints").mkdir(parents=True, exist_ok=True)
     name = Path("checkpoints") / "step-00000006"
     os.rename(tmp_path / "four" / name, tmp_path / "resumed" / name)
-    train(load_model(teacher), store, dataclasses.replace(CONFIG, model_copies=2), tmp_path / "resumed")
+    train(
+        load_model(teacher),
+        store,
+        dataclasses.replace(CONFIG, model_copies=2),
+        tmp_path / "resumed",
+    )
     assert losses(tmp_path / "resumed") == pytest.approx(losses(tmp_path / "one")[6:], rel=1e-4)
 
 
@@ -123,7 +143,12 @@ def test_whole_copies_of_the_model_train_as_one_process(teacher, store, tmp_path
 def test_optimisers_distillation_and_exports_do_not_depend_on_the_processes(
     teacher, store, tmp_path, optimizer, distillation
 ):
-    changes = {"optimizer": optimizer, "distillation": distillation, "export_every": 4, "checkpoint_every": 0}
+    changes = {
+        "optimizer": optimizer,
+        "distillation": distillation,
+        "export_every": 4,
+        "checkpoint_every": 0,
+    }
     config = dataclasses.replace(CONFIG, **changes)
     train(load_model(teacher), store, config, tmp_path / "one", load_model(teacher))
     for table in store.path.glob("teacher-*"):
@@ -131,5 +156,7 @@ def test_optimisers_distillation_and_exports_do_not_depend_on_the_processes(
     processes(2, teacher, store, tmp_path / "two", config, tmp_path)
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
     for name in ("models/step-00000004", "model"):
-        ours, theirs = (dict(load_model(tmp_path / out / name).named_parameters()) for out in ("one", "two"))
+        ours, theirs = (
+            dict(load_model(tmp_path / out / name).named_parameters()) for out in ("one", "two")
+        )
         assert all((ours[key] - theirs[key]).abs().max() < 1e-3 for key in ours)

@@ -1,4 +1,5 @@
-"""Whole training runs on a tiny model: it learns, is repeatable, survives being killed, and refuses wrong input."""
+"""Whole training runs on a tiny model: it learns, is repeatable, survives being killed, and refuses
+wrong input."""
 
 import dataclasses
 import json
@@ -48,7 +49,13 @@ GOLDEN = [
     5.4255,
 ]
 CONFIG = TrainConfig(
-    sequence_length=32, batch_size=4, steps=20, rounds=2, compile=False, checkpoint_every=4, base_batch_tokens=128
+    sequence_length=32,
+    batch_size=4,
+    steps=20,
+    rounds=2,
+    compile=False,
+    checkpoint_every=4,
+    base_batch_tokens=128,
 )
 
 
@@ -73,7 +80,12 @@ def assert_bitwise_equal(out: Path, other: Path) -> None:
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     for a, b in zip(metrics.read(out), metrics.read(other), strict=True):
-        assert (a["step"], a["loss"], a["lr"], a["round"]) == (b["step"], b["loss"], b["lr"], b["round"])
+        assert (a["step"], a["loss"], a["lr"], a["round"]) == (
+            b["step"],
+            b["loss"],
+            b["lr"],
+            b["round"],
+        )
 
 
 def losses(out: Path) -> list[float]:
@@ -81,8 +93,11 @@ def losses(out: Path) -> list[float]:
 
 
 def test_golden_losses(teacher_dir, store, tmp_path):
-    """Twenty steps in float32 from fixed weights and data; a change of any part of the engine shows here."""
-    train(load_model(teacher_dir), store, dataclasses.replace(CONFIG, bf16=False, rounds=1), tmp_path)
+    """Twenty steps in float32 from fixed weights and data; a change of any part of the engine shows
+    here."""
+    train(
+        load_model(teacher_dir), store, dataclasses.replace(CONFIG, bf16=False, rounds=1), tmp_path
+    )
     assert losses(tmp_path) == pytest.approx(GOLDEN, abs=2e-3)
 
 
@@ -90,19 +105,26 @@ def test_golden_losses(teacher_dir, store, tmp_path):
 @pytest.mark.parametrize("model_type", ["gemma2", "gemma3_text", "granite", "phi3", "olmo2"])
 def test_the_first_loss_is_the_familys_own(model_type, bf16, store, tmp_path):
     """Capped, scaled and windowed: what the engine trains on is what the model says of itself."""
-    more = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0} if model_type == "gemma2" else {}
+    more = (
+        {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}
+        if model_type == "gemma2"
+        else {}
+    )
     model = family_model(model_type, vocab_size=store.vocab_size, sliding_window=16, **more)
     plan = make_plan(config := dataclasses.replace(CONFIG, bf16=bf16, rounds=1, steps=2), store)
     window = torch.from_numpy(store.windows(plan.pool.reshape(-1)[plan.batch(0, 0)], 32))
     with torch.no_grad():
         logits = model(window[:, :-1]).logits
-    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), window[:, 1:].flatten()).item()
+    expected = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), window[:, 1:].flatten()
+    ).item()
     train(model, store, config, tmp_path)
     assert losses(tmp_path)[0] == pytest.approx(expected, abs=0.05 if bf16 else 1e-4)
 
 
 def test_equals_a_plain_loop_with_the_library_loss(teacher_dir, store, tmp_path):
-    """Eight steps against transformers' own loss, PyTorch's AdamW and clipping, on the same batches and rates."""
+    """Eight steps against transformers' own loss, PyTorch's AdamW and clipping, on the same batches
+    and rates."""
     config = dataclasses.replace(CONFIG, bf16=False, rounds=1, steps=8)
     train(load_model(teacher_dir), store, config, tmp_path)
     plan, model = make_plan(config, store), load_model(teacher_dir)
@@ -140,7 +162,9 @@ def test_it_learns_and_writes_a_plain_model(undisturbed, teacher_dir, store):
     assert not torch.equal(model.lm_head.weight, before.lm_head.weight)
     assert (undisturbed / "model" / "tokenizer.json").exists()
     choice = np.load(undisturbed / "rounds" / "round-1.npz")
-    assert np.isfinite(choice["losses"]).all() and len(choice["chosen"]) == round(0.5 * len(choice["sequences"]))
+    assert np.isfinite(choice["losses"]).all() and len(choice["chosen"]) == round(
+        0.5 * len(choice["sequences"])
+    )
 
 
 SCRIPT = """
@@ -156,21 +180,37 @@ train(load_model(model), open_store(store), TrainConfig(**eval(config)), out)
 
 
 def start(teacher_dir, store, out: Path, config: TrainConfig, before: str = "") -> subprocess.Popen:
-    arguments = [sys.executable, "-c", before + SCRIPT, teacher_dir, store.path, out, repr(config.to_dict())]
-    return subprocess.Popen(list(map(str, arguments)), env=os.environ, stderr=subprocess.PIPE, text=True)
+    arguments = [
+        sys.executable,
+        "-c",
+        before + SCRIPT,
+        teacher_dir,
+        store.path,
+        out,
+        repr(config.to_dict()),
+    ]
+    return subprocess.Popen(
+        list(map(str, arguments)), env=os.environ, stderr=subprocess.PIPE, text=True
+    )
 
 
 def wait_for_step(process: subprocess.Popen, out: Path, step: int) -> None:
     end = time.monotonic() + 60
     while time.monotonic() < end and process.poll() is None:
-        if (out / metrics.FILE).exists() and any(line["step"] >= step for line in metrics.read(out)):
+        if (out / metrics.FILE).exists() and any(
+            line["step"] >= step for line in metrics.read(out)
+        ):
             return
         time.sleep(0.005)
-    raise AssertionError(f"step {step} was not reached: {process.stderr.read() if process.stderr else ''}")
+    raise AssertionError(
+        f"step {step} was not reached: {process.stderr.read() if process.stderr else ''}"
+    )
 
 
 @pytest.mark.parametrize("step", [10, 15])  # in round 0, in round 1
-def test_sigkill_then_the_same_command_gives_the_same_bits(teacher_dir, store, undisturbed, tmp_path, step):
+def test_sigkill_then_the_same_command_gives_the_same_bits(
+    teacher_dir, store, undisturbed, tmp_path, step
+):
     process = start(teacher_dir, store, tmp_path / "run", CONFIG)
     wait_for_step(process, tmp_path / "run", step)
     process.send_signal(signal.SIGKILL)
@@ -233,7 +273,9 @@ def test_sigterm_writes_a_checkpoint_and_exits_with_143(teacher_dir, store, tmp_
     assert int(checkpoint.name.removeprefix("step-")) == metrics.read(tmp_path)[-1]["step"] + 1
 
 
-def test_a_damaged_checkpoint_costs_steps_but_not_the_result(teacher_dir, store, undisturbed, tmp_path):
+def test_a_damaged_checkpoint_costs_steps_but_not_the_result(
+    teacher_dir, store, undisturbed, tmp_path
+):
     run = Run(load_model(teacher_dir), store, CONFIG, tmp_path, None)
     run.resume()
     for _ in range(2):
@@ -250,14 +292,24 @@ def test_a_damaged_checkpoint_costs_steps_but_not_the_result(teacher_dir, store,
 def test_micro_batches_give_the_same_losses_to_float_tolerance(teacher_dir, store, tmp_path):
     exact = dataclasses.replace(CONFIG, bf16=False, rounds=1, steps=6)
     train(load_model(teacher_dir), store, exact, tmp_path / "whole")
-    train(load_model(teacher_dir), store, dataclasses.replace(exact, micro_batch_size=2), tmp_path / "pieces")
+    train(
+        load_model(teacher_dir),
+        store,
+        dataclasses.replace(exact, micro_batch_size=2),
+        tmp_path / "pieces",
+    )
     assert losses(tmp_path / "pieces") == pytest.approx(losses(tmp_path / "whole"), rel=1e-4)
 
 
 def test_documents_do_not_see_each_other_with_the_document_mask(teacher_dir, store, tmp_path):
-    """A document gets the same losses packed behind another one as alone at the front of a window."""
+    """A document gets the same losses packed behind another one as alone at the front of a
+    window."""
     run = Run(
-        load_model(teacher_dir), store, dataclasses.replace(CONFIG, bf16=False, document_mask=True), tmp_path, None
+        load_model(teacher_dir),
+        store,
+        dataclasses.replace(CONFIG, bf16=False, document_mask=True),
+        tmp_path,
+        None,
     )
     start = int(store.documents[1])
     ids = torch.from_numpy(store.windows([0], 200)[:, :-1]).to(run.device)
@@ -269,20 +321,28 @@ def test_documents_do_not_see_each_other_with_the_document_mask(teacher_dir, sto
 
 
 def test_a_model_taught_by_itself_has_no_divergence(teacher_dir, store, tmp_path):
-    config = dataclasses.replace(CONFIG, bf16=False, distillation="live", distillation_weight=1.0, steps=2, rounds=1)
+    config = dataclasses.replace(
+        CONFIG, bf16=False, distillation="live", distillation_weight=1.0, steps=2, rounds=1
+    )
     train(load_model(teacher_dir), store, config, tmp_path, teacher=load_model(teacher_dir))
     assert losses(tmp_path)[0] == pytest.approx(0.0, abs=1e-5)
 
 
 def test_distillation_pulls_the_student_to_its_teacher(teacher_dir, undisturbed, store, tmp_path):
     config = dataclasses.replace(CONFIG, distillation="live", distillation_weight=1.0, rounds=1)
-    train(load_model(teacher_dir), store, config, tmp_path, teacher=load_model(undisturbed / "model"))
+    train(
+        load_model(teacher_dir), store, config, tmp_path, teacher=load_model(undisturbed / "model")
+    )
     assert losses(tmp_path)[-1] < 0.5 * losses(tmp_path)[0]
 
 
 def test_validation_gives_loss_and_bits_per_byte(teacher_dir, store, tmp_path):
     result = train(
-        load_model(teacher_dir), store, dataclasses.replace(CONFIG, evaluate_every=10), tmp_path, valid_store=store
+        load_model(teacher_dir),
+        store,
+        dataclasses.replace(CONFIG, evaluate_every=10),
+        tmp_path,
+        valid_store=store,
     )
     lines = [line for line in metrics.read(tmp_path) if "valid_loss" in line]
     assert [line["step"] for line in lines] == [10, 20]
@@ -291,28 +351,47 @@ def test_validation_gives_loss_and_bits_per_byte(teacher_dir, store, tmp_path):
     assert result["valid_bits_per_byte"] == pytest.approx(bits)
 
 
-def test_the_model_of_any_step_is_a_plain_directory_with_the_weights_of_its_checkpoint(teacher_dir, store, tmp_path):
+def test_the_model_of_any_step_is_a_plain_directory_with_the_weights_of_its_checkpoint(
+    teacher_dir, store, tmp_path
+):
     config = dataclasses.replace(CONFIG, export_every=8, checkpoint_every=8)
     train(load_model(teacher_dir), store, config, tmp_path, tokenizer=byte_level_tokenizer())
-    assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["step-00000008", "step-00000016"]
+    assert sorted(path.name for path in (tmp_path / "models").iterdir()) == [
+        "step-00000008",
+        "step-00000016",
+    ]
     exported = dict(load_model(tmp_path / "models" / "step-00000008").named_parameters())
     (file,) = (tmp_path / "checkpoints" / "step-00000008").glob("*.safetensors")
     saved = {key: value for key, value in load_file(file).items() if key.startswith("weight.")}
     assert saved.keys() == {f"weight.{name}" for name in exported}
-    assert all(torch.equal(value, exported[key.removeprefix("weight.")]) for key, value in saved.items())
+    assert all(
+        torch.equal(value, exported[key.removeprefix("weight.")]) for key, value in saved.items()
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_written_config_names_the_format_of_the_weights(teacher_dir, store, tmp_path, dtype):
     model = load_model(teacher_dir, dtype)
-    model.register_buffer("correction", torch.tensor([3.0, 4.0]))  # as in mixtures of experts: saved, not trained
-    model.model.norm.weight.requires_grad_(False).fill_(1.001)  # frozen: written as it came, not as bfloat16 has it
-    train(model, store, dataclasses.replace(CONFIG, bf16=dtype == torch.float32, steps=2, rounds=1), tmp_path)
-    assert json.loads((tmp_path / "model" / "config.json").read_text())["dtype"] == str(dtype).removeprefix("torch.")
+    # as in mixtures of experts: saved, not trained
+    model.register_buffer("correction", torch.tensor([3.0, 4.0]))
+    # frozen: written as it came, not as bfloat16 has it
+    model.model.norm.weight.requires_grad_(False).fill_(1.001)
+    train(
+        model,
+        store,
+        dataclasses.replace(CONFIG, bf16=dtype == torch.float32, steps=2, rounds=1),
+        tmp_path,
+    )
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["dtype"] == str(
+        dtype
+    ).removeprefix("torch.")
     weights = load_file(tmp_path / "model" / "model.safetensors")
-    assert weights["model.embed_tokens.weight"].dtype == dtype and weights["correction"].tolist() == [3.0, 4.0]
+    assert weights["model.embed_tokens.weight"].dtype == dtype and weights[
+        "correction"
+    ].tolist() == [3.0, 4.0]
     assert torch.equal(
-        weights["model.norm.weight"], torch.full((len(weights["model.norm.weight"]),), 1.001, dtype=dtype)
+        weights["model.norm.weight"],
+        torch.full((len(weights["model.norm.weight"]),), 1.001, dtype=dtype),
     )
 
 
@@ -343,7 +422,9 @@ def test_a_run_goes_on_with_smaller_micro_batches(teacher_dir, store, undisturbe
         run.train_step(*run.plan.locate(run.step))
     run.save_checkpoint()
     run.checkpoints.wait()
-    fewer = dataclasses.replace(CONFIG, micro_batch_size=1, loss_chunk=16, gradient_checkpointing=True)
+    fewer = dataclasses.replace(
+        CONFIG, micro_batch_size=1, loss_chunk=16, gradient_checkpointing=True
+    )
     train(load_model(teacher_dir), store, fewer, tmp_path)
     assert losses(tmp_path) == pytest.approx(losses(undisturbed), rel=2e-3)
 
@@ -358,11 +439,19 @@ def test_a_stop_right_after_validation_loses_and_repeats_no_line(teacher_dir, st
     run.save_checkpoint()
     run.checkpoints.wait()
     train(load_model(teacher_dir), store, config, tmp_path, valid_store=store)
-    assert [line["step"] for line in metrics.read(tmp_path) if "valid_loss" in line] == [4, 8, 12, 16, 20]
+    assert [line["step"] for line in metrics.read(tmp_path) if "valid_loss" in line] == [
+        4,
+        8,
+        12,
+        16,
+        20,
+    ]
     assert [line["step"] for line in metrics.read(tmp_path) if "loss" in line] == list(range(20))
 
 
-def test_steps_that_are_not_numbers_are_skipped_and_stop_the_run_after_a_limit(teacher_dir, store, tmp_path):
+def test_steps_that_are_not_numbers_are_skipped_and_stop_the_run_after_a_limit(
+    teacher_dir, store, tmp_path
+):
     model = load_model(teacher_dir)
     with torch.no_grad():
         model.model.norm.weight[0] = float("nan")
@@ -383,7 +472,13 @@ class TestWrongInput:
     def test_a_store_made_by_another_tokenizer(self, teacher_dir, tmp_path):
         other = pack(texts(20), byte_level_tokenizer(400), tmp_path / "store")
         with pytest.raises(InputError, match="another tokenizer"):
-            train(load_model(teacher_dir), other, CONFIG, tmp_path / "run", tokenizer=load_tokenizer(teacher_dir))
+            train(
+                load_model(teacher_dir),
+                other,
+                CONFIG,
+                tmp_path / "run",
+                tokenizer=load_tokenizer(teacher_dir),
+            )
 
     def test_a_damaged_store(self, teacher_dir, tmp_path):
         damaged = pack(texts(20), byte_level_tokenizer(), tmp_path / "store")
@@ -406,18 +501,27 @@ class TestWrongInput:
         with pytest.raises(InputError, match="its first weights differs"):
             train(other, store, short, tmp_path)
 
-    def test_a_checkpoint_of_an_older_tinylm_is_gone_on_from(self, teacher_dir, store, tmp_path, monkeypatch):
+    def test_a_checkpoint_of_an_older_tinylm_is_gone_on_from(
+        self, teacher_dir, store, tmp_path, monkeypatch
+    ):
         short = dataclasses.replace(CONFIG, checkpoint_every=2)
         identity = Run.identity
         known = ("settings", "data", "model shape")
-        monkeypatch.setattr(Run, "identity", lambda self: {key: identity(self)[key] for key in known})
+        monkeypatch.setattr(
+            Run, "identity", lambda self: {key: identity(self)[key] for key in known}
+        )
         train(load_model(teacher_dir), store, short, tmp_path)
         monkeypatch.undo()
         assert train(load_model(teacher_dir), store, short, tmp_path)["steps"] > 0
 
     def test_distillation_without_a_teacher(self, teacher_dir, store, tmp_path):
         with pytest.raises(InputError, match="needs a teacher"):
-            train(load_model(teacher_dir), store, dataclasses.replace(CONFIG, distillation="live"), tmp_path)
+            train(
+                load_model(teacher_dir),
+                store,
+                dataclasses.replace(CONFIG, distillation="live"),
+                tmp_path,
+            )
 
 
 def test_the_commands(teacher_dir, tmp_path, capsys):
@@ -428,10 +532,44 @@ def test_the_commands(teacher_dir, tmp_path, capsys):
 
     corpus = corpus_file(tmp_path / "corpus.jsonl", 60)
     data, out = tmp_path / "data", tmp_path / "run"
-    main(["corpus", "pack", "--tokenizer", str(teacher_dir), "--corpus", str(corpus), "--out", str(data)])
+    main(
+        [
+            "corpus",
+            "pack",
+            "--tokenizer",
+            str(teacher_dir),
+            "--corpus",
+            str(corpus),
+            "--out",
+            str(data),
+        ]
+    )
     assert "60 documents" in capsys.readouterr().out
-    command = ["train", "--model", str(teacher_dir), "--data", str(data), "--out", str(out), "--init", "random"]
-    main([*command, "--steps", "3", "--sequence-length", "32", "--no-compile", "--rounds", "2", "--valid", str(data)])
+    command = [
+        "train",
+        "--model",
+        str(teacher_dir),
+        "--data",
+        str(data),
+        "--out",
+        str(out),
+        "--init",
+        "random",
+    ]
+    main(
+        [
+            *command,
+            "--steps",
+            "3",
+            "--sequence-length",
+            "32",
+            "--no-compile",
+            "--rounds",
+            "2",
+            "--valid",
+            str(data),
+        ]
+    )
     assert json.loads((out / "result.json").read_text())["steps"] == 3
     assert load_model(out / "model").config.vocab_size == open_store(data).vocab_size
     with alone_in(out), pytest.raises(SystemExit):
@@ -450,13 +588,36 @@ def test_a_plan_is_trained_from_random_weights(teacher_dir, tmp_path, capsys, bl
     from tinylm.cli import main
 
     corpus, data = corpus_file(tmp_path / "corpus.jsonl", 60), tmp_path / "data"
-    main(["corpus", "pack", "--tokenizer", str(teacher_dir), "--corpus", str(corpus), "--out", str(data)])
+    main(
+        [
+            "corpus",
+            "pack",
+            "--tokenizer",
+            str(teacher_dir),
+            "--corpus",
+            str(corpus),
+            "--out",
+            str(data),
+        ]
+    )
     rows = open_store(data).vocab_size
     plan = tmp_path / "plan"
     main(f"plan --budget 1e6 --vocab-size {rows} --limit 1 --block {block} --out {plan}".split())
     planned = json.loads((plan / "plan.json").read_text())["candidates"][0]
-    command = f"train --model {teacher_dir} --data {data} --steps 2 --sequence-length 32 --no-compile --shape"
-    main([*command.split(), str(plan / "SHAPE.toml"), "--init", "random", "--out", str(tmp_path / "run")])
+    command = (
+        f"train --model {teacher_dir} --data {data} --steps 2 --sequence-length 32 --no-compile"
+        " --shape"
+    )
+    main(
+        [
+            *command.split(),
+            str(plan / "SHAPE.toml"),
+            "--init",
+            "random",
+            "--out",
+            str(tmp_path / "run"),
+        ]
+    )
     trained = load_model(tmp_path / "run" / "model")
     assert sum(parameter.numel() for parameter in trained.parameters()) == planned["parameters"]
     with pytest.raises(SystemExit) as end:

@@ -87,7 +87,9 @@ def test_a_resumable_stage_finds_what_it_left(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         stage(tmp_path, "train", {}, killed, resumable=True)
     assert not list(tmp_path.glob("train-*[0-9a-f]"))
-    done = stage(tmp_path, "train", {}, lambda folder: (folder / "checkpoint").read_text(), resumable=True)
+    done = stage(
+        tmp_path, "train", {}, lambda folder: (folder / "checkpoint").read_text(), resumable=True
+    )
     assert manifest(done)["result"] == "half" and not list(tmp_path.glob("*.partial"))
 
 
@@ -96,4 +98,7 @@ def test_stages_remember_results_and_seconds(tmp_path):
     stages("count tokens", {}, lambda folder: {"tokens": 3}, kind="counts")
     assert stages.result("count tokens") == {"tokens": 3}
     assert stages.seconds()["count tokens"] >= 0
-    assert json.loads((stages.folders["count tokens"] / "manifest.json").read_text())["stage"] == "counts"
+    assert (
+        json.loads((stages.folders["count tokens"] / "manifest.json").read_text())["stage"]
+        == "counts"
+    )

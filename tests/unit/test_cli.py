@@ -16,8 +16,8 @@ def test_every_command_teaches_itself(name, capsys):
 
 
 CONTRACT = (
-    "run, tokenizer count, tokenizer compress, tokenizer coverage, plan, inherit, corpus pack, train, evaluate, "
-    "generate, export, study run, study report"
+    "run, tokenizer count, tokenizer compress, tokenizer coverage, plan, inherit, corpus pack,"
+    " train, evaluate, generate, export, study run, study report"
 ).split(", ")
 
 
@@ -26,14 +26,22 @@ def test_the_contract_is_there():
 
 
 def test_help_does_not_load_torch():
-    code = "import sys; from tinylm import cli\ntry: cli.main(['train', '--help'])\nexcept SystemExit: pass\n"
+    code = (
+        "import sys; from tinylm import cli\ntry: cli.main(['train', '--help'])\nexcept SystemExit:"
+        " pass\n"
+    )
     code += "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
 
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [(InputError("two\n lines"), 2), (WorkError("x"), 1), (KeyboardInterrupt(), 130), (OSError(28, "full", "f"), 2)],
+    [
+        (InputError("two\n lines"), 2),
+        (WorkError("x"), 1),
+        (KeyboardInterrupt(), 130),
+        (OSError(28, "full", "f"), 2),
+    ],
 )
 def test_errors_are_one_line_with_their_code(error, code, monkeypatch, capsys):
     def fail() -> None:
@@ -50,7 +58,10 @@ def test_errors_are_one_line_with_their_code(error, code, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("plan --budget many --vocab-size 100", "Error parsing --budget: could not convert string to float: 'many'"),
+        (
+            "plan --budget many --vocab-size 100",
+            "Error parsing --budget: could not convert string to float: 'many'",
+        ),
         ("plan --vocab-size 100", "--budget"),
         ("plan --budget 1e6 --vocab-size 100 --nope 3", "--nope"),
         ("study run ladder --scale huge", "'huge'"),
@@ -63,7 +74,12 @@ def test_a_wrong_option_is_one_line(words, message, terminal, capsys, monkeypatc
     with pytest.raises(SystemExit) as stop:
         cli.main(words.split())
     err = capsys.readouterr().err
-    assert stop.value.code == 2 and err.startswith("tinylm: ") and message in err and err.count("\n") == 1
+    assert (
+        stop.value.code == 2
+        and err.startswith("tinylm: ")
+        and message in err
+        and err.count("\n") == 1
+    )
     assert not set("\x1b│╭╰") & set(err)
 
 

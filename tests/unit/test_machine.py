@@ -9,7 +9,11 @@ def test_a_device_is_the_one_asked_for_or_the_processs_own(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert [str(choose_device(asked)) for asked in ("auto", "cpu", "cuda:0")] == ["cuda:1", "cpu", "cuda:0"]
+    assert [str(choose_device(asked)) for asked in ("auto", "cpu", "cuda:0")] == [
+        "cuda:1",
+        "cpu",
+        "cuda:0",
+    ]
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(InputError, match="process 2 of this machine has no GPU"):
         choose_device()

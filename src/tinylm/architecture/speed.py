@@ -1,8 +1,8 @@
 """Speed, measured: how fast a shape reads a prompt and writes tokens on this machine.
 
-Weights are random (their values do not change the time), generation is greedy with a key-value cache, and the clock
-starts after a warm-up. Shapes take turns within every round, so that a slow minute of the machine hits all of them.
-Results are cached by shape, protocol and machine.
+Weights are random (their values do not change the time), generation is greedy with a key-value
+cache, and the clock starts after a warm-up. Shapes take turns within every round, so that a slow
+minute of the machine hits all of them. Results are cached by shape, protocol and machine.
 """
 
 import time
@@ -48,7 +48,8 @@ class Timing:
 
     first_token_seconds: float  # the prompt and the first new token
     decode_seconds: float  # all further new tokens
-    peak_bytes: int | None  # memory that weights, cache and activations took; None where it cannot be read
+    # memory that weights, cache and activations took; None where it cannot be read
+    peak_bytes: int | None
 
 
 Runner = Callable[[Shape, Any, Protocol], Timing]  # (shape, config or None, protocol)
@@ -67,17 +68,23 @@ def measure(
     Args:
         configs: the family of each shape (None: Llama).
         again: time anew what was timed on this machine before.
-        run: times one generation; by default through `transformers`. ``backend`` names it in results and cache.
+        run: times one generation; by default through `transformers`. ``backend`` names it in
+            results and cache.
 
     Returns one dictionary a shape: ``prefill_tokens_per_second``, ``decode_tokens_per_second``,
-    ``first_token_seconds`` as {"median", "low", "high"} over the repeats, ``peak_bytes``, protocol and machine.
+    ``first_token_seconds`` as {"median", "low", "high"} over the repeats, ``peak_bytes``, protocol
+    and machine.
     """
     run = run or generate_once
     configs = configs or [None] * len(shapes)
-    files = [_cache_file(shape, config, protocol, backend) for shape, config in zip(shapes, configs)]
+    files = [
+        _cache_file(shape, config, protocol, backend) for shape, config in zip(shapes, configs)
+    ]
     pending = [index for index, file in enumerate(files) if again or not file.exists()]
     timings: dict[int, list[Timing]] = {index: [] for index in pending}
-    with progress_bar(f"speed, {backend}, batch {protocol.batch}", len(pending) * protocol.repeats, "runs") as bar:
+    with progress_bar(
+        f"speed, {backend}, batch {protocol.batch}", len(pending) * protocol.repeats, "runs"
+    ) as bar:
         for _ in range(protocol.repeats):
             for index in pending:
                 timings[index].append(run(shapes[index], configs[index], protocol))
@@ -91,16 +98,22 @@ def generate_once(shape: Shape, config: Any, protocol: Protocol) -> Timing:
     """Time one greedy generation by `transformers`, eager, on ``protocol.device``."""
     memory = PeakMemory(protocol.device)
     model = random_model(shape, config, protocol)
-    prompt = torch.randint(0, shape.vocab_size, (protocol.batch, protocol.prompt_tokens), device=protocol.device)
+    prompt = torch.randint(
+        0, shape.vocab_size, (protocol.batch, protocol.prompt_tokens), device=protocol.device
+    )
     _generate(model, prompt, 4, protocol.device)
     first, decode = _generate(model, prompt, protocol.new_tokens, protocol.device)
     return Timing(first, decode, memory.peak())
 
 
 @torch.inference_mode()
-def _generate(model: Any, prompt: torch.Tensor, new_tokens: int, device: str) -> tuple[float, float]:
+def _generate(
+    model: Any, prompt: torch.Tensor, new_tokens: int, device: str
+) -> tuple[float, float]:
     """Seconds until the first token and for the rest. ``prompt``: int64[batch, tokens]."""
-    synchronize = partial(torch.cuda.synchronize, device) if device.startswith("cuda") else lambda: None
+    synchronize = (
+        partial(torch.cuda.synchronize, device) if device.startswith("cuda") else lambda: None
+    )
     synchronize()
     start = time.perf_counter()
     out = model(prompt, use_cache=True, logits_to_keep=1)
@@ -119,7 +132,9 @@ def random_model(shape: Shape, config: Any, protocol: Protocol) -> Any:
 
     longest = protocol.prompt_tokens + protocol.new_tokens
     config = shape.to_config(config if config is not None else LlamaConfig())
-    config.max_position_embeddings = max(longest, getattr(config, "max_position_embeddings", 0) or 0)
+    config.max_position_embeddings = max(
+        longest, getattr(config, "max_position_embeddings", 0) or 0
+    )
     config.pad_token_id = None
     with torch.device(protocol.device):
         return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, protocol.dtype)).eval()
@@ -136,7 +151,14 @@ def llamacpp_version() -> str:
 
 
 def _cache_file(shape: Shape, config: Any, protocol: Protocol, backend: str) -> Path:
-    switches = ("model_type", "shortcut_size", "series_terms", "attention_bias", "mlp_bias", "use_qk_norm")
+    switches = (
+        "model_type",
+        "shortcut_size",
+        "series_terms",
+        "attention_bias",
+        "mlp_bias",
+        "use_qk_norm",
+    )
     family = {} if config is None else {name: getattr(config, name, None) for name in switches}
     runtime = {"llama.cpp": llamacpp_version()} if backend == "llama.cpp" else {}
     key = {"shape": shape.to_dict(), **family, **asdict(protocol), "backend": backend, **runtime}
@@ -148,14 +170,20 @@ def _summary(timings: Sequence[Timing], protocol: Protocol, backend: str) -> dic
     def spread(values: Sequence[float]) -> dict[str, float]:
         return {"median": median(values), "low": min(values), "high": max(values)}
 
-    prompt, decoded = protocol.batch * protocol.prompt_tokens, protocol.batch * (protocol.new_tokens - 1)
+    prompt, decoded = (
+        protocol.batch * protocol.prompt_tokens,
+        protocol.batch * (protocol.new_tokens - 1),
+    )
     peaks = [timing.peak_bytes for timing in timings if timing.peak_bytes is not None]
     return {
         "backend": backend,
         **asdict(protocol),
         "machine": machine(protocol.device),
-        "prefill_tokens_per_second": spread([prompt / timing.first_token_seconds for timing in timings]),
+        "prefill_tokens_per_second": spread(
+            [prompt / timing.first_token_seconds for timing in timings]
+        ),
         "decode_tokens_per_second": spread([decoded / timing.decode_seconds for timing in timings]),
         "first_token_seconds": spread([timing.first_token_seconds for timing in timings]),
-        "peak_bytes": int(median(peaks)) if peaks else None,  # the first run also holds newly imported modules
+        # the first run also holds newly imported modules
+        "peak_bytes": int(median(peaks)) if peaks else None,
     }

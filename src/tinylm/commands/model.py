@@ -31,14 +31,16 @@ def plan(
     mfu: float = 0.4,
     out: Path | None = None,
 ) -> None:
-    """Which shapes fit a parameter budget, best first, and why; measured on this machine if you ask.
+    """Which shapes fit a parameter budget, best first, and why; measured on this machine if you
+    ask.
 
     Args:
         budget: all parameters of the model, e.g. 1e9 or 40e6; candidates lie within 1 % of it.
         vocab_size: rows of the embedding, e.g. 48000.
         teacher: directory, .gguf file, hub id or smollm2-135m: only shapes that can be cut from it.
         depths: numbers of layers to compare, e.g. 15,20,25,30: the best shape of each.
-        block: pangu-pi counts the series activation and the augmented shortcuts in; `inherit` then grafts them.
+        block: pangu-pi counts the series activation and the augmented shortcuts in; `inherit` then
+            grafts them.
         limit: at most so many candidates.
         measure: time every candidate (random weights): prefill, decode, first token, peak memory.
         batches: batch sizes to time, e.g. 1,20.
@@ -46,13 +48,18 @@ def plan(
         repeats: timings of each; the table has the median and the range.
         device: cpu, cuda, or auto (a GPU where there is one).
         finalists: also time so many of the best through llama.cpp in Q8_0.
-        again: time anew what was timed on this machine before (timings are kept in the cache folder).
-        train_tokens: train every candidate on so many tokens and report bits per byte (needs --data).
-        data: folder with the token stores train/ and valid/, packed with a tokenizer of vocab-size tokens.
-        bill_tokens: also tell what training the best shape on so many tokens costs (FLOPs, device-hours).
+        again: time anew what was timed on this machine before (timings are kept in the cache
+            folder).
+        train_tokens: train every candidate on so many tokens and report bits per byte (needs
+            --data).
+        data: folder with the token stores train/ and valid/, packed with a tokenizer of vocab-size
+            tokens.
+        bill_tokens: also tell what training the best shape on so many tokens costs (FLOPs,
+            device-hours).
         peak_flops: of one device for that bill, per second; the default is an H100 in bf16.
         mfu: share of the peak that training is assumed to reach.
-        out: folder for plan.json (all numbers), SHAPE.toml (the best shape, for `inherit` and `train`), pareto.svg.
+        out: folder for plan.json (all numbers), SHAPE.toml (the best shape, for `inherit` and
+            `train`), pareto.svg.
     """
     from tinylm.architecture import plan as planning
     from tinylm.errors import InputError
@@ -66,15 +73,31 @@ def plan(
     if bill_tokens:
         planning.print_bill(candidates[0], bill_tokens, peak_flops, mfu)
     measured: list[dict[str, Any]] = []
-    request = {"budget": budget, "vocab_size": vocab_size, "teacher": teacher, "depths": layers, "block": block}
+    request = {
+        "budget": budget,
+        "vocab_size": vocab_size,
+        "teacher": teacher,
+        "depths": layers,
+        "block": block,
+    }
     if out is not None and not (out / "plan.json").exists():
-        planning.write_plan(candidates, out, request)  # again below: measuring takes long and can be stopped
+        # again below: measuring takes long and can be stopped
+        planning.write_plan(candidates, out, request)
     if measure or train_tokens:
         from tinylm.pipeline import measured_plan
 
         sizes = planning.parse_numbers("batches", batches) or [] if measure else []
         measured = measured_plan.measure(
-            candidates, sizes, new_tokens, repeats, device, finalists, int(train_tokens), data, teacher, again
+            candidates,
+            sizes,
+            new_tokens,
+            repeats,
+            device,
+            finalists,
+            int(train_tokens),
+            data,
+            teacher,
+            again,
         )
         measured_plan.print_measurements(candidates, measured)
     if out is not None:
@@ -101,20 +124,28 @@ def inherit(
 ) -> None:
     """Cut a student of an exact shape out of a teacher, repair it, and prove that it reloads.
 
-    Give the teacher the vocabulary of the student first (`tokenizer compress`). The result is an ordinary model.
+    Give the teacher the vocabulary of the student first (`tokenizer compress`). The result is an
+    ordinary model.
 
     Args:
         teacher: directory, .gguf file, hub id or smollm2-135m.
-        shape: SHAPE.toml or a plan.json (its first candidate); no axis larger than the teacher's, head_dim the same.
-        out: folder of the student (must not exist yet); OUT/scores holds the scores and the indices kept.
-        criterion: which units inside a layer stay: taylor by gradients, l1 and l2 by weights, learned by masks.
-        layers: which layers stay: greedy skips one at a time and measures again after each; skip-loss measures once.
-        calibration: text the teacher is scored and the student repaired on: .txt, .jsonl[.gz|.zst], .parquet.
+        shape: SHAPE.toml or a plan.json (its first candidate); no axis larger than the teacher's,
+            head_dim the same.
+        out: folder of the student (must not exist yet); OUT/scores holds the scores and the indices
+            kept.
+        criterion: which units inside a layer stay: taylor by gradients, l1 and l2 by weights,
+            learned by masks.
+        layers: which layers stay: greedy skips one at a time and measures again after each;
+            skip-loss measures once.
+        calibration: text the teacher is scored and the student repaired on: .txt, .jsonl[.gz|.zst],
+            .parquet.
         chunks: calibration chunks; text is packed, nothing is padded.
         length: tokens a chunk.
-        repair: after the cut: norms rescales gains after a hidden cut, refit(-all) solves 2 (7) matrices a layer.
+        repair: after the cut: norms rescales gains after a hidden cut, refit(-all) solves 2 (7)
+            matrices a layer.
         scores: scores of an earlier run (its OUT/scores): a second shape then takes seconds.
-        kept_ids: id_map.npy naming the teacher's ids that stay, when the target's vocabulary is smaller.
+        kept_ids: id_map.npy naming the teacher's ids that stay, when the target's vocabulary is
+            smaller.
         dtype: of the teacher at work and of the student.
         seed: of criterion random.
     """
@@ -138,7 +169,10 @@ def inherit(
         seed=seed,
     )
     spent = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.seconds.items())
-    print(f"{result.model.num_parameters():,} parameters in {out}; layers {result.kept.layers}; {spent}")
+    print(
+        f"{result.model.num_parameters():,} parameters in {out}; layers {result.kept.layers};"
+        f" {spent}"
+    )
 
 
 def corpus_pack(tokenizer: str, corpus: list[str], out: Path, separator: str | None = None) -> None:
@@ -148,7 +182,8 @@ def corpus_pack(tokenizer: str, corpus: list[str], out: Path, separator: str | N
         tokenizer: directory, .gguf file, hub id or smollm2-135m.
         corpus: files or folders of .txt, .jsonl[.gz|.zst], .parquet; or hub:NAME[@CONFIG][:SPLIT].
         out: folder of the store (must not exist yet).
-        separator: token that ends every document; by default <|endoftext|>, else the tokenizer's end-of-text token.
+        separator: token that ends every document; by default <|endoftext|>, else the tokenizer's
+            end-of-text token.
     """
     from tinylm.corpus.pack import pack
     from tinylm.corpus.read import documents
@@ -156,7 +191,10 @@ def corpus_pack(tokenizer: str, corpus: list[str], out: Path, separator: str | N
 
     store = pack(documents(corpus), load_tokenizer(tokenizer), out, separator=separator)
     per_token = store.text_bytes / store.num_tokens
-    print(f"{store.num_tokens:,} tokens of {store.num_documents:,} documents, {per_token:.2f} bytes a token, in {out}")
+    print(
+        f"{store.num_tokens:,} tokens of {store.num_documents:,} documents, {per_token:.2f} bytes a"
+        f" token, in {out}"
+    )
 
 
 def train(
@@ -174,11 +212,15 @@ def train(
     Many devices: `torchrun --nproc-per-node N -m tinylm train ...`.
 
     Args:
-        model: directory, .gguf file, hub id or smollm2-135m: shape, tokenizer and (see init) weights.
+        model: directory, .gguf file, hub id or smollm2-135m: shape, tokenizer and (see init)
+            weights.
         data: token store made by `tinylm corpus pack` with the model's own tokenizer.
-        out: gets model/ (a plain Hugging Face directory), metrics.jsonl, rounds/, checkpoints/, result.json.
-        init: weights to begin with: model (those of --model), random, or a directory of the same shape.
-        shape: with --init random: SHAPE.toml or plan.json of the model to make, in --model's family and vocabulary.
+        out: gets model/ (a plain Hugging Face directory), metrics.jsonl, rounds/, checkpoints/,
+            result.json.
+        init: weights to begin with: model (those of --model), random, or a directory of the same
+            shape.
+        shape: with --init random: SHAPE.toml or plan.json of the model to make, in --model's family
+            and vocabulary.
         valid: token store of held-out text; its loss and bits per byte are measured.
         teacher: model with the same vocabulary, for --distillation live.
     """
@@ -189,7 +231,8 @@ def train(
     from tinylm.terminal import print_table
     from tinylm.train.loop import train as run_training
 
-    first = os.environ.get("RANK", "0") == "0"  # of the processes of torchrun, which share one folder
+    # of the processes of torchrun, which share one folder
+    first = os.environ.get("RANK", "0") == "0"
     with alone_in(out) if first else contextlib.nullcontext():
         result = run_training(
             initial_model(model, init, config.seed, shape),
@@ -200,4 +243,6 @@ def train(
             valid_store=open_store(valid) if valid else None,
             tokenizer=load_tokenizer(model),
         )
-    print_table(f"trained: {out / 'model'}", ["", ""], [(key, value) for key, value in result.items()])
+    print_table(
+        f"trained: {out / 'model'}", ["", ""], [(key, value) for key, value in result.items()]
+    )

@@ -12,7 +12,8 @@ def tokenizer_count(
     workers: int | None = None,
     resume: bool = True,
 ) -> None:
-    """Count how often each token of a tokenizer comes out over a corpus: the input of `tokenizer compress`.
+    """Count how often each token of a tokenizer comes out over a corpus: the input of `tokenizer
+    compress`.
 
     Streams in constant memory. Stopped? The same command again tokenizes only what is new.
 
@@ -20,18 +21,21 @@ def tokenizer_count(
         tokenizer: directory, .gguf file, hub id or smollm2-135m.
         corpus: files or folders of .txt, .jsonl[.gz|.zst], .parquet; or hub:NAME[@CONFIG][:SPLIT].
         out: the counts, a .npz file.
-        engine: local: the fastest exact engine here; tokenizers: the reference; ray: spread over a Ray cluster.
+        engine: local: the fastest exact engine here; tokenizers: the reference; ray: spread over a
+            Ray cluster.
         workers: processes at work at once with ray; default one per CPU of the cluster.
         resume: keep the counts of finished shards beside `out` until the end.
     """
     from tinylm.models.teacher import resolve
     from tinylm.tokenizer.count import count_files
 
-    counts = count_files(resolve(tokenizer), corpus, out, engine=engine, workers=workers, resume=resume)
+    counts = count_files(
+        resolve(tokenizer), corpus, out, engine=engine, workers=workers, resume=resume
+    )
     print(
-        f"{counts.tokens:,} tokens, {counts.bytes:,} bytes, {counts.documents:,} documents: "
-        f"{counts.tokens_per_byte:.4f} tokens per byte, {int((counts.counts > 0).sum()):,} of {len(counts.counts):,} "
-        f"tokens used, engine {counts.engine}, in {out}"
+        f"{counts.tokens:,} tokens, {counts.bytes:,} bytes, {counts.documents:,} documents:"
+        f" {counts.tokens_per_byte:.4f} tokens per byte, {int((counts.counts > 0).sum()):,} of"
+        f" {len(counts.counts):,} tokens used, engine {counts.engine}, in {out}"
     )
 
 
@@ -46,19 +50,23 @@ def tokenizer_compress(
     check_text: list[str] | None = None,
     held_out: list[str] | None = None,
 ) -> None:
-    """Cut a tokenizer, and the model's embedding and head with it, to the tokens a corpus uses; certified.
+    """Cut a tokenizer, and the model's embedding and head with it, to the tokens a corpus uses;
+    certified.
 
-    OUT gets the tokenizer, the model (if MODEL has weights), certificate.json, id_map.npy (new id -> old id) and
-    expansion.npz (remaps tokens already on disk). If a line of the certificate fails, nothing is written, exit code 1.
+    OUT gets the tokenizer, the model (if MODEL has weights), certificate.json, id_map.npy (new id
+    -> old id) and expansion.npz (remaps tokens already on disk). If a line of the certificate
+    fails, nothing is written, exit code 1.
 
     Args:
         model: directory (a tokenizer alone is enough), .gguf file, hub id or smollm2-135m.
         counts: made by `tinylm tokenizer count` with the same tokenizer.
-        vocab_size: tokens to keep, special ones included; give exactly one of this, coverage and max-growth.
+        vocab_size: tokens to keep, special ones included; give exactly one of this, coverage and
+            max-growth.
         coverage: the smallest vocabulary that covers this share of the corpus' tokens, e.g. 0.98.
         max_growth: the smallest vocabulary that makes text at most so many times longer, e.g. 1.02.
         multiple_of: the vocabulary is rounded up to a multiple of this; 1 turns it off.
-        check_text: corpora whose distinct words are checked one by one; default: those that were counted.
+        check_text: corpora whose distinct words are checked one by one; default: those that were
+            counted.
         held_out: corpora on which tokens per byte before and after are measured, per file.
     """
     from tinylm.corpus.read import documents
@@ -90,7 +98,8 @@ def tokenizer_coverage(
     tied: bool = True,
     out: Path | None = None,
 ) -> None:
-    """What a vocabulary of K tokens covers and costs; with several corpora: chosen on A, measured on B.
+    """What a vocabulary of K tokens covers and costs; with several corpora: chosen on A, measured
+    on B.
 
     Args:
         counts: one .npz per corpus, made by `tinylm tokenizer count` with the same tokenizer.
@@ -112,7 +121,10 @@ def tokenizer_coverage(
     result = coverage.study(
         resolve(tokenizer or loaded[0].tokenizer),
         loaded,
-        [path.stem if stems.count(path.stem) == 1 else str(path.with_suffix("")) for path in counts],
+        [
+            path.stem if stems.count(path.stem) == 1 else str(path.with_suffix(""))
+            for path in counts
+        ],
         vocab_size,
         hidden_size=hidden_size,
         parameters=int(parameters) if parameters else None,
@@ -136,5 +148,6 @@ def tokenizer_remap(data: Path, compact: Path, out: Path) -> None:
 
     store = remap_store(data, compact, out)
     print(
-        f"{store.num_tokens:,} tokens of {store.num_documents:,} documents, vocabulary {store.vocab_size:,}, in {out}"
+        f"{store.num_tokens:,} tokens of {store.num_documents:,} documents, vocabulary"
+        f" {store.vocab_size:,}, in {out}"
     )

@@ -19,24 +19,32 @@ def evaluate(
     dtype: str = "bfloat16",
     device: str = "auto",
 ) -> None:
-    """Bits per byte of held-out text and benchmark scores, with errors, for any number of models side by side.
+    """Bits per byte of held-out text and benchmark scores, with errors, for any number of models
+    side by side.
 
-    Bits per byte compares models whatever their tokenizers. Tasks: ceval cmmlu mmlu agieval boolq ax-b piqa eprstmt
-    xsum c3 (the paper's ten), hellaswag arc-easy lambada blimp wikitext; `paper` and `all` name the lists. They run
-    through lm-eval. Beside OUT come .md, .html, a record of every item, and all answers: a stopped run goes on.
+    Bits per byte compares models whatever their tokenizers. Tasks: ceval cmmlu mmlu agieval boolq
+    ax-b piqa eprstmt xsum c3 (the paper's ten), hellaswag arc-easy lambada blimp wikitext; `paper`
+    and `all` name the lists. They run through lm-eval. Beside OUT come .md, .html, a record of
+    every item, and all answers: a stopped run goes on.
 
     Args:
-        model: directories, .gguf files, hub ids or smollm2-135m; the first is what the others are compared with.
+        model: directories, .gguf files, hub ids or smollm2-135m; the first is what the others are
+            compared with.
         text: held-out files or folders (.txt, .jsonl[.gz|.zst], .parquet) for bits per byte.
         tasks: benchmarks to run.
-        task_data: folder of the benchmark files (layout: docs/evaluation.md); without it they come from the hub.
+        task_data: folder of the benchmark files (layout: docs/evaluation.md); without it they come
+            from the hub.
         out: where the results go.
-        limit: items of each task, spread over its subjects; all by default. Small limits have large errors.
+        limit: items of each task, spread over its subjects; all by default. Small limits have large
+            errors.
         documents: documents scored of each --text file, from its start; all by default.
-        counts: counts.npz of the first model's tokenizer: --text also by how frequent its tokens are.
-        num_fewshot: solved examples before each item; by default 5 for MMLU, C-Eval and CMMLU, 0 for the rest.
+        counts: counts.npz of the first model's tokenizer: --text also by how frequent its tokens
+            are.
+        num_fewshot: solved examples before each item; by default 5 for MMLU, C-Eval and CMMLU, 0
+            for the rest.
         batch_size: tokens per forward pass, or auto.
-        context: tokens a model sees at once; by default 512 for --text, and all the model has for tasks.
+        context: tokens a model sees at once; by default 512 for --text, and all the model has for
+            tasks.
         dtype: bfloat16, float16 or float32.
         device: cpu, cuda, or auto (a GPU where there is one).
     """
@@ -78,7 +86,8 @@ def generate(
     Args:
         model: directory, .gguf file, hub id or smollm2-135m.
         prompt: the text to continue; - reads it from stdin.
-        max_new_tokens: stop after so many tokens (or at the end of the text, or of the model's context).
+        max_new_tokens: stop after so many tokens (or at the end of the text, or of the model's
+            context).
         temperature: 0 always takes the likeliest token; 1 draws from the model's own distribution.
         top_k: draw only among the k likeliest tokens; 0 among all.
         top_p: draw only among the likeliest tokens that hold this share of the probability.
@@ -93,7 +102,9 @@ def generate(
     speed = generation.Speed()
     text = sys.stdin.read() if prompt == "-" else prompt
     loaded = load_model(model).to(choose_device(device))
-    for piece in generation.generate(loaded, load_tokenizer(model), text, max_new_tokens, sampling, speed):
+    for piece in generation.generate(
+        loaded, load_tokenizer(model), text, max_new_tokens, sampling, speed
+    ):
         print(piece, end="", flush=True)
     print()
     print(speed, file=sys.stderr)
@@ -114,7 +125,8 @@ def chat(
     Args:
         model: directory, .gguf file, hub id or smollm2-135m.
         system: an instruction that stands before the conversation.
-        max_new_tokens: longest answer; the oldest exchanges are dropped when the model's context is full.
+        max_new_tokens: longest answer; the oldest exchanges are dropped when the model's context is
+            full.
         temperature: 0 always takes the likeliest token; 1 draws from the model's own distribution.
         top_k: draw only among the k likeliest tokens; 0 among all.
         top_p: draw only among the likeliest tokens that hold this share of the probability.
@@ -127,7 +139,11 @@ def chat(
 
     sampling = generation.Sampling(temperature, top_k, top_p, seed)
     generation.chat(
-        load_model(model).to(choose_device(device)), load_tokenizer(model), system, max_new_tokens, sampling
+        load_model(model).to(choose_device(device)),
+        load_tokenizer(model),
+        system,
+        max_new_tokens,
+        sampling,
     )
 
 
@@ -144,24 +160,41 @@ def export(
     overwrite: bool = False,
     threads: int = 1,
 ) -> None:
-    """Write a model for phones and laptops (GGUF for llama.cpp), and prove that it is the same model.
+    """Write a model for phones and laptops (GGUF for llama.cpp), and prove that it is the same
+    model.
 
     Args:
         model: directory, .gguf file, hub id or smollm2-135m.
-        out: the file to write, e.g. student-Q8_0.gguf; a report lands beside it as student-Q8_0.gguf.json.
-        format: gguf (for llama.cpp), onnx (a folder for onnxruntime-genai), or card: the model card, README.md of the
-            model's folder.
-        facts: JSON files a card is made from: results.json of a run, reports of exports, the device table.
-        quantize: F32, F16 (default), BF16, Q8_0, Q6_K, Q5_K_M, Q5_K_S, Q5_1, Q5_0, Q4_K_M, Q4_K_S, Q4_1 or Q4_0;
-            of onnx F32 (default) or INT4.
-        check: run the file in llama.cpp and compare tokens, distributions, greedy text and bits per byte with
-            transformers; nothing is written when they differ.
+        out: the file to write, e.g. student-Q8_0.gguf; a report lands beside it as
+            student-Q8_0.gguf.json.
+        format: gguf (for llama.cpp), onnx (a folder for onnxruntime-genai), or card: the model
+            card, README.md of the model's folder.
+        facts: JSON files a card is made from: results.json of a run, reports of exports, the device
+            table.
+        quantize: F32, F16 (default), BF16, Q8_0, Q6_K, Q5_K_M, Q5_K_S, Q5_1, Q5_0, Q4_K_M, Q4_K_S,
+            Q4_1 or Q4_0; of onnx F32 (default) or INT4.
+        check: run the file in llama.cpp and compare tokens, distributions, greedy text and bits per
+            byte with transformers; nothing is written when they differ.
         verify: instead of writing, check this GGUF file against --model.
-        text: corpus files to measure bits per byte on, besides the built-in text (the first few thousand tokens).
-        pre_tokenizer: llama.cpp's name of the rules that split text, when they cannot be recognised.
+        text: corpus files to measure bits per byte on, besides the built-in text (the first few
+            thousand tokens).
+        pre_tokenizer: llama.cpp's name of the rules that split text, when they cannot be
+            recognised.
         overwrite: replace --out when it exists.
         threads: threads of llama.cpp during the check.
     """
     from tinylm.export import command
 
-    command.run(model, out, format, quantize, check, verify, text or [], pre_tokenizer, overwrite, threads, facts or [])
+    command.run(
+        model,
+        out,
+        format,
+        quantize,
+        check,
+        verify,
+        text or [],
+        pre_tokenizer,
+        overwrite,
+        threads,
+        facts or [],
+    )

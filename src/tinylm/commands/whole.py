@@ -16,11 +16,13 @@ def run(
 ) -> None:
     """The whole pipeline: teacher + corpus -> tiny model, report, results. Run again to resume.
 
-    Stages: teacher, corpus, compact tokenizer, architecture, inheritance, multiple-round training, a control from
-    random weights, scoring on held-out text, report. Each is kept in OUT/work: a second run does only what is missing.
+    Stages: teacher, corpus, compact tokenizer, architecture, inheritance, multiple-round training,
+    a control from random weights, scoring on held-out text, report. Each is kept in OUT/work: a
+    second run does only what is missing.
 
     Args:
-        recipe: a .toml file or the name of a packaged recipe; by default the demo (about 12 minutes on 2 cores).
+        recipe: a .toml file or the name of a packaged recipe; by default the demo (about 12 minutes
+            on 2 cores).
         out: folder of everything; default runs/NAME, NAME from the recipe.
         threads: CPU threads; 0: as many as there are cores.
         dry_run: print the student, its memory and the whole cost of training it, and stop.
@@ -57,20 +59,24 @@ def study_run(
     max_hours: float = 0,
     dry_run: bool = False,
 ) -> None:
-    """Run a study: recipe variations over several seeds, with statistics and a report. Run again to go on.
+    """Run a study: recipe variations over several seeds, with statistics and a report. Run again to
+    go on.
 
-    Finished runs are never done again, failed ones are tried again, stages that runs share are computed once.
-    Packaged studies: ladder, vocabulary, depth, expansion, block, cut, initialisation, inheritance, learned-masks,
-    layers, batch-size, learning-rate, sampling-rate, rounds, strategies, distillation.
+    Finished runs are never done again, failed ones are tried again, stages that runs share are
+    computed once. Packaged studies: ladder, vocabulary, depth, expansion, block, cut,
+    initialisation, inheritance, learned-masks, layers, batch-size, learning-rate, sampling-rate,
+    rounds, strategies, distillation.
 
     Args:
         study: a .toml file, or the name of a packaged study.
-        scale: cpu (minutes a run on two cores), gpu (minutes a run on one GPU) or full (the paper's 1B).
+        scale: cpu (minutes a run on two cores), gpu (minutes a run on one GPU) or full (the paper's
+            1B).
         out: folder of everything; default runs/studies/STUDY-SCALE.
         set: recipe keys for all runs, e.g. --set train.steps=100 'corpus.paths=["my/texts"]'.
         seeds: instead of the study's own, usually 0 1 2; fewer cost less and say less.
         noise_seeds: of the noise floor, instead of the study's own, usually 1000 1001 1002.
-        engine: processes of this machine, or a Ray cluster (RAY_ADDRESS; needs the extra tinylm[cluster]).
+        engine: processes of this machine, or a Ray cluster (RAY_ADDRESS; needs the extra
+            tinylm[cluster]).
         workers: runs at a time; each gets an equal share of the cores.
         max_hours: start no run that would end later than this; 0: no limit.
         dry_run: check the study, print what it would cost, and stop.

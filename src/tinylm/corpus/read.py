@@ -1,4 +1,5 @@
-"""Documents from txt, jsonl (plain, .gz, .zst), parquet, a hub dataset or the embedded corpus, in constant memory.
+"""Documents from txt, jsonl (plain, .gz, .zst), parquet, a hub dataset or the embedded corpus, in
+constant memory.
 
 A document is one text: a whole .txt file, one line of a jsonl file, one row of a parquet file.
 """
@@ -21,7 +22,8 @@ SUFFIXES = (".txt", ".md", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 
 
 def expand(paths: Sequence[str | Path]) -> list[Path]:
-    """The corpus files named by ``paths``: files as they are, folders searched for known suffixes, sorted."""
+    """The corpus files named by ``paths``: files as they are, folders searched for known suffixes,
+    sorted."""
     files: list[Path] = []
     for name in paths:
         path = Path(name)
@@ -32,19 +34,24 @@ def expand(paths: Sequence[str | Path]) -> list[Path]:
             files += found
         elif path.is_file():
             if not path.name.endswith(SUFFIXES):
-                raise InputError(f"corpus file {path} has an unknown ending: use one of {', '.join(SUFFIXES)}")
+                raise InputError(
+                    f"corpus file {path} has an unknown ending: use one of {', '.join(SUFFIXES)}"
+                )
             files.append(path)
         else:
-            raise InputError(f"corpus {path} does not exist: give a file or folder of {', '.join(SUFFIXES)}")
+            raise InputError(
+                f"corpus {path} does not exist: give a file or folder of {', '.join(SUFFIXES)}"
+            )
     return files
 
 
 def documents(paths: Sequence[str | Path], text_key: str = "text") -> Iterator[Document]:
     """All non-empty documents of ``paths`` in the order given.
 
-    Besides files and folders: ``hub:NAME[@CONFIG][:SPLIT]`` streams a hub dataset, ``embedded`` is the demo's corpus.
-    ``text_key`` names the text in a record of a jsonl, parquet or hub corpus; "text" means "content" too.
-    Raises InputError for a path that is missing, of an unknown kind, or damaged.
+    Besides files and folders: ``hub:NAME[@CONFIG][:SPLIT]`` streams a hub dataset, ``embedded`` is
+    the demo's corpus. ``text_key`` names the text in a record of a jsonl, parquet or hub corpus;
+    "text" means "content" too. Raises InputError for a path that is missing, of an unknown kind, or
+    damaged.
     """
     if not paths:
         raise InputError("no corpus given")
@@ -78,8 +85,8 @@ def _find_key(names: Iterable[str], text_key: str, where: str) -> str:
     if not found:
         wanted = " or ".join(map(repr, keys))
         raise InputError(
-            f"{where} has no {wanted}; it has {', '.join(names[:12])}: name the text (corpus.text_key in a recipe) or "
-            "rename it"
+            f"{where} has no {wanted}; it has {', '.join(names[:12])}: name the text"
+            " (corpus.text_key in a recipe) or rename it"
         )
     return found[0]
 
@@ -96,7 +103,9 @@ def _read_file(path: Path, text_key: str) -> Iterator[Document]:
             if text.strip():
                 yield Document(_clean(text), path.name)
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text at byte {error.start}: convert it first") from error
+        raise InputError(
+            f"{path} is not UTF-8 text at byte {error.start}: convert it first"
+        ) from error
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"cannot read {path}: {error}") from error
 
@@ -116,16 +125,23 @@ def _jsonl_texts(path: Path, text_key: str) -> Iterator[str]:
             continue
         try:
             record = json.loads(line)
-        except (ValueError, RecursionError) as error:  # also numbers of thousands of digits, nesting without end
-            raise InputError(f"{path} line {number} is not JSON ({getattr(error, 'msg', error)})") from error
+        # also numbers of thousands of digits, nesting without end
+        except (ValueError, RecursionError) as error:
+            raise InputError(
+                f"{path} line {number} is not JSON ({getattr(error, 'msg', error)})"
+            ) from error
         if not isinstance(record, dict):
-            raise InputError(f"{path} line {number} is {type(record).__name__}, an object with a text is needed")
+            raise InputError(
+                f"{path} line {number} is {type(record).__name__}, an object with a text is needed"
+            )
         key = _find_key(record, text_key, f"{path} line {number}")
         text = record[key]
         if text is None:
             continue
         if not isinstance(text, str):
-            raise InputError(f"{path} line {number}: {key!r} is {type(text).__name__}, text is needed")
+            raise InputError(
+                f"{path} line {number}: {key!r} is {type(text).__name__}, text is needed"
+            )
         yield text
 
 
@@ -141,10 +157,12 @@ def _open_lines(path: Path) -> Iterator[str]:
 
 
 def _zst_lines(path: Path) -> Iterator[str]:
-    """Lines of a .zst file of one or more frames. (The library's stream reader is silent about a truncated frame.)"""
+    """Lines of a .zst file of one or more frames. (The library's stream reader is silent about a
+    truncated frame.)"""
     import zstandard
 
-    rest, decompressor = b"", zstandard.ZstdDecompressor(max_window_size=2**31)  # written with --long=31
+    # written with --long=31
+    rest, decompressor = b"", zstandard.ZstdDecompressor(max_window_size=2**31)
     with open(path, "rb") as file:
         frame = decompressor.decompressobj()
         block, started = b"", False
@@ -175,7 +193,9 @@ def _parquet_texts(path: Path, text_key: str) -> Iterator[str]:
             for text in batch.column(0).to_pylist():
                 if text is not None and not isinstance(text, str):
                     kind = file.schema_arrow.field(key).type
-                    raise InputError(f"{path}: column {key!r} is {kind}, text is needed: name another column")
+                    raise InputError(
+                        f"{path}: column {key!r} is {kind}, text is needed: name another column"
+                    )
                 if text is not None:
                     yield text
     except pyarrow.ArrowException as error:
@@ -188,10 +208,13 @@ def _read_hub(name: str, text_key: str) -> Iterator[Document]:
     _, place, *split = name.split(":")
     dataset, _, config = place.partition("@")
     try:
-        rows = load_dataset(dataset, config or None, split=split[0] if split else "train", streaming=True)
+        rows = load_dataset(
+            dataset, config or None, split=split[0] if split else "train", streaming=True
+        )
         for row in rows:
             text = row[_find_key(row, text_key, f"hub dataset {place}")]
             if isinstance(text, str) and text.strip():
                 yield Document(_clean(text), dataset)
-    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a data set with code of its own, never run
+    # RuntimeError: a data set with code of its own, never run
+    except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"cannot stream hub dataset {dataset!r}: {error}") from error

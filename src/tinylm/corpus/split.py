@@ -1,7 +1,8 @@
 """Train / valid split by the hash of a document's own text.
 
-The same text always falls on the same side, whatever file it is in or however often it is there, so a duplicate can
-never stand on both sides, and adding documents moves none of the old ones. Exact duplicates are kept once.
+The same text always falls on the same side, whatever file it is in or however often it is there, so
+a duplicate can never stand on both sides, and adding documents moves none of the old ones. Exact
+duplicates are kept once.
 """
 
 import hashlib
@@ -20,21 +21,30 @@ MANY_SOURCES = 16
 
 
 def is_valid(text: str, valid_fraction: float, seed: int = 0) -> bool:
-    """True when the document belongs to the held-out part. White space at the ends does not count."""
+    """True when the document belongs to the held-out part. White space at the ends does not
+    count."""
     return int.from_bytes(_digest(text, seed), "little") < valid_fraction * 2**64
 
 
-def write_split(documents: Iterable[Document], folder: Path, valid_fraction: float, seed: int = 0) -> dict:
+def write_split(
+    documents: Iterable[Document], folder: Path, valid_fraction: float, seed: int = 0
+) -> dict:
     """Write train.jsonl.zst and valid.jsonl.zst ({"text", "source"} a line) into ``folder``.
 
     Returns:
-        {"documents", "duplicates", "train": {"documents", "bytes"}, "valid": {...}, "sources": {source: bytes}}.
+        {"documents", "duplicates", "train": {"documents", "bytes"}, "valid": {...}, "sources":
+        {source: bytes}}.
 
     Raises:
         InputError: no document at all, or none on one of the sides.
     """
     seen: set[bytes] = set()
-    facts: dict = {"documents": 0, "duplicates": 0, "sources": {}, **{p: {"documents": 0, "bytes": 0} for p in PARTS}}
+    facts: dict = {
+        "documents": 0,
+        "duplicates": 0,
+        "sources": {},
+        **{p: {"documents": 0, "bytes": 0} for p in PARTS},
+    }
     writers = {part: _writer(folder / f"{part}.jsonl.zst") for part in PARTS}
     try:
         for document in documents:
@@ -45,7 +55,9 @@ def write_split(documents: Iterable[Document], folder: Path, valid_fraction: flo
                 continue
             seen.add(digest)
             part = "valid" if is_valid(document.text, valid_fraction, seed) else "train"
-            line = json.dumps({"text": document.text, "source": document.source}, ensure_ascii=False)
+            line = json.dumps(
+                {"text": document.text, "source": document.source}, ensure_ascii=False
+            )
             writers[part].write(line.encode("utf-8", "surrogatepass") + b"\n")
             size = len(document.text.encode("utf-8", "surrogatepass"))
             facts[part]["documents"] += 1
@@ -59,25 +71,30 @@ def write_split(documents: Iterable[Document], folder: Path, valid_fraction: flo
     for part in PARTS:
         if facts[part]["documents"] == 0:
             raise InputError(
-                f"the corpus has {len(seen)} different document(s), none of which falls into the {part} part at "
-                f"valid_fraction {valid_fraction}: give more documents (one a line in a .jsonl file)"
+                f"the corpus has {len(seen)} different document(s), none of which falls into the"
+                f" {part} part at valid_fraction {valid_fraction}: give more documents (one a line"
+                " in a .jsonl file)"
             )
     return facts
 
 
 def read_part(folder: Path, part: str) -> Iterator[Document]:
     """The documents of one part, in the order they were read."""
-    with open(folder / f"{part}.jsonl.zst", "rb") as raw, zstandard.ZstdDecompressor().stream_reader(raw) as stream:
+    with (
+        open(folder / f"{part}.jsonl.zst", "rb") as raw,
+        zstandard.ZstdDecompressor().stream_reader(raw) as stream,
+    ):
         for line in io.TextIOWrapper(stream, encoding="utf-8", errors="surrogatepass"):
             values = json.loads(line)
             yield Document(values["text"], values["source"])
 
 
 def spread(documents: Iterable[Document], total_bytes: int) -> list[Document]:
-    """At most about ``total_bytes`` of documents, an equal share for each source, in order: a cheap held-out set.
+    """At most about ``total_bytes`` of documents, an equal share for each source, in order: a cheap
+    held-out set.
 
-    A source's first document is taken whole. Of many sources (a folder of books) the first by the hash of their names
-    are taken until the bytes are there.
+    A source's first document is taken whole. Of many sources (a folder of books) the first by the
+    hash of their names are taken until the bytes are there.
     """
     by_source: dict[str, list[Document]] = {}
     held: dict[str, int] = {}

@@ -2,8 +2,10 @@
 
 A store is a directory of three files:
 
-- ``tokens.bin``     every token id in corpus order, little-endian uint16 (vocabulary up to 65,536) or uint32
-- ``documents.npy``  int64[documents + 1], where each document begins; the last entry is the number of tokens
+- ``tokens.bin``     every token id in corpus order, little-endian uint16 (vocabulary up to 65,536)
+  or uint32
+- ``documents.npy``  int64[documents + 1], where each document begins; the last entry is the number
+  of tokens
 - ``store.json``     sizes, checksums, and which tokenizer made it
 """
 
@@ -25,7 +27,8 @@ TOKENS, DOCUMENTS, HEADER = "tokens.bin", "documents.npy", "store.json"
 
 @dataclass(frozen=True)
 class TokenStore:
-    """Read access to a packed corpus. Made by :func:`tinylm.corpus.pack.pack`, opened by :func:`open_store`."""
+    """Read access to a packed corpus. Made by :func:`tinylm.corpus.pack.pack`, opened by
+    :func:`open_store`."""
 
     path: Path
     vocab_size: int
@@ -36,7 +39,8 @@ class TokenStore:
     tokenizer_hash: str
     checksums: dict[str, str]
     text_bytes: int
-    start: int | None = None  # id of the token that every text begins with, where the tokenizer has one
+    # id of the token that every text begins with, where the tokenizer has one
+    start: int | None = None
 
     @cached_property
     def tokens(self) -> np.ndarray:
@@ -54,13 +58,16 @@ class TokenStore:
         return self.checksums[TOKENS]
 
     def num_sequences(self, length: int) -> int:
-        """How many windows of ``length`` inputs (and as many targets, one further) the store holds."""
+        """How many windows of ``length`` inputs (and as many targets, one further) the store
+        holds."""
         return max(0, (self.num_tokens - 1) // length)
 
     def windows(self, indices: Iterable[int], length: int) -> np.ndarray:
-        """Windows number ``indices``: int64[len(indices), length + 1]; window i starts at token i * length.
+        """Windows number ``indices``: int64[len(indices), length + 1]; window i starts at token i *
+        length.
 
-        The first token is replaced by ``start``, if there is one: models trained with BOS fail without it (Gemma).
+        The first token is replaced by ``start``, if there is one: models trained with BOS fail
+        without it (Gemma).
         """
         starts = np.asarray(list(indices), dtype=np.int64) * length
         windows = self.tokens[starts[:, None] + np.arange(length + 1)].astype(np.int64)
@@ -71,7 +78,8 @@ class TokenStore:
     def positions(self, indices: Iterable[int], length: int) -> np.ndarray:
         """Position of every window token inside its document, int64[len(indices), length].
 
-        A window that begins inside a document counts from 0 at its own first token, for nothing before it is visible.
+        A window that begins inside a document counts from 0 at its own first token, for nothing
+        before it is visible.
         """
         starts = np.asarray(list(indices), dtype=np.int64) * length
         token = starts[:, None] + np.arange(length)
@@ -79,42 +87,59 @@ class TokenStore:
         return token - np.maximum(document_start, starts[:, None])
 
     def verify(self) -> None:
-        """Read everything once and compare checksums; a difference is an InputError that names the file."""
+        """Read everything once and compare checksums; a difference is an InputError that names the
+        file."""
         for name, expected in self.checksums.items():
             if file_hash(self.path / name) != expected:
-                raise InputError(f"{self.path / name} is damaged (checksum differs): pack the corpus again")
+                raise InputError(
+                    f"{self.path / name} is damaged (checksum differs): pack the corpus again"
+                )
 
 
 def open_store(path: str | Path) -> TokenStore:
     """Open the store at ``path``; a missing, truncated or inconsistent one is an InputError."""
     path = Path(path)
     if not (path / HEADER).exists():
-        raise InputError(f"{path} is not a token store (no {HEADER}): make one with `tinylm corpus pack`")
+        raise InputError(
+            f"{path} is not a token store (no {HEADER}): make one with `tinylm corpus pack`"
+        )
     header = read_json(path / HEADER)
     try:
         names = TokenStore.__dataclass_fields__.keys() - {"path", "start"}
-        store = TokenStore(path, **{name: header[name] for name in names}, start=header.get("start"))
+        store = TokenStore(
+            path, **{name: header[name] for name in names}, start=header.get("start")
+        )
     except (KeyError, TypeError) as error:
         raise InputError(f"{path / HEADER} lacks {error}: pack the corpus again") from error
     width = np.dtype(store.dtype).itemsize
-    for name, size in ((TOKENS, store.num_tokens * width), (DOCUMENTS, (store.num_documents + 1) * 8)):
+    for name, size in (
+        (TOKENS, store.num_tokens * width),
+        (DOCUMENTS, (store.num_documents + 1) * 8),
+    ):
         found = (path / name).stat().st_size if (path / name).exists() else -1
         if found < size or (name == TOKENS and found != size):
-            raise InputError(f"{path / name} is truncated ({max(found, 0)} of {size} bytes): pack the corpus again")
+            raise InputError(
+                f"{path / name} is truncated ({max(found, 0)} of {size} bytes): pack the corpus"
+                " again"
+            )
     return store
 
 
 def write_header(path: Path, **values: Any) -> None:
-    """The last step of packing: checksums of the data files, then the header that makes the folder a store."""
+    """The last step of packing: checksums of the data files, then the header that makes the folder
+    a store."""
     checksums = {name: file_hash(path / name) for name in (TOKENS, DOCUMENTS)}
     write_json(path / HEADER, {**values, "checksums": checksums})
 
 
 def tokenizer_hash(tokenizer: Any) -> str:
-    """16 hex digits naming what a tokenizer does to text: its vocabulary, merges, normaliser and pre-tokeniser.
+    """16 hex digits naming what a tokenizer does to text: its vocabulary, merges, normaliser and
+    pre-tokeniser.
 
     Padding, truncation and chat templates do not count: they change no token of plain text.
     """
     parts = json.loads(tokenizer.backend_tokenizer.to_str())
-    kept = {name: parts.get(name) for name in ("model", "normalizer", "pre_tokenizer", "added_tokens")}
+    kept = {
+        name: parts.get(name) for name in ("model", "normalizer", "pre_tokenizer", "added_tokens")
+    }
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]

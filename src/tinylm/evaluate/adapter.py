@@ -1,8 +1,10 @@
-"""A causal model as lm-eval sees one, with the numbers of lm-eval's Hugging Face adapter and a fraction of its work.
+"""A causal model as lm-eval sees one, with the numbers of lm-eval's Hugging Face adapter and a
+fraction of its work.
 
-It builds on :class:`lm_eval.api.model.TemplateLM`, the base of that adapter, rather than on the adapter itself: the
-latter cannot be imported without `accelerate`, and nothing here is distributed. Tokenisation and truncation follow the
-adapter to the letter; what differs is that the requests run as one prefix tree (:mod:`tinylm.evaluate.trie`).
+It builds on :class:`lm_eval.api.model.TemplateLM`, the base of that adapter, rather than on the
+adapter itself: the latter cannot be imported without `accelerate`, and nothing here is distributed.
+Tokenisation and truncation follow the adapter to the letter; what differs is that the requests run
+as one prefix tree (:mod:`tinylm.evaluate.trie`).
 """
 
 import hashlib
@@ -33,13 +35,17 @@ from tinylm.evaluate.trie import MIN_HEADER, Plan, Scored, Step, Target
 from tinylm.models.generate import longrope_limit
 from tinylm.terminal import progress_bar
 
-SIZES = (512, 1024, 2048)  # tokens of a forward pass that "auto" chooses from; the middle one for small runs
+# tokens of a forward pass that "auto" chooses from; the middle one for small runs
+SIZES = (512, 1024, 2048)
 VERSION = 2  # of the way answers are computed; kept ones of another are not used
-WORTH_TIMING = 200_000  # tokens to score; below that, timing the sizes would cost more than it saves
+# tokens to score; below that, timing the sizes would cost more than it saves
+WORTH_TIMING = 200_000
 
-PREFIX = "tinylm_"  # of our task names inside lm-eval, so that its own tasks of that name stay reachable
+# of our task names inside lm-eval, so that its own tasks of that name stay reachable
+PREFIX = "tinylm_"
 
-Answer = tuple[float, bool]  # log-likelihood of the continuation in nats, whether greedy decoding would give it
+# log-likelihood of the continuation in nats, whether greedy decoding would give it
+Answer = tuple[float, bool]
 
 
 class Responses:
@@ -77,8 +83,10 @@ class TinyLM(TemplateLM):
         model: any `transformers` causal model.
         tokenizer: its own.
         dtype: precision of the weights while scoring; None: the model's own. Log-softmax is fp32.
-        max_length: context in tokens; None: the model's. Longer prompts lose their beginning, as in lm-eval.
-        batch_size: tokens per forward pass, or "auto": the fastest of a few sizes, timed on this machine.
+        max_length: context in tokens; None: the model's. Longer prompts lose their beginning, as in
+            lm-eval.
+        batch_size: tokens per forward pass, or "auto": the fastest of a few sizes, timed on this
+            machine.
         responses: where answers are kept for resuming.
     """
 
@@ -124,29 +132,44 @@ class TinyLM(TemplateLM):
         self._batch_size = self._fastest_size()
         return self._batch_size
 
-    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
+    ) -> list[int]:
         return self._encode([string], add_special_tokens)[0]
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[Answer]:
         """Log-likelihood of each continuation after its context, in nats."""
         pairs = self._encode_pairs([request.args for request in requests])
         self._count_truncated(requests, pairs)
-        return self._loglikelihood_tokens([(request.args, *pair) for request, pair in zip(requests, pairs)])
+        return self._loglikelihood_tokens(
+            [(request.args, *pair) for request, pair in zip(requests, pairs)]
+        )
 
     def _loglikelihood_tokens(self, requests: list, **kwargs: Any) -> list[Answer]:
-        keys = [_key("ll", self.max_length, context, continuation) for _, context, continuation in requests]
+        keys = [
+            _key("ll", self.max_length, context, continuation)
+            for _, context, continuation in requests
+        ]
         todo = {
-            key: Scored(tuple((context + continuation)[-(self.max_length + 1) :][:-1]), tuple(continuation))
+            key: Scored(
+                tuple((context + continuation)[-(self.max_length + 1) :][:-1]), tuple(continuation)
+            )
             for key, (_, context, continuation) in zip(keys, requests)
             if self.responses.get(key) is None
         }
         if todo:
             self._score(list(todo), list(todo.values()))
-        return [(float("nan") if ll is None else ll, greedy) for ll, greedy in map(self.responses.get, keys)]
+        return [
+            (float("nan") if ll is None else ll, greedy)
+            for ll, greedy in map(self.responses.get, keys)
+        ]
 
-    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
-        """Log-likelihood of whole texts in windows of the context, each token scored once (as lm-eval has it: windows
-        do not overlap, but for the last one, which is as long as the others)."""
+    def loglikelihood_rolling(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> list[float]:
+        """Log-likelihood of whole texts in windows of the context, each token scored once (as
+        lm-eval has it: windows do not overlap, but for the last one, which is as long as the
+        others)."""
         texts = [request.args[0] for request in requests]
         keys = [_key("rolling", self.max_length, text) for text in texts]
         todo = {key: text for key, text in zip(keys, texts) if self.responses.get(key) is None}
@@ -154,7 +177,9 @@ class TinyLM(TemplateLM):
         windows = [
             window
             for number, ids in enumerate(tokens)
-            for window in split_windows(number, np.array(ids), self._prefix, self.max_length, full=True)
+            for window in split_windows(
+                number, np.array(ids), self._prefix, self.max_length, full=True
+            )
         ]
         nats = np.zeros(len(todo))
         total = sum(len(window.targets) for window in windows)
@@ -168,14 +193,23 @@ class TinyLM(TemplateLM):
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Greedy continuations of prompts, cut at the first stop string."""
-        asked = [(request.args[0], json.dumps(request.args[1], sort_keys=True)) for request in requests]
+        asked = [
+            (request.args[0], json.dumps(request.args[1], sort_keys=True)) for request in requests
+        ]
         prompts = dict(zip(asked, self._encode([context for context, _ in asked])))
-        keys = {(context, options): _key("text", self.max_length, context, options) for context, options in asked}
+        keys = {
+            (context, options): _key("text", self.max_length, context, options)
+            for context, options in asked
+        }
         todo = [pair for pair in dict.fromkeys(asked) if self.responses.get(keys[pair]) is None]
         todo.sort(key=lambda pair: (pair[1], -len(prompts[pair])))
         for request, pair in zip(requests, asked):
-            room = self.max_length - normalize_gen_kwargs(dict(request.args[1]), 256).get("max_gen_toks", 256)
-            self.truncated[(request.task_name or "").removeprefix(PREFIX)] += len(prompts[pair]) > room
+            room = self.max_length - normalize_gen_kwargs(dict(request.args[1]), 256).get(
+                "max_gen_toks", 256
+            )
+            self.truncated[(request.task_name or "").removeprefix(PREFIX)] += (
+                len(prompts[pair]) > room
+            )
         with scoring(self.scorer.model), progress_bar("answers", len(todo), "texts") as bar:
             while todo:
                 options = todo[0][1]
@@ -192,16 +226,24 @@ class TinyLM(TemplateLM):
         from lm_eval.models.utils_hf import stop_sequences_criteria
 
         settings = normalize_gen_kwargs(options, 256)
-        stop = handle_stop_sequences(settings.pop("until", None), eos=self.tokenizer.decode([self.eot_token_id]))
+        stop = handle_stop_sequences(
+            settings.pop("until", None), eos=self.tokenizer.decode([self.eot_token_id])
+        )
         new_tokens = settings.pop("max_gen_toks")
         room = self.max_length - new_tokens
         if room < 1:
-            raise InputError(f"context {self.max_length} has no room for a prompt and {new_tokens} generated tokens")
+            raise InputError(
+                f"context {self.max_length} has no room for a prompt and {new_tokens} generated"
+                " tokens"
+            )
         if settings.get("do_sample"):
-            raise InputError("sampled generation is not scored here: set do_sample to false in the task")
+            raise InputError(
+                "sampled generation is not scored here: set do_sample to false in the task"
+            )
         prompts = [prompt[-room:] for prompt in prompts]
         longest = max(map(len, prompts))
-        inputs = torch.full((len(prompts), longest), self.eot_token_id)  # padding on the left, hidden by the mask
+        # padding on the left, hidden by the mask
+        inputs = torch.full((len(prompts), longest), self.eot_token_id)
         mask = torch.zeros((len(prompts), longest), dtype=torch.long)
         for row, prompt in enumerate(prompts):
             inputs[row, longest - len(prompt) :] = torch.tensor(prompt)
@@ -217,8 +259,11 @@ class TinyLM(TemplateLM):
         texts = self.tokenizer.batch_decode(output[:, longest:], skip_special_tokens=True)
         return [postprocess_generated_text(text, stop, None) for text in texts]
 
-    def _encode(self, texts: Sequence[str], add_special_tokens: bool | None = None) -> list[list[int]]:
-        """Token ids. Unless told otherwise the tokenizer adds what it usually adds, but never a second BOS."""
+    def _encode(
+        self, texts: Sequence[str], add_special_tokens: bool | None = None
+    ) -> list[list[int]]:
+        """Token ids. Unless told otherwise the tokenizer adds what it usually adds, but never a
+        second BOS."""
         bos = self.tokenizer.decode([self._prefix])
         groups: dict[bool | None, list[int]] = {}
         for index, text in enumerate(texts):
@@ -227,21 +272,30 @@ class TinyLM(TemplateLM):
         ids: list[list[int]] = [[]] * len(texts)
         for special, indices in groups.items():
             options = {} if special is None else {"add_special_tokens": special}
-            rows = self.tokenizer([texts[index] for index in indices], verbose=False, **options)["input_ids"]
+            rows = self.tokenizer([texts[index] for index in indices], verbose=False, **options)[
+                "input_ids"
+            ]
             for index, row in zip(indices, rows):
                 ids[index] = row
         return ids
 
     def _encode_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
-        """(context ids, continuation ids) as lm-eval splits them: a context's trailing spaces belong to the
-        continuation, and both are cut out of the tokens of the whole. Every distinct text is tokenised once."""
+        """(context ids, continuation ids) as lm-eval splits them: a context's trailing spaces
+        belong to the continuation, and both are cut out of the tokens of the whole. Every distinct
+        text is tokenised once."""
         moved = []
         for context, continuation in pairs:
             body = context.rstrip()
-            moved.append((body, context[len(body) :] + continuation) if context else ("", continuation))
-        with_context = [(context, context + continuation) for context, continuation in moved if context]
+            moved.append(
+                (body, context[len(body) :] + continuation) if context else ("", continuation)
+            )
+        with_context = [
+            (context, context + continuation) for context, continuation in moved if context
+        ]
         ids = self._encode_distinct(text for pair in with_context for text in pair)
-        bare = self._encode_distinct((continuation for context, continuation in moved if not context), False)
+        bare = self._encode_distinct(
+            (continuation for context, continuation in moved if not context), False
+        )
         result = []
         for context, continuation in moved:
             if context:
@@ -252,12 +306,17 @@ class TinyLM(TemplateLM):
                 result.append(([self._prefix], bare[continuation]))
         return result
 
-    def _encode_distinct(self, texts: Iterable[str], special: bool | None = None) -> dict[str, list[int]]:
+    def _encode_distinct(
+        self, texts: Iterable[str], special: bool | None = None
+    ) -> dict[str, list[int]]:
         distinct = list(dict.fromkeys(texts))
         return dict(zip(distinct, self._encode(distinct, special))) if distinct else {}
 
-    def _count_truncated(self, requests: Sequence[Instance], pairs: Sequence[tuple[list[int], list[int]]]) -> None:
-        """Count prompts that do not fit. If most of a task's do not, the context is too short for its examples."""
+    def _count_truncated(
+        self, requests: Sequence[Instance], pairs: Sequence[tuple[list[int], list[int]]]
+    ) -> None:
+        """Count prompts that do not fit. If most of a task's do not, the context is too short for
+        its examples."""
         names = [(request.task_name or "").removeprefix(PREFIX) for request in requests]
         asked = Counter(names)
         longest: Counter[str] = Counter()
@@ -267,21 +326,28 @@ class TinyLM(TemplateLM):
             cut[name] += length > self.max_length
             longest[name] = max(longest[name], length)
             if len(continuation) > self.max_length:
-                raise InputError(f"{name}: an answer of {len(continuation)} tokens is longer than the context")
+                raise InputError(
+                    f"{name}: an answer of {len(continuation)} tokens is longer than the context"
+                )
         for name, count in cut.items():
             if 2 * count > asked[name]:
                 raise InputError(
-                    f"{name}: {count} of {asked[name]} prompts do not fit the context of {self.max_length} tokens "
-                    f"(the longest has {longest[name]}): use a smaller --num-fewshot"
+                    f"{name}: {count} of {asked[name]} prompts do not fit the context of"
+                    f" {self.max_length} tokens (the longest has {longest[name]}): use a smaller"
+                    " --num-fewshot"
                 )
             if count:
                 self.truncated[name] += count
 
     def _score(self, keys: Sequence[str], sequences: Sequence[Scored]) -> None:
-        """Run the prefix tree of ``sequences`` and keep an answer for each as soon as it is complete."""
+        """Run the prefix tree of ``sequences`` and keep an answer for each as soon as it is
+        complete."""
         self.requested_tokens += sum(map(len, {sequence.inputs for sequence in sequences}))
-        limit = longrope_limit(self._config)  # beyond it all keys of a text change, so nothing can be shared
-        if not self.tree_is_exact or (limit and any(len(sequence.inputs) > limit for sequence in sequences)):
+        # beyond it all keys of a text change, so nothing can be shared
+        limit = longrope_limit(self._config)
+        if not self.tree_is_exact or (
+            limit and any(len(sequence.inputs) > limit for sequence in sequences)
+        ):
             plan: Iterable[Step] = unshared(sequences)
             total = sum(len(sequence.inputs) for sequence in sequences)
         else:
@@ -291,7 +357,8 @@ class TinyLM(TemplateLM):
         greedy = np.ones(len(sequences), dtype=bool)
         missing = np.array([len(sequence.targets) for sequence in sequences])
         with scoring(self.scorer.model), progress_bar("items", total, "tokens") as bar:
-            self.responses.add({keys[int(n)]: [None, False] for n in np.flatnonzero(missing == 0)})  # nothing to score
+            # nothing to score
+            self.responses.add({keys[int(n)]: [None, False] for n in np.flatnonzero(missing == 0)})
             for step, scores in self._run(plan):
                 for target, (value, best) in zip(step.targets, scores):
                     logprob[target.sequence] += value
@@ -302,8 +369,11 @@ class TinyLM(TemplateLM):
                 self.computed_tokens += len(step.tokens)
                 bar.advance(len(step.tokens))
 
-    def _keep(self, keys: Sequence[str], done: np.ndarray, logprob: np.ndarray, greedy: np.ndarray) -> None:
-        """NaN (a model that overflowed) is kept as null: one bad answer is counted later and stops nothing."""
+    def _keep(
+        self, keys: Sequence[str], done: np.ndarray, logprob: np.ndarray, greedy: np.ndarray
+    ) -> None:
+        """NaN (a model that overflowed) is kept as null: one bad answer is counted later and stops
+        nothing."""
         finite = {n: float(logprob[n]) if np.isfinite(logprob[n]) else None for n in done}
         self.responses.add({keys[n]: [finite[n], bool(greedy[n])] for n in done})
 
@@ -318,14 +388,17 @@ class TinyLM(TemplateLM):
             yield step, self._scores(step, features)
 
     def _forward(self, step: Step, cache: DynamicCache) -> torch.Tensor:
-        """What the head needs for each token of the step, [rows, width]. A header's keys stay in ``cache``."""
+        """What the head needs for each token of the step, [rows, width]. A header's keys stay in
+        ``cache``."""
         inputs: dict[str, Any] = {"use_cache": False}
         if step.base or step.header:
             inputs = {"past_key_values": cache, "use_cache": True}
         if step.base or not step.linear:
             inputs["attention_mask"] = self._mask(step)
             inputs["position_ids"] = torch.from_numpy(step.positions())[None].to(self.scorer.device)
-        features = self.scorer.features(torch.tensor([step.tokens], device=self.scorer.device), **inputs)
+        features = self.scorer.features(
+            torch.tensor([step.tokens], device=self.scorer.device), **inputs
+        )
         return features[0]
 
     def _scores(self, step: Step, features: torch.Tensor) -> list[Answer]:
@@ -337,10 +410,12 @@ class TinyLM(TemplateLM):
         return list(zip(scores.logprob.double().tolist(), scores.greedy.tolist()))
 
     def _mask(self, step: Step) -> Any:
-        """Additive attention mask [1, 1, rows, base + rows], one for each kind of layer where a model has several."""
+        """Additive attention mask [1, 1, rows, base + rows], one for each kind of layer where a
+        model has several."""
         visible = step.visible()
         kinds = sorted(set(getattr(self._config, "layer_types", None) or ()))
-        everywhere = not kinds and getattr(self._config, "sliding_window", None)  # Mistral 0.1, Phi-3
+        # Mistral 0.1, Phi-3
+        everywhere = not kinds and getattr(self._config, "sliding_window", None)
         if not everywhere and "sliding_attention" not in kinds:
             return self._additive(visible)
         positions = step.positions()
@@ -348,11 +423,15 @@ class TinyLM(TemplateLM):
         near = visible & (distance < self._config.sliding_window)
         if everywhere:
             return self._additive(near)
-        return {kind: self._additive(near if kind == "sliding_attention" else visible) for kind in kinds}
+        return {
+            kind: self._additive(near if kind == "sliding_attention" else visible) for kind in kinds
+        }
 
     def _additive(self, visible: np.ndarray) -> torch.Tensor:
         dtype = self.scorer.model.dtype
-        mask = torch.zeros(visible.shape, dtype=dtype).masked_fill_(~torch.from_numpy(visible), torch.finfo(dtype).min)
+        mask = torch.zeros(visible.shape, dtype=dtype).masked_fill_(
+            ~torch.from_numpy(visible), torch.finfo(dtype).min
+        )
         return mask[None, None].to(self.scorer.device)
 
     @property
@@ -360,18 +439,23 @@ class TinyLM(TemplateLM):
         return self.scorer.model.config.get_text_config()
 
     def _tree_is_exact(self) -> bool:
-        """Try the tree on a small made-up case. A model that does not honour custom masks (a recurrent one, say) gives
-        other numbers than row by row; its sequences then run one by one, slower and right."""
+        """Try the tree on a small made-up case. A model that does not honour custom masks (a
+        recurrent one, say) gives other numbers than row by row; its sequences then run one by one,
+        slower and right."""
         length = min(2 * MIN_HEADER, self.max_length - 8)
         if length <= MIN_HEADER:
             return False
-        draw = np.random.default_rng(0).integers(0, self._config.vocab_size, size=length + 12).tolist()
+        draw = (
+            np.random.default_rng(0).integers(0, self._config.vocab_size, size=length + 12).tolist()
+        )
         sequences = [
-            Scored((*draw[:length], *draw[length + n : length + n + 4]), tuple(draw[n : n + 6])) for n in range(5)
+            Scored((*draw[:length], *draw[length + n : length + n + 4]), tuple(draw[n : n + 6]))
+            for n in range(5)
         ]
         try:
             together, alone = (
-                self._sums(plan, len(sequences)) for plan in (Plan(sequences, MIN_HEADER), unshared(sequences))
+                self._sums(plan, len(sequences))
+                for plan in (Plan(sequences, MIN_HEADER), unshared(sequences))
             )
         except (TypeError, ValueError, AttributeError, RuntimeError, NotImplementedError):
             return False
@@ -386,11 +470,14 @@ class TinyLM(TemplateLM):
         return sums
 
     def _fastest_size(self) -> int:
-        """Of a few sizes of a forward pass, the one with the most tokens a second here; halved where memory ends."""
+        """Of a few sizes of a forward pass, the one with the most tokens a second here; halved
+        where memory ends."""
         best, best_speed = SIZES[0], 0.0
         with scoring(self.scorer.model):
             for size in SIZES:
-                step = Step(0, False, [0] * size, [row - 1 if row % 64 else -1 for row in range(size)])
+                step = Step(
+                    0, False, [0] * size, [row - 1 if row % 64 else -1 for row in range(size)]
+                )
                 try:
                     self._forward(step, DynamicCache())
                     start = time.perf_counter()

@@ -1,8 +1,10 @@
-"""Where a compact vocabulary costs: bits per byte of text by how frequent the teacher's token for it is.
+"""Where a compact vocabulary costs: bits per byte of text by how frequent the teacher's token for
+it is.
 
-Two tokenizers cut the same text differently, so a comparison token by token makes no sense. Here every byte of the
-text belongs to the band of the reference (teacher's) token that covers it, and every model's bits are spread evenly
-over the bytes of its own tokens. The bands then hold the same bytes for every model, and sum to its bits per byte.
+Two tokenizers cut the same text differently, so a comparison token by token makes no sense. Here
+every byte of the text belongs to the band of the reference (teacher's) token that covers it, and
+every model's bits are spread evenly over the bytes of its own tokens. The bands then hold the same
+bytes for every model, and sum to its bits per byte.
 """
 
 from collections.abc import Sequence
@@ -27,12 +29,17 @@ def frequency_ranks(counts: np.ndarray) -> np.ndarray:
 
 
 def byte_bands(
-    reference: PreTrainedTokenizerBase, counts: np.ndarray, texts: Sequence[str], edges: Sequence[int] = EDGES
+    reference: PreTrainedTokenizerBase,
+    counts: np.ndarray,
+    texts: Sequence[str],
+    edges: Sequence[int] = EDGES,
 ) -> list[np.ndarray]:
-    """Band of every UTF-8 byte of every text, int64 [texts][bytes]: how many ``edges`` its token reaches."""
+    """Band of every UTF-8 byte of every text, int64 [texts][bytes]: how many ``edges`` its token
+    reaches."""
     if len(counts) < len(reference):
         raise InputError(
-            f"the counts have {len(counts)} tokens, the reference tokenizer {len(reference)}: not the same"
+            f"the counts have {len(counts)} tokens, the reference tokenizer {len(reference)}: not"
+            " the same"
         )
     ranks = frequency_ranks(counts)
     bands = []
@@ -56,7 +63,8 @@ def bits_by_band(
     batch_tokens: int = 8192,
     dtype: torch.dtype | None = torch.bfloat16,
 ) -> dict[str, dict[str, Any]]:
-    """{band: {bits_per_byte, bytes, share_of_bits}} of ``documents``; ``bands`` are from :func:`byte_bands`."""
+    """{band: {bits_per_byte, bytes, share_of_bits}} of ``documents``; ``bands`` are from
+    :func:`byte_bands`."""
     encoded = [_spans(tokenizer, document.text) for document in documents]
     tokens = [np.array(ids, dtype=np.int64) for ids, _ in encoded]
     bits = token_bits(model, tokenizer, tokens, context, batch_tokens=batch_tokens, dtype=dtype)
@@ -79,14 +87,23 @@ def bits_by_band(
 def band_names(edges: Sequence[int] = EDGES) -> list[str]:
     """ "rank 1-1000", "rank 1001-4000", ..., "rank over 48000"."""
     starts = [1, *[edge + 1 for edge in edges]]
-    return [f"rank {start}-{edge}" for start, edge in zip(starts, edges)] + [f"rank over {edges[-1]}"]
+    return [f"rank {start}-{edge}" for start, edge in zip(starts, edges)] + [
+        f"rank over {edges[-1]}"
+    ]
 
 
-def _spans(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-    """Token ids and their (start, end) in bytes, which cover the text. What lies between two offsets (a space that
-    the tokenizer trims) belongs to the token after it; tokens that are parts of one character share its bytes."""
+def _spans(
+    tokenizer: PreTrainedTokenizerBase, text: str
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """Token ids and their (start, end) in bytes, which cover the text. What lies between two
+    offsets (a space that the tokenizer trims) belongs to the token after it; tokens that are parts
+    of one character share its bytes."""
     encoding = tokenizer(
-        text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False
+        text,
+        add_special_tokens=False,
+        split_special_tokens=True,
+        return_offsets_mapping=True,
+        verbose=False,
     )
     lengths = [len(character.encode("utf-8", "surrogatepass")) for character in text]
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(int)

@@ -1,15 +1,20 @@
-"""Bits per byte: how many bits a model needs for each byte of a text. The one number that compares across tokenizers.
+"""Bits per byte: how many bits a model needs for each byte of a text. The one number that compares
+across tokenizers.
 
-    bits per byte = sum over tokens of -log2 p(token | tokens before it) / bytes of the original UTF-8 text
+    bits per byte = sum over tokens of -log2 p(token | tokens before it) / bytes of the original
+    UTF-8 text
 
 What is conditioned on what, so that the number means the same for every model:
 
-- A document is scored by itself. Before its first token stands one prefix token (BOS, else end-of-text), which is
-  conditioned on and not scored; the end of the document is not scored either.
-- A document longer than ``context`` tokens is scored in chunks. With ``stride = context`` (default) chunks do not
-  overlap and each starts from the last token of the one before; with a smaller stride the window slides, and every
-  token after the first window sees at least ``context - stride`` tokens before it. Every token is scored once.
-- Markers such as ``<|endoftext|>`` inside a text are text: they are split into ordinary tokens and paid for.
+- A document is scored by itself. Before its first token stands one prefix token (BOS, else
+  end-of-text), which is conditioned on and not scored; the end of the document is not scored
+  either.
+- A document longer than ``context`` tokens is scored in chunks. With ``stride = context`` (default)
+  chunks do not overlap and each starts from the last token of the one before; with a smaller stride
+  the window slides, and every token after the first window sees at least ``context - stride``
+  tokens before it. Every token is scored once.
+- Markers such as ``<|endoftext|>`` inside a text are text: they are split into ordinary tokens and
+  paid for.
 """
 
 from collections import Counter
@@ -63,21 +68,26 @@ def bits_per_byte(
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Bits per byte of ``documents`` under ``model``, with a bootstrap error over documents, whole and by source.
+    """Bits per byte of ``documents`` under ``model``, with a bootstrap error over documents, whole
+    and by source.
 
     Args:
         model: any `transformers` causal model; it is not changed.
         tokenizer: the model's own.
         documents: each is scored by itself; empty texts are skipped.
         context: tokens the model sees at once.
-        stride: tokens a window moves by, 1 to ``context``; None means ``context`` (chunks that do not overlap).
+        stride: tokens a window moves by, 1 to ``context``; None means ``context`` (chunks that do
+            not overlap).
         batch_tokens: tokens per forward pass. Memory grows with it, the result does not change.
-        dtype: precision of the weights while scoring (log-softmax is always fp32). None: the model's own.
-        resamples: bootstrap resamples of documents behind ``stderr``; it is None for a single document.
+        dtype: precision of the weights while scoring (log-softmax is always fp32). None: the
+            model's own.
+        resamples: bootstrap resamples of documents behind ``stderr``; it is None for a single
+            document.
 
     Returns:
-        ``bits_per_byte``, ``stderr``, ``bytes``, ``documents``, ``tokens``, ``unknown_tokens``, ``context``,
-        ``stride``, and ``by_source`` {source: {bits_per_byte, stderr, bytes, documents}}.
+        ``bits_per_byte``, ``stderr``, ``bytes``, ``documents``, ``tokens``, ``unknown_tokens``,
+        ``context``, ``stride``, and ``by_source`` {source: {bits_per_byte, stderr, bytes,
+        documents}}.
 
     Raises:
         InputError: no text, a context that does not fit, a tokenizer with neither BOS nor EOS.
@@ -113,19 +123,21 @@ def score_documents(
     batch_tokens: int = 8192,
     dtype: torch.dtype | None = torch.bfloat16,
 ) -> Scores:
-    """Bits and bytes of each document; see :func:`bits_per_byte`. Keep these to compare two models document by
-    document with :func:`paired_difference`."""
+    """Bits and bytes of each document; see :func:`bits_per_byte`. Keep these to compare two models
+    document by document with :func:`paired_difference`."""
     kept = [document for document in documents if document.text]
     if not kept:
         raise InputError("there is no text to score")
     tokens = tokenize(tokenizer, [document.text for document in kept])
-    bits = token_bits(model, tokenizer, tokens, context, stride=stride, batch_tokens=batch_tokens, dtype=dtype)
+    bits = token_bits(
+        model, tokenizer, tokens, context, stride=stride, batch_tokens=batch_tokens, dtype=dtype
+    )
     unknown = tokenizer.unk_token_id
     for document, row in zip(kept, bits):
         if not np.isfinite(row).all():
             raise WorkError(
-                f"the model gives NaN or infinity on a text of {document.source}: its weights are damaged, or "
-                "float16 is too small for it (choose bfloat16 or float32)"
+                f"the model gives NaN or infinity on a text of {document.source}: its weights are"
+                " damaged, or float16 is too small for it (choose bfloat16 or float32)"
             )
     return Scores(
         bits=np.array([float(row.sum()) for row in bits]),
@@ -146,7 +158,8 @@ def token_bits(
     batch_tokens: int = 8192,
     dtype: torch.dtype | None = torch.bfloat16,
 ) -> list[Float]:
-    """Bits of every token of every document (``tokens`` [documents][tokens]), float64; see :func:`bits_per_byte`."""
+    """Bits of every token of every document (``tokens`` [documents][tokens]), float64; see
+    :func:`bits_per_byte`."""
     stride = stride or context
     if not 1 <= stride <= context:
         raise InputError(f"stride {stride} must be 1 to {context} tokens (the context)")
@@ -169,7 +182,8 @@ def token_bits(
 
 
 def held_out(paths: Sequence[str | Path], per_source: int | None = None) -> list[Document]:
-    """The documents of ``paths``, of each file only the first ``per_source`` unless that is None."""
+    """The documents of ``paths``, of each file only the first ``per_source`` unless that is
+    None."""
     if per_source is not None and per_source < 1:
         raise InputError(f"--documents {per_source} must be 1 or more")
     files = expand(paths) if paths else []
@@ -185,11 +199,16 @@ def held_out(paths: Sequence[str | Path], per_source: int | None = None) -> list
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[np.ndarray]:
-    """Token ids of each text, int64, nothing added and no special token recognised inside the text."""
+    """Token ids of each text, int64, nothing added and no special token recognised inside the
+    text."""
     ids = []
-    for start in range(0, len(texts), 256):  # blocks: Python lists of a whole corpus would take 36 bytes a token
+    # blocks: Python lists of a whole corpus would take 36 bytes a token
+    for start in range(0, len(texts), 256):
         block = tokenizer(
-            list(texts[start : start + 256]), add_special_tokens=False, split_special_tokens=True, verbose=False
+            list(texts[start : start + 256]),
+            add_special_tokens=False,
+            split_special_tokens=True,
+            verbose=False,
         )
         ids += [np.asarray(row, dtype=np.int64) for row in block["input_ids"]]
     return ids
@@ -205,10 +224,12 @@ def split_windows(
     full: bool = False,
     start_token: int | None = None,
 ) -> Iterator[Window]:
-    """Windows of at most ``context`` inputs in which every token of ``ids`` is a target exactly once.
+    """Windows of at most ``context`` inputs in which every token of ``ids`` is a target exactly
+    once.
 
-    ``stride`` None: ``context``. ``full``: the last window is as long as the others. ``start_token`` takes the first
-    place of every window: models that were trained with BOS at the front of all they read (Gemma) fail without it.
+    ``stride`` None: ``context``. ``full``: the last window is as long as the others.
+    ``start_token`` takes the first place of every window: models that were trained with BOS at the
+    front of all they read (Gemma) fail without it.
     """
     stride = stride or context
     sequence = np.concatenate([[prefix], ids])
@@ -224,8 +245,8 @@ def split_windows(
 
 
 def batches(windows: Sequence[Window], batch_tokens: int) -> Iterator[list[Window]]:
-    """Windows of like length together, at most ``batch_tokens`` with padding; the longest first, so that a batch
-    that does not fit in memory fails at once."""
+    """Windows of like length together, at most ``batch_tokens`` with padding; the longest first, so
+    that a batch that does not fit in memory fails at once."""
     batch: list[Window] = []
     for window in sorted(windows, key=lambda w: -len(w.inputs)):
         if batch and (len(batch) + 1) * len(batch[0].inputs) > batch_tokens:
@@ -237,7 +258,8 @@ def batches(windows: Sequence[Window], batch_tokens: int) -> Iterator[list[Windo
 
 
 def window_nats(scorer: Scorer, batch: Sequence[Window]) -> list[Float]:
-    """-log p of each window's targets, float64. Padding is on the right, where a causal model cannot see it."""
+    """-log p of each window's targets, float64. Padding is on the right, where a causal model
+    cannot see it."""
     length = len(batch[0].inputs)
     inputs = np.zeros((len(batch), length), dtype=np.int64)
     scored = np.zeros((len(batch), length), dtype=bool)
@@ -245,13 +267,21 @@ def window_nats(scorer: Scorer, batch: Sequence[Window]) -> list[Float]:
         inputs[row, : len(window.inputs)] = window.inputs
         scored[row, len(window.inputs) - len(window.targets) : len(window.inputs)] = True
     features = scorer.features(torch.from_numpy(inputs).to(scorer.device), use_cache=False)
-    targets = torch.from_numpy(np.concatenate([window.targets for window in batch])).to(scorer.device)
+    targets = torch.from_numpy(np.concatenate([window.targets for window in batch])).to(
+        scorer.device
+    )
     logprob = scorer.score(features[torch.from_numpy(scored).to(scorer.device)], targets).logprob
-    return [-part.double().cpu().numpy() for part in logprob.split([len(window.targets) for window in batch])]
+    return [
+        -part.double().cpu().numpy()
+        for part in logprob.split([len(window.targets) for window in batch])
+    ]
 
 
-def summarise(bits: Float, byte_counts: Float, resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
-    """Ratio of sums with its bootstrap standard error over documents (None when there is one document only)."""
+def summarise(
+    bits: Float, byte_counts: Float, resamples: int = 1000, seed: int = 0
+) -> dict[str, Any]:
+    """Ratio of sums with its bootstrap standard error over documents (None when there is one
+    document only)."""
     ratios = _resampled_ratio(bits, byte_counts, resamples, seed) if len(bits) > 1 else None
     return {
         "bits_per_byte": float(bits.sum() / byte_counts.sum()),
@@ -261,17 +291,27 @@ def summarise(bits: Float, byte_counts: Float, resamples: int = 1000, seed: int 
     }
 
 
-def paired_difference(ours: Scores, base: Scores, resamples: int = 1000, seed: int = 0) -> dict[str, float]:
-    """Bits per byte of ``ours`` minus ``base`` on the same documents, with a 95 % bootstrap interval.
+def paired_difference(
+    ours: Scores, base: Scores, resamples: int = 1000, seed: int = 0
+) -> dict[str, float]:
+    """Bits per byte of ``ours`` minus ``base`` on the same documents, with a 95 % bootstrap
+    interval.
 
     The same documents are drawn for both, so what makes a document hard for every model cancels.
     """
     if not np.array_equal(ours.bytes, base.bytes):
-        raise InputError("the two models were scored on different documents: a paired difference needs the same ones")
+        raise InputError(
+            "the two models were scored on different documents: a paired difference needs the same"
+            " ones"
+        )
     delta = ours.bits - base.bits
     draws = _resampled_ratio(delta, ours.bytes, resamples, seed)
     low, high = np.quantile(draws, [0.025, 0.975])
-    return {"difference": float(delta.sum() / ours.bytes.sum()), "low": float(low), "high": float(high)}
+    return {
+        "difference": float(delta.sum() / ours.bytes.sum()),
+        "low": float(low),
+        "high": float(high),
+    }
 
 
 def _resampled_ratio(numerator: Float, denominator: Float, resamples: int, seed: int) -> Float:

@@ -1,7 +1,9 @@
-"""The forward pass that all measures share: log-probabilities of given tokens, without ever holding all the logits.
+"""The forward pass that all measures share: log-probabilities of given tokens, without ever holding
+all the logits.
 
-A vocabulary of 49152 times 8192 positions is 1.6 GB of fp32 logits. Here the body of the model runs on the whole
-batch, the head runs on a few rows at a time that fit in cache, and only the rows that are scored at all.
+A vocabulary of 49152 times 8192 positions is 1.6 GB of fp32 logits. Here the body of the model runs
+on the whole batch, the head runs on a few rows at a time that fit in cache, and only the rows that
+are scored at all.
 """
 
 import contextlib
@@ -15,12 +17,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tinylm.errors import InputError
 
-LOGITS_AT_ONCE = 4 << 20  # elements of one slice of logits: 8 MB in bf16, about what stays in the CPU's cache
+# elements of one slice of logits: 8 MB in bf16, about what stays in the CPU's cache
+LOGITS_AT_ONCE = 4 << 20
 
 
 @dataclass(frozen=True)
 class TokenScores:
-    """Per scored position: natural log-probability (fp32) and whether the token is the model's first choice."""
+    """Per scored position: natural log-probability (fp32) and whether the token is the model's
+    first choice."""
 
     logprob: Tensor
     greedy: Tensor
@@ -31,7 +35,8 @@ class Scorer:
 
     Args:
         model: any `transformers` causal language model.
-        dtype: precision of the weights while scoring. A model of another dtype is copied, never changed. None: as is.
+        dtype: precision of the weights while scoring. A model of another dtype is copied, never
+            changed. None: as is.
     """
 
     def __init__(self, model: PreTrainedModel, dtype: torch.dtype | None = None) -> None:
@@ -49,13 +54,17 @@ class Scorer:
         """False for models that do more than :meth:`logits` after their body: they run whole."""
         if self.head is None or self.body is self.model:
             return False
-        probe = torch.arange(4, device=self.device)[None] % self.model.config.get_text_config().vocab_size
+        probe = (
+            torch.arange(4, device=self.device)[None]
+            % self.model.config.get_text_config().vocab_size
+        )
         whole = self.model(input_ids=probe, use_cache=False).logits.float()
         parts = self.logits(self.body(input_ids=probe, use_cache=False).last_hidden_state).float()
         return parts.shape == whole.shape and torch.allclose(parts, whole, atol=1e-2, rtol=1e-2)
 
     def features(self, input_ids: Tensor, **inputs: object) -> Tensor:
-        """What :meth:`score` needs for each position, [batch, time, width]. ``inputs`` go to the model as they are."""
+        """What :meth:`score` needs for each position, [batch, time, width]. ``inputs`` go to the
+        model as they are."""
         if self.head is None:
             return self.model(input_ids=input_ids, **inputs).logits
         return self.body(input_ids=input_ids, **inputs).last_hidden_state
@@ -71,7 +80,8 @@ class Scorer:
         return logits if not cap else cap * torch.tanh(logits / cap)
 
     def score(self, features: Tensor, targets: Tensor) -> TokenScores:
-        """Log-softmax in fp32 at ``targets`` [rows] of ``features`` [rows, width], a cache-sized slice at a time."""
+        """Log-softmax in fp32 at ``targets`` [rows] of ``features`` [rows, width], a cache-sized
+        slice at a time."""
         vocab_size = self.model.config.get_text_config().vocab_size
         rows = max(1, LOGITS_AT_ONCE // vocab_size)
         logprob, greedy = [], []
@@ -89,36 +99,47 @@ def scoring(model: nn.Module) -> Iterator[None]:
     was_training = model.training
     model.eval()
     try:
-        with torch.no_grad():  # not inference_mode: a buffer made inside would break a later training step
+        # not inference_mode: a buffer made inside would break a later training step
+        with torch.no_grad():
             yield
     finally:
         model.train(was_training)
 
 
 def prefix_token(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token that stands before the first one of a text: BOS, or end-of-text in models that have no BOS."""
+    """The token that stands before the first one of a text: BOS, or end-of-text in models that have
+    no BOS."""
     for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
         if token is not None:
             return int(token)
-    raise InputError("the tokenizer has neither a BOS nor an EOS token, so a text's first token cannot be scored")
+    raise InputError(
+        "the tokenizer has neither a BOS nor an EOS token, so a text's first token cannot be scored"
+    )
 
 
 def check_context(model: PreTrainedModel, context: int) -> None:
     """InputError when ``context`` tokens do not fit the model's positions."""
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if context < 2 or (limit is not None and context > limit):
-        raise InputError(f"context {context} does not fit this model: choose 2 to {limit or 'any number'} tokens")
+        raise InputError(
+            f"context {context} does not fit this model: choose 2 to {limit or 'any number'} tokens"
+        )
 
 
 def check_vocabulary(model: PreTrainedModel, largest_id: int) -> None:
-    """InputError when the tokenizer makes an id that the model has no embedding for: they do not belong together."""
+    """InputError when the tokenizer makes an id that the model has no embedding for: they do not
+    belong together."""
     size = model.config.get_text_config().vocab_size
     if largest_id >= size:
-        raise InputError(f"the tokenizer made token {largest_id}, the model has {size}: use the model's own tokenizer")
+        raise InputError(
+            f"the tokenizer made token {largest_id}, the model has {size}: use the model's own"
+            " tokenizer"
+        )
 
 
 def _copy_as(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
-    """A copy with weights in ``dtype``. Buffers stay: rotary frequencies lose distant positions in bf16."""
+    """A copy with weights in ``dtype``. Buffers stay: rotary frequencies lose distant positions in
+    bf16."""
     twin = copy.deepcopy(model)
     for parameter in twin.parameters():
         parameter.data = parameter.data.to(dtype)

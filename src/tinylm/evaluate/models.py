@@ -1,4 +1,5 @@
-"""Evaluate any number of models: tasks and bits per byte, the first one being what the others are compared with."""
+"""Evaluate any number of models: tasks and bits per byte, the first one being what the others are
+compared with."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -53,18 +54,24 @@ def evaluate(
         limit: items of each task, spread over its subjects; None: all.
         num_fewshot: examples before each item; None: what the task file says.
         batch_size: tokens per forward pass, or "auto".
-        context: tokens the models see at once; None: 512 for bits per byte, and all a model has for tasks.
+        context: tokens the models see at once; None: 512 for bits per byte, and all a model has for
+            tasks.
         dtype: one of :data:`DTYPES`.
         device: cpu, cuda, or auto: a GPU where there is one.
-        counts: token counts made with the first model's tokenizer: bits per byte are also given by token frequency.
-        out: results.json; item records and answers for resuming go to folders beside it. None: nothing is written.
+        counts: token counts made with the first model's tokenizer: bits per byte are also given by
+            token frequency.
+        out: results.json; item records and answers for resuming go to folders beside it. None:
+            nothing is written.
 
     Returns:
-        ``bits_per_byte`` and ``tasks`` {name: {score, stderr, n, chance, ...}} of the first model, and ``models``:
-        one entry each with ``model``, ``bits_per_byte``, ``tasks``, ``average`` and, after the first, ``difference``.
+        ``bits_per_byte`` and ``tasks`` {name: {score, stderr, n, chance, ...}} of the first model,
+        and ``models``:
+        one entry each with ``model``, ``bits_per_byte``, ``tasks``, ``average`` and, after the
+        first, ``difference``.
 
     Raises:
-        InputError: unknown task, missing or damaged file, model without tokenizer, context too short for the examples.
+        InputError: unknown task, missing or damaged file, model without tokenizer, context too
+            short for the examples.
     """
     _check(models, tasks, documents, limit, num_fewshot, batch_size, dtype, counts, out)
     place = choose_device(device)
@@ -73,31 +80,48 @@ def evaluate(
     samples: list[dict[str, list[dict]]] = []
     texts: list[Scores | None] = []
     named = dict(models) if isinstance(models, Mapping) else dict(zip(_labels(models), models))
-    tokenizers = {name: load_tokenizer(spec) for name, spec in named.items()}  # a missing one shows before any work
+    # a missing one shows before any work
+    tokenizers = {name: load_tokenizer(spec) for name, spec in named.items()}
     bands = None
     if counts is not None and documents:
         first = next(iter(named))
         counted = Counts.load(counts)
         require_counts(read_source(resolve(named[first])), counted)
-        bands = byte_bands(tokenizers[first], counted.counts, [document.text for document in documents])
+        bands = byte_bands(
+            tokenizers[first], counted.counts, [document.text for document in documents]
+        )
     for name, spec in named.items():
         model, tokenizer = load_model(spec, dtype=DTYPES[dtype]).to(place), tokenizers[name]
-        entry: dict[str, Any] = {"model": name, "dtype": dtype, "parameters": model.num_parameters()}
+        entry: dict[str, Any] = {
+            "model": name,
+            "dtype": dtype,
+            "parameters": model.num_parameters(),
+        }
         scores = None
         if documents:
             text_context = context or min(TEXT_CONTEXT, _positions(model))
             at_once = batch_size if isinstance(batch_size, int) else TEXT_TOKENS
-            scores = score_documents(model, tokenizer, documents, text_context, batch_tokens=at_once, dtype=None)
+            scores = score_documents(
+                model, tokenizer, documents, text_context, batch_tokens=at_once, dtype=None
+            )
             entry["bits_per_byte"] = report(scores, text_context)
             if bands is not None:
                 by_band = bits_by_band(
-                    model, tokenizer, documents, bands, text_context, batch_tokens=at_once, dtype=None
+                    model,
+                    tokenizer,
+                    documents,
+                    bands,
+                    text_context,
+                    batch_tokens=at_once,
+                    dtype=None,
                 )
                 entry["bits_per_byte"]["by_band"] = by_band
         answers = _beside(out, "answers", f"{name}-{fingerprint(resolve(spec))}-{dtype}.jsonl")
         lm = TinyLM(model, tokenizer, max_length=context, batch_size=batch_size, responses=answers)
         kept = run_tasks(lm, loaded, limit)
-        entry["tasks"] = {task: summary(loaded[task], kept[task], lm.truncated[task]) for task in loaded}
+        entry["tasks"] = {
+            task: summary(loaded[task], kept[task], lm.truncated[task]) for task in loaded
+        }
         entry["average"] = mean_score(entry["tasks"])
         _write_records(_beside(out, "records", name), loaded, kept)
         entries.append(entry)
@@ -107,7 +131,11 @@ def evaluate(
         entries[number]["difference"] = differences(
             entries[number], entries[0], samples[number], samples[0], texts[number], texts[0]
         )
-    result = {"bits_per_byte": entries[0].get("bits_per_byte", {}), "tasks": entries[0]["tasks"], "models": entries}
+    result = {
+        "bits_per_byte": entries[0].get("bits_per_byte", {}),
+        "tasks": entries[0]["tasks"],
+        "models": entries,
+    }
     if out is not None:
         write_json(out, result)
     return result
@@ -137,7 +165,8 @@ def _check(models, tasks, documents, limit, num_fewshot, batch_size, dtype, coun
 
 
 def _labels(models: Sequence[str | Path]) -> list[str]:
-    """Short names for rows and folders: the last part of each path, numbered where two are the same."""
+    """Short names for rows and folders: the last part of each path, numbered where two are the
+    same."""
     names: list[str] = []
     for spec in models:
         name = Path(str(spec).rstrip("/")).name or "model"

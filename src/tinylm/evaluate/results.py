@@ -1,4 +1,5 @@
-"""From scores to what a person reads: averages, paired differences, the paper's table as text, Markdown and HTML."""
+"""From scores to what a person reads: averages, paired differences, the paper's table as text,
+Markdown and HTML."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,22 +32,32 @@ TITLES = {name: title for tasks in GROUPS.values() for name, title in tasks.item
 
 
 def mean_score(tasks: dict[str, dict]) -> dict[str, Any] | None:
-    """Mean over those of the paper's ten columns that were run, with its standard error; None when none was."""
+    """Mean over those of the paper's ten columns that were run, with its standard error; None when
+    none was."""
     run = [name for name in PAPER if name in tasks]
     if not run:
         return None
     errors = [tasks[name]["stderr"] for name in run]
     stderr = None if None in errors else float(np.sqrt(np.square(errors).sum()) / len(run))
     chance = float(np.mean([tasks[name]["chance"] for name in run]))
-    return {"score": float(np.mean([tasks[name]["score"] for name in run])), "stderr": stderr, "chance": chance,
-            "columns": len(run)}  # fmt: skip
+    return {
+        "score": float(np.mean([tasks[name]["score"] for name in run])),
+        "stderr": stderr,
+        "chance": chance,
+        "columns": len(run),
+    }
 
 
 def differences(
-    entry: dict, base: dict, samples: dict[str, list[dict]], base_samples: dict[str, list[dict]],
-    text: Scores | None, base_text: Scores | None,
-) -> dict[str, Any]:  # fmt: skip
-    """``entry`` minus ``base``, item by item: {name: {difference, low, high}} with 95 % confidence intervals."""
+    entry: dict,
+    base: dict,
+    samples: dict[str, list[dict]],
+    base_samples: dict[str, list[dict]],
+    text: Scores | None,
+    base_text: Scores | None,
+) -> dict[str, Any]:
+    """``entry`` minus ``base``, item by item: {name: {difference, low, high}} with 95 % confidence
+    intervals."""
     found: dict[str, Any] = {}
     if text is not None and base_text is not None:
         found["bits_per_byte"] = paired_difference(text, base_text)
@@ -80,19 +91,27 @@ def _as_scores(values: Sequence[tuple[float, int]]) -> Scores:
 
 
 def is_scored(sample: dict) -> bool:
-    """False when the model gave the item no finite log-likelihood (an overflow, an answer without tokens)."""
-    numbers = [answer[0] if isinstance(answer, (tuple, list)) else answer for answer in sample["filtered_resps"]]
+    """False when the model gave the item no finite log-likelihood (an overflow, an answer without
+    tokens)."""
+    numbers = [
+        answer[0] if isinstance(answer, (tuple, list)) else answer
+        for answer in sample["filtered_resps"]
+    ]
     return all(not isinstance(number, float) or np.isfinite(number) for number in numbers)
 
 
 def by_task(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The same scores the other way round: {task: {n, chance, scores: {model: {score, stderr}}}}."""
+    """The same scores the other way round: {task: {n, chance, scores: {model: {score,
+    stderr}}}}."""
     models = result["models"]
     return {
         name: {
             "n": task["n"],
             "chance": task["chance"],
-            "scores": {m["model"]: {key: m["tasks"][name][key] for key in ("score", "stderr")} for m in models},
+            "scores": {
+                m["model"]: {key: m["tasks"][name][key] for key in ("score", "stderr")}
+                for m in models
+            },
         }
         for name, task in models[0]["tasks"].items()
     }
@@ -105,13 +124,20 @@ def tables(result: dict[str, Any]) -> list[tuple[str, Table]]:
     if models[0].get("bits_per_byte"):
         made.append(("Bits per byte", _text_table(models)))
         if "by_band" in models[0]["bits_per_byte"]:
-            made.append(("Bits per byte by frequency of the first model's tokens", _band_table(models)))
+            made.append(
+                ("Bits per byte by frequency of the first model's tokens", _band_table(models))
+            )
     for group, titles in GROUPS.items():
         names = [name for name in titles if name in models[0]["tasks"]]
         if names:
             made.append((group, _task_table(models, names)))
     if models[0].get("average"):
-        made.append((f"Average of {models[0]['average']['columns']} of the paper's ten columns", _average(models)))
+        made.append(
+            (
+                f"Average of {models[0]['average']['columns']} of the paper's ten columns",
+                _average(models),
+            )
+        )
     return made
 
 
@@ -129,7 +155,8 @@ def _average(models: Sequence[dict]) -> Table:
     rows = [["chance", _number(models[0]["average"]["chance"], "average")]]
     rows += [[m["model"], with_error(m["average"], "average")] for m in models]
     rows += [
-        [f"{m['model']} - {models[0]['model']}", _interval(m["difference"]["average"], "average")] for m in models[1:]
+        [f"{m['model']} - {models[0]['model']}", _interval(m["difference"]["average"], "average")]
+        for m in models[1:]
     ]
     return ["model", "average"], rows
 
@@ -138,7 +165,10 @@ def _text_table(models: Sequence[dict]) -> Table:
     sources = list(models[0]["bits_per_byte"]["by_source"])
     rows = []
     for m in models:
-        parts = [m["bits_per_byte"], *[m["bits_per_byte"]["by_source"][source] for source in sources]]
+        parts = [
+            m["bits_per_byte"],
+            *[m["bits_per_byte"]["by_source"][source] for source in sources],
+        ]
         rows.append([m["model"], *[_bits(part) for part in parts]])
     for m in models[1:]:
         cell = _interval(m["difference"]["bits_per_byte"], "wikitext")
@@ -149,7 +179,12 @@ def _text_table(models: Sequence[dict]) -> Table:
 def _band_table(models: Sequence[dict]) -> Table:
     bands = models[0]["bits_per_byte"]["by_band"]
     total = sum(band["bytes"] for band in bands.values())
-    rows = [["share of bytes", *[_number(band["bytes"] / total, "share") + " %" for band in bands.values()]]]
+    rows = [
+        [
+            "share of bytes",
+            *[_number(band["bytes"] / total, "share") + " %" for band in bands.values()],
+        ]
+    ]
     for m in models:
         values = [band["bits_per_byte"] for band in m["bits_per_byte"]["by_band"].values()]
         rows.append([m["model"], *["-" if value is None else f"{value:.4f}" for value in values]])
@@ -157,7 +192,9 @@ def _band_table(models: Sequence[dict]) -> Table:
 
 
 def _bits(part: dict) -> str:
-    return f"{part['bits_per_byte']:.4f}" + ("" if part["stderr"] is None else f" ± {part['stderr']:.4f}")
+    return f"{part['bits_per_byte']:.4f}" + (
+        "" if part["stderr"] is None else f" ± {part['stderr']:.4f}"
+    )
 
 
 def _number(value: float | None, name: str) -> str:
@@ -179,12 +216,18 @@ def _interval(entry: dict, name: str) -> str:
 
 def notes(result: dict[str, Any]) -> list[str]:
     """What a reader must know beside the numbers: metrics, shots, items left out, prompts cut."""
-    lines = ["Scores are percentages with standard errors over items; differences are paired, with 95 % intervals."]
+    lines = [
+        "Scores are percentages with standard errors over items; differences are paired, with 95 %"
+        " intervals."
+    ]
     for name, task in result["models"][0]["tasks"].items():
         rule = f"{task['metric']}, {task['num_fewshot']}-shot, {task['n']} items"
         line = f"{TITLES[name]}: {rule}, data {task['data_hash']}"
         if "mean_over_subjects" in task:
-            line += f", mean over {len(task['by_subject'])} subjects {_number(task['mean_over_subjects'], name)}"
+            line += (
+                f", mean over {len(task['by_subject'])} subjects"
+                f" {_number(task['mean_over_subjects'], name)}"
+            )
         if task["bad_items"]:
             reasons = "; ".join(task["bad_examples"]) or "no finite score"
             line += f"; {task['bad_items']} items could not be used ({reasons})"
@@ -204,9 +247,13 @@ def show(result: dict[str, Any]) -> None:
 def write(result: dict[str, Any], out: Path) -> None:
     """Markdown and HTML beside ``out`` (results.json -> results.md, results.html)."""
     made = tables(result)
-    text = "# Evaluation\n\n" + "\n".join(f"## {title}\n\n{html.markdown_table(*table)}" for title, table in made)
+    text = "# Evaluation\n\n" + "\n".join(
+        f"## {title}\n\n{html.markdown_table(*table)}" for title, table in made
+    )
     with atomic_file(out.with_suffix(".md")) as scratch:
-        scratch.write_text(text + "\n" + "\n".join(f"- {line}" for line in notes(result)) + "\n", encoding="utf-8")
+        scratch.write_text(
+            text + "\n" + "\n".join(f"- {line}" for line in notes(result)) + "\n", encoding="utf-8"
+        )
     sections = [(title, html.table(*table)) for title, table in made]
     sections.append(("Notes", "".join(html.paragraph(line) for line in notes(result))))
     lead = ", ".join(model["model"] for model in result["models"])

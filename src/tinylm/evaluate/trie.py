@@ -1,12 +1,15 @@
-"""Scoring plan: token sequences as a prefix tree, so that every distinct prefix goes through the model once.
+"""Scoring plan: token sequences as a prefix tree, so that every distinct prefix goes through the
+model once.
 
-The four choices of a question share its prompt, and all questions of a subject share their few-shot examples. Put as
-one tree, both savings are the same thing. The tree is cut into steps that the model runs one after another:
+The four choices of a question share its prompt, and all questions of a subject share their few-shot
+examples. Put as one tree, both savings are the same thing. The tree is cut into steps that the
+model runs one after another:
 
-- a *pack* is a subtree laid out in one row. A tree attention mask lets each token see its own ancestors only, so a row
-  holds many branches without padding and without copies of what they share;
-- a *header* is a long run of tokens above a subtree that is too large for one pack. Its keys and values stay in the
-  cache while the packs below it run.
+- a *pack* is a subtree laid out in one row. A tree attention mask lets each token see its own
+  ancestors only, so a row holds many branches without padding and without copies of what they
+  share;
+- a *header* is a long run of tokens above a subtree that is too large for one pack. Its keys and
+  values stay in the cache while the packs below it run.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,7 +17,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-MIN_HEADER = 32  # tokens; a shorter shared prefix is cheaper to run again in each pack than to cache
+# tokens; a shorter shared prefix is cheaper to run again in each pack than to cache
+MIN_HEADER = 32
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,8 @@ class Step:
     base: int
     header: bool  # its keys and values stay in the cache for the steps that follow
     tokens: list[int] = field(default_factory=list)
-    parents: list[int] = field(default_factory=list)  # row of the token before; -1: the last one in the cache
+    # row of the token before; -1: the last one in the cache
+    parents: list[int] = field(default_factory=list)
     targets: list[Target] = field(default_factory=list)
 
     def positions(self) -> np.ndarray:
@@ -62,17 +67,19 @@ class Step:
 
 @dataclass(frozen=True)
 class Scored:
-    """A sequence to score: the tokens that go in, and the targets that follow the last ``len(targets)`` of them."""
+    """A sequence to score: the tokens that go in, and the targets that follow the last
+    ``len(targets)`` of them."""
 
     inputs: tuple[int, ...]
     targets: tuple[int, ...]
 
 
 class Plan:
-    """The steps of ``sequences``, each row of at most ``pack_tokens`` tokens unless a single branch is longer.
+    """The steps of ``sequences``, each row of at most ``pack_tokens`` tokens unless a single branch
+    is longer.
 
-    Iterating gives the steps in the order in which they must run: when a step comes, the cache (cropped to the step's
-    ``base``) holds exactly the tokens it needs.
+    Iterating gives the steps in the order in which they must run: when a step comes, the cache
+    (cropped to the step's ``base``) holds exactly the tokens it needs.
     """
 
     def __init__(self, sequences: Sequence[Scored], pack_tokens: int) -> None:
@@ -80,7 +87,8 @@ class Plan:
         self.pack_tokens = pack_tokens
         self.order = sorted(range(len(sequences)), key=lambda index: sequences[index].inputs)
         self.inputs = [sequences[index].inputs for index in self.order]
-        self.shared = [0] + [_common(a, b) for a, b in zip(self.inputs, self.inputs[1:])]  # with the one before
+        # with the one before
+        self.shared = [0] + [_common(a, b) for a, b in zip(self.inputs, self.inputs[1:])]
 
     def __iter__(self) -> Iterator[Step]:
         yield from self._fill(0, len(self.order), base=0, depth=0)
@@ -91,9 +99,11 @@ class Plan:
         return self._tokens(0, len(self.order), 0) if self.order else 0
 
     def _fill(self, first: int, last: int, base: int, depth: int) -> Iterator[Step]:
-        """Steps of the sorted sequences [first, last). They share ``depth`` tokens, of which ``base`` are cached.
+        """Steps of the sorted sequences [first, last). They share ``depth`` tokens, of which
+        ``base`` are cached.
 
-        The branches below ``depth`` are put into packs in order; one that is too large gets steps of its own.
+        The branches below ``depth`` are put into packs in order; one that is too large gets steps
+        of its own.
         """
         start, waiting = first, 0
         for branch, end in self._branches(first, last, depth):
@@ -110,7 +120,8 @@ class Plan:
             yield self._step(start, last, base)
 
     def _split(self, first: int, last: int, base: int) -> Iterator[Step]:
-        """A branch too large for a pack: what its sequences share becomes a header if it is long enough."""
+        """A branch too large for a pack: what its sequences share becomes a header if it is long
+        enough."""
         common = _common(self.inputs[first], self.inputs[last - 1])
         if common - base < MIN_HEADER and last - first > 1:
             yield from self._fill(first, last, base, common)
@@ -136,8 +147,11 @@ class Plan:
         fresh = (len(self.inputs[i]) - max(self.shared[i], base) for i in range(first + 1, last))
         return len(self.inputs[first]) - base + sum(fresh)
 
-    def _step(self, first: int, last: int, base: int, until: int | None = None, header: bool = False) -> Step:
-        """The subtree of [first, last) from depth ``base`` to ``until`` (None: to its leaves) laid out in one row."""
+    def _step(
+        self, first: int, last: int, base: int, until: int | None = None, header: bool = False
+    ) -> Step:
+        """The subtree of [first, last) from depth ``base`` to ``until`` (None: to its leaves) laid
+        out in one row."""
         step = Step(base, header)
         path: list[int] = []  # rows of the current sequence, by depth - base
         for index in range(first, last):

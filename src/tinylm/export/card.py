@@ -1,4 +1,5 @@
-"""The model card: README.md of a model directory, written from what was measured and nothing else."""
+"""The model card: README.md of a model directory, written from what was measured and nothing
+else."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,8 @@ from tinylm.models.shape import Shape
 from tinylm.models.teacher import facts as model_facts
 from tinylm.models.teacher import load_config
 
-LADDER = ("teacher", "compact", "inherited", "student", "control")  # how results name the models, in order
+# how results name the models, in order
+LADDER = ("teacher", "compact", "inherited", "student", "control")
 STEPS = {
     "teacher": "teacher",
     "compact": "+ compact tokenizer, before training",
@@ -36,10 +38,13 @@ def model_card(
     """Markdown with metadata for the model in ``model_dir``.
 
     Args:
-        results: what `tinylm run` wrote to results.json: teacher, corpus, recipe, bits per byte, tasks, seconds.
-        exports: reports of `tinylm export` (FILE.gguf.json), for the files' sizes and what quantisation cost.
+        results: what `tinylm run` wrote to results.json: teacher, corpus, recipe, bits per byte,
+            tasks, seconds.
+        exports: reports of `tinylm export` (FILE.gguf.json), for the files' sizes and what
+            quantisation cost.
         device: rows of benchmarks/device_table.py.
-        name: of the model; default: the folder's (or the folder's above it, when it is called "model").
+        name: of the model; default: the folder's (or the folder's above it, when it is called
+            "model").
         license: of this model; default: the teacher's, which its weights were made from.
 
     A section without facts is left out; nothing is estimated.
@@ -64,7 +69,8 @@ def model_card(
 
 
 def sort_facts(files: Sequence[Path]) -> dict[str, Any]:
-    """Arguments of :func:`model_card` from JSON files: results.json, FILE.gguf.json, the device table's last line."""
+    """Arguments of :func:`model_card` from JSON files: results.json, FILE.gguf.json, the device
+    table's last line."""
     sorted_facts: dict[str, Any] = {"results": None, "exports": [], "device": []}
     for path in files:
         value = read_json(path)
@@ -75,12 +81,17 @@ def sort_facts(files: Sequence[Path]) -> dict[str, Any]:
         elif "recipe" in value:
             sorted_facts["results"] = value
         else:
-            raise InputError(f"{path} is no results.json, export report or device table: leave it out of --facts")
+            raise InputError(
+                f"{path} is no results.json, export report or device table: leave it out of --facts"
+            )
     return sorted_facts
 
 
-def write_card(model_dir: str | Path, out: Path | None = None, *, overwrite: bool = False, **facts: Any) -> Path:
-    """Write the card to ``out`` (default README.md of ``model_dir``). Facts as in :func:`model_card`."""
+def write_card(
+    model_dir: str | Path, out: Path | None = None, *, overwrite: bool = False, **facts: Any
+) -> Path:
+    """Write the card to ``out`` (default README.md of ``model_dir``). Facts as in
+    :func:`model_card`."""
     path = out or Path(model_dir) / "README.md"
     refuse_existing(path, overwrite)
     text = model_card(model_dir, **facts)
@@ -89,7 +100,9 @@ def write_card(model_dir: str | Path, out: Path | None = None, *, overwrite: boo
     return path
 
 
-def _metadata(name: str, license: str | None, teacher: Mapping[str, Any], languages: Sequence[str]) -> str:
+def _metadata(
+    name: str, license: str | None, teacher: Mapping[str, Any], languages: Sequence[str]
+) -> str:
     base = _teacher_name(teacher)
     lines = ["---", "library_name: transformers", "pipeline_tag: text-generation"]
     lines.append(f"license: {json.dumps(license or 'unknown')}")  # JSON strings are YAML strings
@@ -104,7 +117,11 @@ def _summary(model_dir: Path, teacher: Mapping[str, Any], results: Mapping[str, 
     config = load_config(model_dir).get_text_config()
     shape = Shape.from_config(config)
     parameters = results.get("parameters", {})
-    size = f"{_count(parameters['student'])} parameters" if "student" in parameters else "A tiny language model"
+    size = (
+        f"{_count(parameters['student'])} parameters"
+        if "student" in parameters
+        else "A tiny language model"
+    )
     origin = f", made from {_teacher_name(teacher)}" if _teacher_name(teacher) else ""
     if "teacher" in parameters:
         origin += f" ({_count(parameters['teacher'])})"
@@ -112,7 +129,10 @@ def _summary(model_dir: Path, teacher: Mapping[str, Any], results: Mapping[str, 
     rows = [
         ("family", config.model_type),
         ("layers x width", f"{shape.num_layers} x {shape.hidden_size}"),
-        ("attention heads / key-value heads", f"{shape.num_attention_heads} / {shape.num_key_value_heads}"),
+        (
+            "attention heads / key-value heads",
+            f"{shape.num_attention_heads} / {shape.num_key_value_heads}",
+        ),
         ("head size", shape.head_dim),
         ("feed-forward width", shape.intermediate_size),
         ("vocabulary", f"{shape.vocab_size}{', tied' if shape.tie_word_embeddings else ''}"),
@@ -143,12 +163,20 @@ print(tokenizer.decode(model.generate(**ids, max_new_tokens=60)[0]))
 def _ladder(results: Mapping[str, Any]) -> str:
     bits, errors = results.get("bits_per_byte", {}), results.get("bits_per_byte_stderr", {})
     rows = [
-        (STEPS.get(key, key), f"{bits[key]:.4f} ± {errors[key]:.4f}" if errors.get(key) else f"{bits[key]:.4f}")
-        for key in [*[key for key in LADDER if key in bits], *[key for key in bits if key not in LADDER]]
+        (
+            STEPS.get(key, key),
+            f"{bits[key]:.4f} ± {errors[key]:.4f}" if errors.get(key) else f"{bits[key]:.4f}",
+        )
+        for key in [
+            *[key for key in LADDER if key in bits],
+            *[key for key in bits if key not in LADDER],
+        ]
     ]
     if not rows:
         return ""
-    return "## Bits per byte of held-out text (lower is better)\n\n" + _table(("model", "bits per byte"), rows)
+    return "## Bits per byte of held-out text (lower is better)\n\n" + _table(
+        ("model", "bits per byte"), rows
+    )
 
 
 def _tasks(results: Mapping[str, Any]) -> str:
@@ -168,11 +196,21 @@ def _tasks(results: Mapping[str, Any]) -> str:
         return f"{entry['score']:.3f}" + (f" ± {error:.3f}" if error is not None else "")
 
     def fact(name: str, key: str) -> str:
-        value = next((model["tasks"][name].get(key) for model in models if name in model.get("tasks", {})), None)
-        return "-" if value is None else (f"{value:.3f}" if isinstance(value, float) else str(value))
+        value = next(
+            (model["tasks"][name].get(key) for model in models if name in model.get("tasks", {})),
+            None,
+        )
+        return (
+            "-" if value is None else (f"{value:.3f}" if isinstance(value, float) else str(value))
+        )
 
-    rows = [(name, *[cell(model, name) for model in models], fact(name, "chance"), fact(name, "n")) for name in names]
-    return "## Tasks\n\n" + _table(("task", *[str(model["model"]) for model in models], "chance", "items"), rows)
+    rows = [
+        (name, *[cell(model, name) for model in models], fact(name, "chance"), fact(name, "n"))
+        for name in names
+    ]
+    return "## Tasks\n\n" + _table(
+        ("task", *[str(model["model"]) for model in models], "chance", "items"), rows
+    )
 
 
 def _files(exports: Sequence[Mapping[str, Any]]) -> str:
@@ -182,9 +220,15 @@ def _files(exports: Sequence[Mapping[str, Any]]) -> str:
     for report in exports:
         bits = report.get("check", {}).get("bits_per_byte")
         runtime = next((runtime for runtime in bits or {} if runtime != "transformers"), "")
-        cost = f"{100 * (bits[runtime] / bits['transformers'] - 1):+.2f} % in {runtime}" if bits else "not checked"
+        cost = (
+            f"{100 * (bits[runtime] / bits['transformers'] - 1):+.2f} % in {runtime}"
+            if bits
+            else "not checked"
+        )
         name = Path(str(report["file"])).name
-        rows.append((name, f"{report['bytes'] / 1e6:.1f}", f"{report['bits_per_weight']:.2f}", cost))
+        rows.append(
+            (name, f"{report['bytes'] / 1e6:.1f}", f"{report['bits_per_weight']:.2f}", cost)
+        )
     head = ("file", "MB", "bits per weight", "bits per byte against transformers")
     return "## Files for devices\n\n" + _table(head, rows)
 
@@ -202,7 +246,15 @@ def _device(device: Sequence[Mapping[str, Any]]) -> str:
         )
         for row in device
     ]
-    head = ("model", "format", "MB", "load s", "prefill tokens/s", "decode tokens/s", "peak memory MB")
+    head = (
+        "model",
+        "format",
+        "MB",
+        "load s",
+        "prefill tokens/s",
+        "decode tokens/s",
+        "peak memory MB",
+    )
     return "## Speed on a CPU, llama.cpp\n\n" + _table(head, rows) if rows else ""
 
 
@@ -214,7 +266,15 @@ def _making(results: Mapping[str, Any]) -> str:
     corpus = results.get("corpus") or {}
     for part, label in (("train", "trained on"), ("valid", "held out")):
         if part in corpus:
-            rows.append((label, f"{corpus[part]['documents']:,} documents, {corpus[part]['bytes'] / 1e6:.2f} MB"))
+            rows.append(
+                (
+                    label,
+                    (
+                        f"{corpus[part]['documents']:,} documents,"
+                        f" {corpus[part]['bytes'] / 1e6:.2f} MB"
+                    ),
+                )
+            )
     for source, size in (corpus.get("sources") or {}).items():
         rows.append((f"of which {source}", f"{size / 1e6:.2f} MB"))
     if results.get("tokens_trained"):
@@ -222,7 +282,12 @@ def _making(results: Mapping[str, Any]) -> str:
     if results.get("seconds"):
         rows.append(("seconds in all", f"{sum(results['seconds'].values()):.0f}"))
     if results.get("machine"):
-        rows.append(("machine", f"{results['machine'].get('cpu', '')}, {results['machine'].get('short', '')}"))
+        rows.append(
+            (
+                "machine",
+                f"{results['machine'].get('cpu', '')}, {results['machine'].get('short', '')}",
+            )
+        )
     rows += [(package, number) for package, number in (results.get("versions") or {}).items()]
     if not rows:
         return ""
@@ -234,24 +299,33 @@ def _making(results: Mapping[str, Any]) -> str:
             if isinstance(table, Mapping)
             for key, value in table.items()
         ]
-        again = "\n\n<details><summary>The recipe</summary>\n\n```\n" + "\n".join(values) + "\n```\n\n</details>"
+        again = (
+            "\n\n<details><summary>The recipe</summary>\n\n```\n"
+            + "\n".join(values)
+            + "\n```\n\n</details>"
+        )
     return "## How it was made\n\n" + _table(("", ""), rows) + again
 
 
 def _limits(results: Mapping[str, Any], license: str | None, teacher: Mapping[str, Any]) -> str:
     limits = [
         "A model of this size knows little and makes up the rest: check every fact it states.",
-        "It was not aligned or filtered for safety here; whatever its teacher and its text contain can come out.",
+        (
+            "It was not aligned or filtered for safety here; whatever its teacher and its text"
+            " contain can come out."
+        ),
     ]
     recipe = results.get("recipe", {})
     length = recipe.get("train", {}).get("sequence_length")
     if length:
-        limits.append(f"It was trained on sequences of {length} tokens; longer contexts were not measured.")
+        limits.append(
+            f"It was trained on sequences of {length} tokens; longer contexts were not measured."
+        )
     growth = (results.get("tokenizer") or {}).get("growth_predicted")
     if growth:
         limits.append(
-            f"Its compact vocabulary makes text like its corpus x{growth:.3f} longer in tokens than the teacher's, and "
-            "text of other languages or domains much longer."
+            f"Its compact vocabulary makes text like its corpus x{growth:.3f} longer in tokens than"
+            " the teacher's, and text of other languages or domains much longer."
         )
     source = _teacher_name(teacher) or "the teacher"
     limits.append(
@@ -272,4 +346,6 @@ def _count(parameters: int) -> str:
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join(
+        "| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines
+    )

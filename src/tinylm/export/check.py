@@ -1,10 +1,11 @@
-"""Is this GGUF the model? Its contents against the directory it came from, and real llama.cpp against `transformers`.
+"""Is this GGUF the model? Its contents against the directory it came from, and real llama.cpp
+against `transformers`.
 
 Four comparisons, from exact to measured:
 1. every setting, token, merge and packed weight in the file is what exporting again would write;
 2. llama.cpp tokenizes hard text as the tokenizer does;
-3. llama.cpp's next-token distributions are the model's (mean KL divergence), and in the float formats greedy
-   decoding gives the same tokens;
+3. llama.cpp's next-token distributions are the model's (mean KL divergence), and in the float
+   formats greedy decoding gives the same tokens;
 4. bits per byte on a text, llama.cpp's over the model's, within a bound stated per quantisation.
 """
 
@@ -24,8 +25,8 @@ from tinylm.export.gguf import export, metadata, open_weights, refuse_existing
 from tinylm.export.llamacpp import Llama, require_llamacpp
 from tinylm.models.teacher import load_config, load_model, load_tokenizer
 
-# quantisation -> (mean KL in nats per token, bits per byte relative to the model's): measured in docs/export.md,
-# bounds are some times the largest value seen
+# quantisation -> (mean KL in nats per token, bits per byte relative to the model's): measured in
+# docs/export.md, bounds are some times the largest value seen
 BOUNDS: dict[str, tuple[float, float]] = {
     "F32": (0.0005, 0.001),
     "F16": (0.0005, 0.001),
@@ -44,7 +45,8 @@ BOUNDS: dict[str, tuple[float, float]] = {
 }
 GREEDY_TOKENS = 64
 _WINDOW = 256  # tokens scored at once: logits are float32[256, vocab_size]
-_TIE = 0.1  # nats between the two best tokens: closer (or within 4 times the error seen) either may win
+# nats between the two best tokens: closer (or within 4 times the error seen) either may win
+_TIE = 0.1
 
 
 def check(
@@ -57,9 +59,9 @@ def check(
 ) -> dict[str, Any]:
     """Compare the GGUF file with the `transformers` directory it was made from.
 
-    ``texts`` are scored in bits per byte beside the built-in hard text (the first 4096 tokens of them).
-    Returns {"tokens": {...}, "kl", "max_dlogp", "greedy_equal", "bits_per_byte": {"transformers", "llama.cpp"}, ...}.
-    Raises WorkError that says what differs.
+    ``texts`` are scored in bits per byte beside the built-in hard text (the first 4096 tokens of
+    them). Returns {"tokens": {...}, "kl", "max_dlogp", "greedy_equal", "bits_per_byte":
+    {"transformers", "llama.cpp"}, ...}. Raises WorkError that says what differs.
     """
     model_dir, gguf_path = Path(model_dir), Path(gguf_path)
     if not gguf_path.is_file():
@@ -70,7 +72,9 @@ def check(
         facts: dict[str, Any] = {"quantize": quantize, "tokens": compare_tokens(llama, tokenizer)}
         model = load_model(model_dir, torch.float32)
         facts |= compare_logits(llama, model, tokenizer, quantize, texts)
-        facts |= compare_greedy(llama, model, tokenizer, quantize, tie=max(_TIE, 4 * facts["max_dlogp"]))
+        facts |= compare_greedy(
+            llama, model, tokenizer, quantize, tie=max(_TIE, 4 * facts["max_dlogp"])
+        )
     return facts
 
 
@@ -84,18 +88,22 @@ def export_checked(
     overwrite: bool = False,
     threads: int = 1,
 ) -> dict[str, Any]:
-    """Export, then check; ``out`` appears only when the check held. The export's report with the check's as "check"."""
+    """Export, then check; ``out`` appears only when the check held. The export's report with the
+    check's as "check"."""
     out = Path(out)
     refuse_existing(out, overwrite)
     require_llamacpp()
     with atomic_file(out) as scratch:
         report = export(model_dir, scratch, quantize, pre_tokenizer=pre_tokenizer)
-        report["check"] = check(model_dir, scratch, texts=texts, pre_tokenizer=pre_tokenizer, threads=threads)
+        report["check"] = check(
+            model_dir, scratch, texts=texts, pre_tokenizer=pre_tokenizer, threads=threads
+        )
     return {**report, "file": str(out)}
 
 
 def compare_contents(model_dir: Path, gguf_path: Path, pre_tokenizer: str | None = None) -> str:
-    """Every setting and weight of the file against the directory; returns the file's quantisation."""
+    """Every setting and weight of the file against the directory; returns the file's
+    quantisation."""
     try:
         reader = GGUFReader(gguf_path)
     except (ValueError, IndexError, KeyError) as error:
@@ -103,22 +111,29 @@ def compare_contents(model_dir: Path, gguf_path: Path, pre_tokenizer: str | None
     config, tokenizer = load_config(model_dir).get_text_config(), load_tokenizer(model_dir)
     family = graph.family_of(config)
     quantize = _quantization_of(reader, gguf_path)
-    for key, (value, kind) in metadata(model_dir, config, family, tokenizer, quantize, pre_tokenizer).items():
+    for key, (value, kind) in metadata(
+        model_dir, config, family, tokenizer, quantize, pre_tokenizer
+    ).items():
         if key == "general.name":  # the folder's name: a copy of the model is the model
             continue
         found = reader.fields[key].contents() if key in reader.fields else None
         if not _same(value, found, kind):
-            raise WorkError(f"{gguf_path} and {model_dir} differ in {key}: {_difference(value, found)}")
+            raise WorkError(
+                f"{gguf_path} and {model_dir} differ in {key}: {_difference(value, found)}"
+            )
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     with open_weights(model_dir) as weights:
         names = graph.hf_names(config, list(weights.shapes), family)
         expected = set(names) | set(graph.rope_tensors(config, family))
         if expected != set(tensors):
             raise WorkError(
-                f"{gguf_path} and {model_dir} do not hold the same tensors: {sorted(expected ^ set(tensors))[:4]}"
+                f"{gguf_path} and {model_dir} do not hold the same tensors:"
+                f" {sorted(expected ^ set(tensors))[:4]}"
             )
         for name, factors in graph.rope_tensors(config, family).items():
-            if not np.array_equal(np.asarray(tensors[name].data).reshape(-1), np.asarray(factors).reshape(-1)):
+            if not np.array_equal(
+                np.asarray(tensors[name].data).reshape(-1), np.asarray(factors).reshape(-1)
+            ):
                 raise WorkError(f"{gguf_path} and {model_dir} differ in {name}")
         for name, hf_name in names.items():
             weight = graph.to_llamacpp(hf_name, weights.read(hf_name), config, family)
@@ -127,17 +142,28 @@ def compare_contents(model_dir: Path, gguf_path: Path, pre_tokenizer: str | None
             if packed.nbytes != data.nbytes or not np.array_equal(
                 packed.reshape(-1).view(np.uint8), data.reshape(-1).view(np.uint8)
             ):
-                raise WorkError(f"{gguf_path} and {model_dir} differ in the weights of {name} ({hf_name})")
+                raise WorkError(
+                    f"{gguf_path} and {model_dir} differ in the weights of {name} ({hf_name})"
+                )
     return quantize
 
 
-def compare_tokens(llama: Llama | Any, tokenizer: Any, texts: Sequence[str] | None = None) -> dict[str, Any]:
-    """llama.cpp's token ids of hard text against the tokenizer's. Returns {"texts", "ids", "known_differences"}."""
+def compare_tokens(
+    llama: Llama | Any, tokenizer: Any, texts: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """llama.cpp's token ids of hard text against the tokenizer's. Returns {"texts", "ids",
+    "known_differences"}."""
     prepare, known = _comparable(tokenizer)
     texts = hard_text.TEXTS + hard_text.random_texts(300) if texts is None else texts
     rows = getattr(llama, "vocab_size", len(tokenizer))
-    special = [token for token in tokenizer.all_special_tokens if tokenizer.convert_tokens_to_ids(token) < rows]
-    written = [text for token in special[:8] for text in (token, f"one{token}two", f"{token}\n{token}")]
+    special = [
+        token
+        for token in tokenizer.all_special_tokens
+        if tokenizer.convert_tokens_to_ids(token) < rows
+    ]
+    written = [
+        text for token in special[:8] for text in (token, f"one{token}two", f"{token}\n{token}")
+    ]
     if _prepends_once(tokenizer):
         known.append("llama.cpp puts a space after a special token too: not compared there")
         written = []
@@ -145,16 +171,22 @@ def compare_tokens(llama: Llama | Any, tokenizer: Any, texts: Sequence[str] | No
     for text in [prepare(text) for text in [*texts, *written]]:
         ours, theirs = tokenizer(text, add_special_tokens=False)["input_ids"], llama.tokenize(text)
         if ours != theirs:
-            at = next((i for i, (a, b) in enumerate(zip(ours, theirs)) if a != b), min(len(ours), len(theirs)))
+            at = next(
+                (i for i, (a, b) in enumerate(zip(ours, theirs)) if a != b),
+                min(len(ours), len(theirs)),
+            )
             raise WorkError(
-                f"{llama.runtime} tokenizes {text!r:.80} differently from token {at} on: "
-                f"{tokenizer.convert_ids_to_tokens(theirs[at : at + 4])} instead of "
-                f"{tokenizer.convert_ids_to_tokens(ours[at : at + 4])} (a wrong pre-tokenizer? see --pre-tokenizer)"
+                f"{llama.runtime} tokenizes {text!r:.80} differently from token {at} on:"
+                f" {tokenizer.convert_ids_to_tokens(theirs[at : at + 4])} instead of"
+                f" {tokenizer.convert_ids_to_tokens(ours[at : at + 4])} (a wrong pre-tokenizer? see"
+                " --pre-tokenizer)"
             )
         count += len(ours)
     ours, theirs = tokenizer("a b")["input_ids"], llama.tokenize("a b", add_special=True)
     if ours != theirs:
-        raise WorkError(f"{llama.runtime} puts other special tokens around a text: {theirs} instead of {ours}")
+        raise WorkError(
+            f"{llama.runtime} puts other special tokens around a text: {theirs} instead of {ours}"
+        )
     return {"texts": len(texts) + len(written), "ids": count, "known_differences": known}
 
 
@@ -188,19 +220,23 @@ def compare_logits(
     }
     if not kl <= kl_limit:  # also catches NaN
         raise WorkError(
-            f"{llama.runtime}'s next-token distributions are not the model's: mean KL {kl:.4f} nats, "
-            f"the bound at {quantize} is {kl_limit}{_advice(quantize)}"
+            f"{llama.runtime}'s next-token distributions are not the model's: mean KL {kl:.4f}"
+            f" nats, the bound at {quantize} is {kl_limit}{_advice(quantize)}"
         )
     if not abs(change) <= bits_limit:
         raise WorkError(
-            f"bits per byte {theirs_bpb:.4f} in {llama.runtime}, {ours_bpb:.4f} in transformers: "
-            f"{100 * change:+.1f} %, the bound at {quantize} is {100 * bits_limit:.1f} %{_advice(quantize)}"
+            f"bits per byte {theirs_bpb:.4f} in {llama.runtime}, {ours_bpb:.4f} in transformers:"
+            f" {100 * change:+.1f} %, the bound at {quantize} is {100 * bits_limit:.1f}"
+            f" %{_advice(quantize)}"
         )
     return facts
 
 
-def compare_greedy(llama: Llama | Any, model: Any, tokenizer: Any, quantize: str, tie: float = _TIE) -> dict[str, Any]:
-    """The first 64 greedy tokens. In F32, F16 and BF16 they must be equal up to a ``tie`` (nats) of the two best."""
+def compare_greedy(
+    llama: Llama | Any, model: Any, tokenizer: Any, quantize: str, tie: float = _TIE
+) -> dict[str, Any]:
+    """The first 64 greedy tokens. In F32, F16 and BF16 they must be equal up to a ``tie`` (nats) of
+    the two best."""
     from tinylm.models.generate import Speed, generate
 
     prompt = tokenizer(hard_text.PROMPT)["input_ids"]
@@ -209,16 +245,25 @@ def compare_greedy(llama: Llama | Any, model: Any, tokenizer: Any, quantize: str
     for _ in generate(model, tokenizer, prompt, GREEDY_TOKENS, speed=made):
         pass
     ours = made.ids
-    equal = next((index for index, (a, b) in enumerate(zip(ours, theirs)) if a != b), min(len(ours), len(theirs)))
-    facts = {"greedy_equal": equal, "greedy_tokens": len(theirs), "greedy_text": tokenizer.decode(theirs)}
+    equal = next(
+        (index for index, (a, b) in enumerate(zip(ours, theirs)) if a != b),
+        min(len(ours), len(theirs)),
+    )
+    facts = {
+        "greedy_equal": equal,
+        "greedy_tokens": len(theirs),
+        "greedy_text": tokenizer.decode(theirs),
+    }
     if equal < min(len(ours), len(theirs)):
         best = _log_softmax(model_logits(model, prompt + ours[:equal]))[-1].topk(2).values
-        facts["greedy_gap"] = gap = float(best[0] - best[1])  # nats between transformers' two best where the texts part
+        # nats between transformers' two best where the texts part
+        facts["greedy_gap"] = gap = float(best[0] - best[1])
         if quantization.is_float(quantize) and gap > tie:
             raise WorkError(
-                f"greedy text parts at token {equal}: {tokenizer.decode(theirs[equal : equal + 4])!r} in "
-                f"{llama.runtime}, {tokenizer.decode(ours[equal : equal + 4])!r} in transformers, which is "
-                f"{gap:.2f} nats ahead there"
+                f"greedy text parts at token {equal}:"
+                f" {tokenizer.decode(theirs[equal : equal + 4])!r} in {llama.runtime},"
+                f" {tokenizer.decode(ours[equal : equal + 4])!r} in transformers, which is"
+                f" {gap:.2f} nats ahead there"
             )
     return facts
 
@@ -230,9 +275,11 @@ def model_logits(model: Any, ids: Sequence[int]) -> torch.Tensor:
 
 
 def _windows(tokenizer: Any, texts: Sequence[str]):
-    """(token ids, bytes they spell after the first) of the text in windows of 256 tokens: 4096 tokens at most."""
+    """(token ids, bytes they spell after the first) of the text in windows of 256 tokens: 4096
+    tokens at most."""
     taken = 0
-    start_ids = tokenizer("")["input_ids"]  # the BOS token of models that want one: without it they predict badly
+    # the BOS token of models that want one: without it they predict badly
+    start_ids = tokenizer("")["input_ids"]
     start_ids = start_ids if start_ids == [tokenizer.bos_token_id] else []
     for text in [hard_text.PROSE, *texts]:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -255,8 +302,14 @@ def _comparable(tokenizer: Any) -> tuple[Callable[[str], str], list[str]]:
         return backend.normalizer.normalize_str, [
             f"llama.cpp does not bring text to {form}: compared on text in {form}"
         ]
-    if type(backend.pre_tokenizer).__name__ == "Metaspace" and backend.pre_tokenizer.prepend_scheme != "never":
-        known = "llama.cpp puts a space even before a text that begins with one: compared on text that does not"
+    if (
+        type(backend.pre_tokenizer).__name__ == "Metaspace"
+        and backend.pre_tokenizer.prepend_scheme != "never"
+    ):
+        known = (
+            "llama.cpp puts a space even before a text that begins with one: compared on text that"
+            " does not"
+        )
         return lambda text: text.lstrip(" "), [known]
     return lambda text: text, []
 
@@ -266,18 +319,27 @@ def _prepends_once(tokenizer: Any) -> bool:
 
 
 def _quantization_of(reader: GGUFReader, path: Path) -> str:
-    number = reader.fields["general.file_type"].contents() if "general.file_type" in reader.fields else None
+    number = (
+        reader.fields["general.file_type"].contents()
+        if "general.file_type" in reader.fields
+        else None
+    )
     for name in quantization.BASE:
         if number == int(quantization.file_type(name)):
             return name
-    raise WorkError(f"{path} does not say which of {', '.join(quantization.BASE)} it is (general.file_type = {number})")
+    raise WorkError(
+        f"{path} does not say which of {', '.join(quantization.BASE)} it is (general.file_type ="
+        f" {number})"
+    )
 
 
 def _same(value: Any, found: Any, kind: GGUFValueType) -> bool:
     if kind == GGUFValueType.FLOAT32:
         return found is not None and bool(np.float32(value) == np.float32(found))
     if isinstance(value, list) and value and isinstance(value[0], float):
-        return found is not None and np.array_equal(np.array(value, np.float32), np.array(found, np.float32))
+        return found is not None and np.array_equal(
+            np.array(value, np.float32), np.array(found, np.float32)
+        )
     return value == found
 
 

@@ -1,4 +1,5 @@
-"""What `tinylm export` does: read the texts, write or verify, tell the person, leave a report on disk."""
+"""What `tinylm export` does: read the texts, write or verify, tell the person, leave a report on
+disk."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -33,7 +34,8 @@ def run(
     threads: int,
     facts: Sequence[Path],
 ) -> dict[str, Any]:
-    """One `tinylm export`; the arguments are the command's, told by `tinylm export --help`. Returns the report."""
+    """One `tinylm export`; the arguments are the command's, told by `tinylm export --help`. Returns
+    the report."""
     if threads < 1:
         raise InputError(f"--threads {threads} must be 1 or more")
     model_dir = resolve(model)
@@ -42,15 +44,23 @@ def run(
     if format == "card":
         print(write_card(model_dir, out, overwrite=overwrite, **sort_facts(facts)))
         return {}
-    texts = [document.text for document in islice(documents(text), 200)] if text else []  # more than the check takes
+    # more than the check takes
+    texts = [document.text for document in islice(documents(text), 200)] if text else []
     if verify is not None:
-        checked = check_gguf(model_dir, verify, texts=texts, pre_tokenizer=pre_tokenizer, threads=threads)
+        checked = check_gguf(
+            model_dir, verify, texts=texts, pre_tokenizer=pre_tokenizer, threads=threads
+        )
         print_check(checked, f"{verify} is {model}")
         return checked
     if out is None:
-        raise InputError("--out is missing: the file to write, e.g. --out model.gguf (or --verify FILE to check one)")
+        raise InputError(
+            "--out is missing: the file to write, e.g. --out model.gguf (or --verify FILE to check"
+            " one)"
+        )
     if format == "onnx":
-        report = export_onnx(model_dir, out, quantize or "F32", check=check, texts=texts, overwrite=overwrite)
+        report = export_onnx(
+            model_dir, out, quantize or "F32", check=check, texts=texts, overwrite=overwrite
+        )
     elif check:
         report = export_checked(
             model_dir,
@@ -62,7 +72,9 @@ def run(
             threads=threads,
         )
     else:
-        report = export(model_dir, out, quantize or "F16", pre_tokenizer=pre_tokenizer, overwrite=overwrite)
+        report = export(
+            model_dir, out, quantize or "F16", pre_tokenizer=pre_tokenizer, overwrite=overwrite
+        )
     if check:
         print_check(report["check"], f"{out} is {model}")
     for change, tensors in Counter(report["fallbacks"].values()).items():
@@ -85,8 +97,10 @@ def print_check(facts: dict[str, Any], title: str) -> None:
         ("bits per byte, transformers", f"{bits['transformers']:.4f}"),
         (
             f"bits per byte, {runtime}",
-            f"{bits[runtime]:.4f} ({100 * (bits[runtime] / bits['transformers'] - 1):+.2f} %, "
-            f"bound {100 * facts['bits_per_byte_bound']:g} %)",
+            (
+                f"{bits[runtime]:.4f} ({100 * (bits[runtime] / bits['transformers'] - 1):+.2f} %, "
+                f"bound {100 * facts['bits_per_byte_bound']:g} %)"
+            ),
         ),
     ]
     print_table(title, ("check", facts["quantize"]), rows)

@@ -31,9 +31,11 @@ def export(
 ) -> dict[str, Any]:
     """Write the model and tokenizer in ``model_dir`` to the GGUF file ``out``.
 
-    Returns {"file", "bytes", "quantize", "architecture", "pre_tokenizer", "parameters", "bits_per_weight", "formats":
-    {format: tensors}, "fallbacks": {tensor: "wanted -> given"}}. Raises InputError for a model, tokenizer or
-    quantisation that llama.cpp cannot run, an existing ``out``, and a full disk; nothing half-written stays.
+    Returns {"file", "bytes", "quantize", "architecture", "pre_tokenizer", "parameters",
+    "bits_per_weight", "formats":
+    {format: tensors}, "fallbacks": {tensor: "wanted -> given"}}. Raises InputError for a model,
+    tokenizer or quantisation that llama.cpp cannot run, an existing ``out``, and a full disk;
+    nothing half-written stays.
     """
     model_dir, out = Path(model_dir), Path(out)
     quantize = quantization.check_name(quantize)
@@ -46,10 +48,15 @@ def export(
         _require_complete(model_dir, config, weights.shapes)
         tied = "output.weight" not in hf_names
         formats = {
-            name: quantization.choose(quantize, name, weights.shapes[hf_name], config.num_hidden_layers, tied)
+            name: quantization.choose(
+                quantize, name, weights.shapes[hf_name], config.num_hidden_layers, tied
+            )
             for name, hf_name in hf_names.items()
         }
-        size = sum(_packed_bytes(weights.shapes[hf_names[name]], given) for name, (_, given) in formats.items())
+        size = sum(
+            _packed_bytes(weights.shapes[hf_names[name]], given)
+            for name, (_, given) in formats.items()
+        )
         require_space(out, size + 64 * len(vocabulary.tokens))
         with atomic_file(out) as scratch:
             writer = GGUFWriter(scratch, MODEL_ARCH_NAMES[family.architecture])
@@ -80,7 +87,9 @@ def export(
         "bits_per_weight": round(8 * size / parameters, 3),
         "formats": _count(given.name for _, given in formats.values()),
         "fallbacks": {
-            name: f"{wanted.name} -> {given.name}" for name, (wanted, given) in formats.items() if wanted != given
+            name: f"{wanted.name} -> {given.name}"
+            for name, (wanted, given) in formats.items()
+            if wanted != given
         },
     }
 
@@ -88,17 +97,22 @@ def export(
 def refuse_existing(out: Path, overwrite: bool) -> None:
     """InputError when ``out`` is there already (and may not be replaced) or is a folder."""
     if out.is_dir():
-        raise InputError(f"{out} is a folder: give --out the name of a file, such as {out / 'model.gguf'}")
+        raise InputError(
+            f"{out} is a folder: give --out the name of a file, such as {out / 'model.gguf'}"
+        )
     if out.exists() and not overwrite:
         raise InputError(f"{out} exists already: choose another --out or give --overwrite")
 
 
 class Weights:
-    """The tensors of a model's safetensors files, read one by one. ``shapes``: parameter name -> shape."""
+    """The tensors of a model's safetensors files, read one by one. ``shapes``: parameter name ->
+    shape."""
 
     def __init__(self, files: dict[str, Any]) -> None:
         self._file_of = {name: file for file in files.values() for name in file.keys()}  # noqa: SIM118
-        self.shapes = {name: tuple(file.get_slice(name).get_shape()) for name, file in self._file_of.items()}
+        self.shapes = {
+            name: tuple(file.get_slice(name).get_shape()) for name, file in self._file_of.items()
+        }
 
     def read(self, name: str) -> np.ndarray:
         """The tensor as float32. InputError when it holds NaN or infinity."""
@@ -110,7 +124,8 @@ class Weights:
 
 @contextmanager
 def open_weights(model_dir: Path) -> Iterator[Weights]:
-    """Open all safetensors files of ``model_dir``. InputError when there are none or one is damaged."""
+    """Open all safetensors files of ``model_dir``. InputError when there are none or one is
+    damaged."""
     index = model_dir / "model.safetensors.index.json"
     if index.is_file():
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
@@ -122,9 +137,13 @@ def open_weights(model_dir: Path) -> Iterator[Weights]:
             files[name] = safe_open(model_dir / name, framework="pt").__enter__()
         yield Weights(files)
     except FileNotFoundError as error:
-        raise InputError(f"{model_dir} lacks {name}: GGUF is made from safetensors weights") from error
+        raise InputError(
+            f"{model_dir} lacks {name}: GGUF is made from safetensors weights"
+        ) from error
     except SafetensorError as error:
-        raise InputError(f"{model_dir}/{name} is damaged ({error}): copy or download it again") from error
+        raise InputError(
+            f"{model_dir}/{name} is damaged ({error}): copy or download it again"
+        ) from error
     finally:
         for file in files.values():
             file.__exit__(None, None, None)
@@ -146,7 +165,12 @@ def metadata(
 
 
 def _write_metadata(
-    writer: GGUFWriter, model_dir: Path, config: Any, family: graph.Family, vocabulary: Vocabulary, quantize: str
+    writer: GGUFWriter,
+    model_dir: Path,
+    config: Any,
+    family: graph.Family,
+    vocabulary: Vocabulary,
+    quantize: str,
 ) -> None:
     architecture = MODEL_ARCH_NAMES[family.architecture]
     facts_file = model_dir / "tinylm.json"
@@ -167,9 +191,12 @@ def _write_metadata(
 
 
 def _name(model_dir: Path, config: Any, vocabulary: Vocabulary) -> str:
-    """The folder's name. llama.cpp takes "phi-3" in it as word of that family's four tokens, and fails without them."""
+    """The folder's name. llama.cpp takes "phi-3" in it as word of that family's four tokens, and
+    fails without them."""
     name = model_dir.resolve().name
-    if {"</s>", "<unk>", "<s>", "<|endoftext|>"} <= set(vocabulary.tokens) and config.model_type == "phi3":
+    if {"</s>", "<unk>", "<s>", "<|endoftext|>"} <= set(
+        vocabulary.tokens
+    ) and config.model_type == "phi3":
         return name if re.search("phi-?3", name, re.IGNORECASE) else f"phi-3-{name}"
     return re.sub("(phi)-?3", r"\1_3", name, flags=re.IGNORECASE)
 
@@ -186,17 +213,24 @@ def _require_complete(model_dir: Path, config: Any, shapes: dict[str, tuple[int,
         if name not in shapes:
             raise InputError(f"{model_dir} lacks {name}: the checkpoint is incomplete")
         if shapes[name] != tuple(tensor.shape):
-            raise InputError(f"{model_dir}: {name} has shape {shapes[name]}, the config says {tuple(tensor.shape)}")
+            raise InputError(
+                f"{model_dir}: {name} has shape {shapes[name]}, the config says"
+                f" {tuple(tensor.shape)}"
+            )
 
 
-def _announce(writer: GGUFWriter, name: str, shape: tuple[int, ...], to: GGMLQuantizationType) -> None:
+def _announce(
+    writer: GGUFWriter, name: str, shape: tuple[int, ...], to: GGMLQuantizationType
+) -> None:
     """Tell the writer the name, shape and format of a tensor that is written later."""
     dtype = {GGMLQuantizationType.F32: np.float32, GGMLQuantizationType.F16: np.float16}.get(to)
     size = _packed_bytes(shape, to)
     if dtype is not None:
         writer.add_tensor_info(name, shape, np.dtype(dtype), size)
     else:  # given in bytes; the writer turns it back into weights
-        writer.add_tensor_info(name, quant_shape_to_byte_shape(shape, to), np.dtype(np.uint8), size, raw_dtype=to)
+        writer.add_tensor_info(
+            name, quant_shape_to_byte_shape(shape, to), np.dtype(np.uint8), size, raw_dtype=to
+        )
 
 
 def _packed_bytes(shape: tuple[int, ...], to: GGMLQuantizationType) -> int:

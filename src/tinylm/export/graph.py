@@ -1,7 +1,9 @@
-"""What llama.cpp must be told about each model family: its name there, its settings, and its weight layout.
+"""What llama.cpp must be told about each model family: its name there, its settings, and its weight
+layout.
 
-llama.cpp has a fixed graph per family. Whatever a `transformers` config can say beyond that graph must be folded into
-the weights or refused here, because llama.cpp would load it silently and compute something else.
+llama.cpp has a fixed graph per family. Whatever a `transformers` config can say beyond that graph
+must be folded into the weights or refused here, because llama.cpp would load it silently and
+compute something else.
 """
 
 import math
@@ -20,8 +22,10 @@ class Family:
     """How llama.cpp runs one `transformers` model type."""
 
     architecture: gguf.MODEL_ARCH
-    interleaved_rope: bool = False  # rotates neighbouring pairs (2i, 2i+1), not halves (i, i + head_dim/2)
-    gain_offset: float = 0.0  # transformers multiplies by 1 + weight (Gemma); llama.cpp by what is in the file
+    # rotates neighbouring pairs (2i, 2i+1), not halves (i, i + head_dim/2)
+    interleaved_rope: bool = False
+    # transformers multiplies by 1 + weight (Gemma); llama.cpp by what is in the file
+    gain_offset: float = 0.0
     activation: str = "silu"
     square_attention: bool = False  # its graph takes heads x head_dim = hidden_size for granted
     biases: bool = False  # its graph reads bias vectors of attention and MLP
@@ -43,39 +47,54 @@ FAMILIES: dict[str, Family] = {  # by the config's model_type
 
 # Families whose graph reads the tensor rope_freqs.weight (Llama 3's scaling).
 _READS_ROPE_FREQS = ("llama", "mistral", "granite")
-# The models of 27B parameters, known by their depth, scale attention by hidden_size / heads instead of head_dim.
+# The models of 27B parameters, known by their depth, scale attention by hidden_size / heads instead
+# of head_dim.
 _GEMMA_27B_LAYERS = {"gemma2": 46, "gemma3_text": 62}
 _NO_ROPE_STEP = 4  # llama.cpp's SmolLM3: layers 4, 8, 12, ... go without rope
 
 
 def family_of(config: Any) -> Family:
-    """The family of a `transformers` config, after checking that llama.cpp's graph can express it. Else InputError."""
+    """The family of a `transformers` config, after checking that llama.cpp's graph can express it.
+    Else InputError."""
     family = FAMILIES.get(config.model_type)
     if family is None:
         raise InputError(
-            f"model type {config.model_type!r} cannot be exported to GGUF; these can: {', '.join(FAMILIES)}"
+            f"model type {config.model_type!r} cannot be exported to GGUF; these can:"
+            f" {', '.join(FAMILIES)}"
         )
     activation = getattr(config, "hidden_activation", None) or config.hidden_act
-    if activation not in (family.activation, "gelu" if config.model_type == "gemma" else family.activation):
-        raise _refuse(config, f"the activation {activation!r} (it always uses {family.activation!r})")
+    if activation not in (
+        family.activation,
+        "gelu" if config.model_type == "gemma" else family.activation,
+    ):
+        raise _refuse(
+            config, f"the activation {activation!r} (it always uses {family.activation!r})"
+        )
     if getattr(config, "tie_word_embeddings", True) is False and family.gain_offset:
         raise _refuse(config, "an output matrix of its own (it always ties it to the embedding)")
     heads = config.num_attention_heads
     if family.square_attention and _head_dim(config) * heads != config.hidden_size:
         raise _refuse(
-            config, f"{heads} heads of {_head_dim(config)} in a width of {config.hidden_size}: they must fill it"
+            config,
+            f"{heads} heads of {_head_dim(config)} in a width of {config.hidden_size}: they must"
+            " fill it",
         )
     if family.interleaved_rope and _rope_dimensions(config) != _head_dim(config):
         raise _refuse(config, "rope on a part of each head")
     if config.model_type == "smollm3":
-        expected = [int((layer + 1) % _NO_ROPE_STEP != 0) for layer in range(config.num_hidden_layers)]
+        expected = [
+            int((layer + 1) % _NO_ROPE_STEP != 0) for layer in range(config.num_hidden_layers)
+        ]
         if [int(flag) for flag in config.no_rope_layers] != expected:
-            raise _refuse(config, f"its layers without rope: only every {_NO_ROPE_STEP}th may lack it")
+            raise _refuse(
+                config, f"its layers without rope: only every {_NO_ROPE_STEP}th may lack it"
+            )
     return family
 
 
 def settings(config: Any, family: Family) -> dict[str, Any]:
-    """GGUF metadata of the graph, by key without the architecture's prefix (``attention.head_count`` ...)."""
+    """GGUF metadata of the graph, by key without the architecture's prefix
+    (``attention.head_count`` ...)."""
     heads = config.num_attention_heads
     values: dict[str, Any] = {
         "vocab_size": config.vocab_size,
@@ -102,13 +121,16 @@ def settings(config: Any, family: Family) -> dict[str, Any]:
         # llama.cpp always caps; a cap this high changes no logit that a float32 can tell apart
         values["attn_logit_softcapping"] = float(config.attn_logit_softcapping or 1e6)
         values["final_logit_softcapping"] = float(config.final_logit_softcapping or 1e6)
-    elif getattr(config, "final_logit_softcapping", None) or getattr(config, "attn_logit_softcapping", None):
+    elif getattr(config, "final_logit_softcapping", None) or getattr(
+        config, "attn_logit_softcapping", None
+    ):
         raise _refuse(config, "capped logits")
     return values
 
 
 def rope_tensors(config: Any, family: Family) -> dict[str, np.ndarray]:
-    """Tensors float32[rope dimensions / 2] that stretch rope's wavelengths; empty for plain rope."""
+    """Tensors float32[rope dimensions / 2] that stretch rope's wavelengths; empty for plain
+    rope."""
     rope = _rope(config)
     if rope["rope_type"] == "longrope":
         return {
@@ -135,25 +157,30 @@ def to_llamacpp(name: str, weight: np.ndarray, config: Any, family: Family) -> n
         if ".q_proj." in name:
             weight = _interleave(weight, config.num_attention_heads)
         elif ".k_proj." in name:
-            weight = _interleave(weight, getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
+            weight = _interleave(
+                weight, getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+            )
     if config.model_type in _GEMMA_27B_LAYERS and name.endswith(_query_scale_holder(config)):
         weight = weight * np.float32(_query_scale(config))
     return weight
 
 
 def hf_names(config: Any, names: Iterator[str] | list[str], family: Family) -> dict[str, str]:
-    """GGUF tensor name -> `transformers` parameter name. InputError for a parameter llama.cpp has no place for."""
+    """GGUF tensor name -> `transformers` parameter name. InputError for a parameter llama.cpp has
+    no place for."""
     table = gguf.get_tensor_name_map(family.architecture, config.num_hidden_layers)
     found: dict[str, str] = {}
     for name in names:
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
-        if name.endswith("rotary_emb.inv_freq"):  # old checkpoints store it; it follows from the config
+        # old checkpoints store it; it follows from the config
+        if name.endswith("rotary_emb.inv_freq"):
             continue
         gguf_name = table.get_name(name, try_suffixes=(".weight", ".bias"))
         if gguf_name is None or (name.endswith(".bias") and not family.biases):
             raise InputError(
-                f"llama.cpp's {gguf.MODEL_ARCH_NAMES[family.architecture]} has no place for the tensor {name}"
+                f"llama.cpp's {gguf.MODEL_ARCH_NAMES[family.architecture]} has no place for the"
+                f" tensor {name}"
             )
         found[gguf_name] = name
     if config.model_type == "olmo2" and "output.weight" not in found:  # its graph does not tie
@@ -175,7 +202,13 @@ def _rope_settings(config: Any) -> dict[str, Any]:
     if kind == "linear":
         values |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(rope["factor"])}
     elif kind == "yarn":
-        unusual = {"beta_fast": 32, "beta_slow": 1, "attention_factor": None, "mscale": None, "truncate": True}
+        unusual = {
+            "beta_fast": 32,
+            "beta_slow": 1,
+            "attention_factor": None,
+            "mscale": None,
+            "truncate": True,
+        }
         for key, default in unusual.items():
             if rope.get(key, default) not in (default, None):
                 raise _refuse(config, f"yarn with {key} = {rope[key]}")
@@ -186,9 +219,13 @@ def _rope_settings(config: Any) -> dict[str, Any]:
             "rope.scaling.original_context_length": int(original),
         }
     elif kind == "longrope":
-        original = rope.get("original_max_position_embeddings") or config.original_max_position_embeddings
+        original = (
+            rope.get("original_max_position_embeddings") or config.original_max_position_embeddings
+        )
         stretch = config.max_position_embeddings / original
-        factor = rope.get("attention_factor") or math.sqrt(1 + math.log(stretch) / math.log(original))
+        factor = rope.get("attention_factor") or math.sqrt(
+            1 + math.log(stretch) / math.log(original)
+        )
         values |= {
             "rope.scaling.type": "longrope",
             "rope.scaling.original_context_length": int(original),
@@ -200,13 +237,16 @@ def _rope_settings(config: Any) -> dict[str, Any]:
 
 
 def _window_settings(config: Any) -> dict[str, Any]:
-    """Sliding windows. Where llama.cpp's graph has none, the promised context ends where the window would begin."""
+    """Sliding windows. Where llama.cpp's graph has none, the promised context ends where the window
+    would begin."""
     window = getattr(config, "sliding_window", None)
     layer_types = getattr(config, "layer_types", None) or []
     if config.model_type in ("gemma2", "gemma3_text"):
         values: dict[str, Any] = {
             "attention.sliding_window": int(window or config.max_position_embeddings),
-            "attention.sliding_window_pattern": [kind == "sliding_attention" for kind in layer_types],
+            "attention.sliding_window_pattern": [
+                kind == "sliding_attention" for kind in layer_types
+            ],
         }
         sliding = config.rope_parameters.get("sliding_attention", config.rope_parameters)
         values["rope.freq_base_swa"] = float(sliding["rope_theta"])
@@ -217,7 +257,8 @@ def _window_settings(config: Any) -> dict[str, Any]:
 
 
 def _query_scale(config: Any) -> float:
-    """transformers' scale of the queries over llama.cpp's: folded into the weights, 1.0 for the published models."""
+    """transformers' scale of the queries over llama.cpp's: folded into the weights, 1.0 for the
+    published models."""
     is_27b = config.num_hidden_layers == _GEMMA_27B_LAYERS[config.model_type]
     theirs = config.hidden_size // config.num_attention_heads if is_27b else _head_dim(config)
     return math.sqrt(theirs / config.query_pre_attn_scalar)
@@ -225,7 +266,11 @@ def _query_scale(config: Any) -> float:
 
 def _query_scale_holder(config: Any) -> str:
     # a norm undoes any scale of the projection before it, so there the norm's gain carries it
-    return "self_attn.q_norm.weight" if config.model_type == "gemma3_text" else "self_attn.q_proj.weight"
+    return (
+        "self_attn.q_norm.weight"
+        if config.model_type == "gemma3_text"
+        else "self_attn.q_proj.weight"
+    )
 
 
 def _interleave(weight: np.ndarray, heads: int) -> np.ndarray:
@@ -243,5 +288,6 @@ def _rope_dimensions(config: Any) -> int:
 
 def _refuse(config: Any, what: str) -> InputError:
     return InputError(
-        f"llama.cpp's graph for {config.model_type!r} cannot express {what}; keep the `transformers` directory"
+        f"llama.cpp's graph for {config.model_type!r} cannot express {what}; keep the"
+        " `transformers` directory"
     )

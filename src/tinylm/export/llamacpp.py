@@ -1,9 +1,11 @@
-"""Real llama.cpp, in this process: load a GGUF, tokenize, get the logits of every position, pack weights.
+"""Real llama.cpp, in this process: load a GGUF, tokenize, get the logits of every position, pack
+weights.
 
-The wheel `xllamacpp` ships llama.cpp compiled and exports its C interface (llama.h) beside its own server classes. The
-server cannot give the logits of a prompt, so this module calls the C functions through ctypes. Only the parts of
-llama.h that have kept their layout are touched: functions, `llama_batch`, and the first three fields of the context
-parameters. The defaults of those fields are checked on load, so that a wheel with another layout is a clear error.
+The wheel `xllamacpp` ships llama.cpp compiled and exports its C interface (llama.h) beside its own
+server classes. The server cannot give the logits of a prompt, so this module calls the C functions
+through ctypes. Only the parts of llama.h that have kept their layout are touched: functions,
+`llama_batch`, and the first three fields of the context parameters. The defaults of those fields
+are checked on load, so that a wheel with another layout is a clear error.
 """
 
 import ctypes
@@ -19,7 +21,8 @@ _DEFAULT_CONTEXT = (512, 2048, 512)  # n_ctx, n_batch, n_ubatch of llama_context
 
 
 class _Parameters(ctypes.Structure):
-    """A parameter struct passed by value. It is longer than any version of llama.cpp's; the tail is never read."""
+    """A parameter struct passed by value. It is longer than any version of llama.cpp's; the tail is
+    never read."""
 
     _fields_ = [("words", ctypes.c_uint32 * 128)]
 
@@ -67,7 +70,8 @@ def _library() -> ctypes.CDLL:
         import xllamacpp
     except ImportError as error:
         raise InputError(
-            "llama.cpp is not installed, so the GGUF cannot be checked: pip install 'tinylm[device]' (or --no-check)"
+            "llama.cpp is not installed, so the GGUF cannot be checked: pip install"
+            " 'tinylm[device]' (or --no-check)"
         ) from error
     library = ctypes.CDLL(xllamacpp.xllamacpp.__file__)
     pointer, integer = ctypes.c_void_p, ctypes.c_int32
@@ -85,7 +89,15 @@ def _library() -> ctypes.CDLL:
         "llama_vocab_get_add_bos": (ctypes.c_bool, [pointer]),
         "llama_tokenize": (
             integer,
-            [pointer, ctypes.c_char_p, integer, ctypes.POINTER(integer), integer, ctypes.c_bool, ctypes.c_bool],
+            [
+                pointer,
+                ctypes.c_char_p,
+                integer,
+                ctypes.POINTER(integer),
+                integer,
+                ctypes.c_bool,
+                ctypes.c_bool,
+            ],
         ),
         "llama_token_to_piece": (
             integer,
@@ -114,7 +126,8 @@ def _library() -> ctypes.CDLL:
         ) from error
     if tuple(library.llama_context_default_params().words[:3]) != _DEFAULT_CONTEXT:
         raise WorkError(
-            "this xllamacpp has an unknown llama_context_params layout: install the version in the lock file"
+            "this xllamacpp has an unknown llama_context_params layout: install the version in the"
+            " lock file"
         )
     library.llama_log_set(_on_log, None)
     library.llama_backend_init()
@@ -122,7 +135,8 @@ def _library() -> ctypes.CDLL:
 
 
 class Llama:
-    """A GGUF file loaded by llama.cpp, with one context of ``context`` tokens. Use as a context manager."""
+    """A GGUF file loaded by llama.cpp, with one context of ``context`` tokens. Use as a context
+    manager."""
 
     runtime = "llama.cpp"
 
@@ -135,14 +149,18 @@ class Llama:
             str(path).encode(), self._library.llama_model_default_params()
         )
         if not self._model:
-            raise WorkError(f"llama.cpp cannot load {path}: {'; '.join(_errors) or 'no reason given'}")
+            raise WorkError(
+                f"llama.cpp cannot load {path}: {'; '.join(_errors) or 'no reason given'}"
+            )
         parameters = self._library.llama_context_default_params()
         self.context, self._batch_size = context, min(512, context)
         parameters.words[0:3] = [context, self._batch_size, self._batch_size]
         self._context = self._library.llama_init_from_model(self._model, parameters)
         if not self._context:
             self.close()
-            raise WorkError(f"llama.cpp cannot make a context of {context} tokens: {'; '.join(_errors)}")
+            raise WorkError(
+                f"llama.cpp cannot make a context of {context} tokens: {'; '.join(_errors)}"
+            )
         self._library.llama_set_n_threads(self._context, threads, threads)
         self._vocabulary = self._library.llama_model_get_vocab(self._model)
         self.vocab_size = self._library.llama_vocab_n_tokens(self._vocabulary)
@@ -162,12 +180,17 @@ class Llama:
             self._library.llama_model_free(self._model)
         self._context = self._model = None
 
-    def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> list[int]:
-        """Token ids of ``text``; special tokens written out in it are recognised unless ``parse_special`` is off."""
+    def tokenize(
+        self, text: str, *, add_special: bool = False, parse_special: bool = True
+    ) -> list[int]:
+        """Token ids of ``text``; special tokens written out in it are recognised unless
+        ``parse_special`` is off."""
         raw = text.encode()
         room = len(raw) + 8
         ids = (ctypes.c_int32 * room)()
-        count = self._library.llama_tokenize(self._vocabulary, raw, len(raw), ids, room, add_special, parse_special)
+        count = self._library.llama_tokenize(
+            self._vocabulary, raw, len(raw), ids, room, add_special, parse_special
+        )
         if count < 0:
             raise WorkError(f"llama.cpp cannot tokenize {text[:40]!r}")
         return list(ids[:count])
@@ -187,9 +210,12 @@ class Llama:
         self._position = 0
 
     def decode(self, ids: Sequence[int], *, last_only: bool = False) -> np.ndarray:
-        """Append ``ids`` to the context; logits float32[T, vocab_size] of their positions (or [1, V] of the last)."""
+        """Append ``ids`` to the context; logits float32[T, vocab_size] of their positions (or [1,
+        V] of the last)."""
         if self._position + len(ids) > self.context:
-            raise WorkError(f"{self._position + len(ids)} tokens do not fit in a context of {self.context}")
+            raise WorkError(
+                f"{self._position + len(ids)} tokens do not fit in a context of {self.context}"
+            )
         parts = []
         for start in range(0, len(ids), self._batch_size):
             part = ids[start : start + self._batch_size]
@@ -205,14 +231,17 @@ class Llama:
         return self.decode(ids)
 
     def greedy(self, ids: Sequence[int], new_tokens: int) -> list[int]:
-        """The ``new_tokens`` most likely continuation tokens of ``ids``; stops after an end-of-generation token."""
+        """The ``new_tokens`` most likely continuation tokens of ``ids``; stops after an
+        end-of-generation token."""
         self.reset()
         made = [int(self.decode(ids, last_only=True)[0].argmax())]
         while len(made) < new_tokens and not self.is_end(made[-1]):
             made.append(int(self.decode(made[-1:], last_only=True)[0].argmax()))
         return made
 
-    def _decode_batch(self, ids: Sequence[int], last_only: bool, want_logits: bool) -> np.ndarray | None:
+    def _decode_batch(
+        self, ids: Sequence[int], last_only: bool, want_logits: bool
+    ) -> np.ndarray | None:
         batch = self._library.llama_batch_init(len(ids), 0, 1)
         try:
             batch.n_tokens = len(ids)
@@ -231,16 +260,21 @@ class Llama:
         if not want_logits:
             return None
         rows = 1 if last_only else len(ids)
-        return np.ctypeslib.as_array(self._library.llama_get_logits(self._context), (rows, self.vocab_size)).copy()
+        return np.ctypeslib.as_array(
+            self._library.llama_get_logits(self._context), (rows, self.vocab_size)
+        ).copy()
 
 
 def quantize_rows(weights: np.ndarray, ggml_type: int, bytes_per_row: int) -> np.ndarray:
-    """float32[rows, columns] packed by llama.cpp's own quantiser (no importance matrix): uint8[rows, bytes_per_row]."""
+    """float32[rows, columns] packed by llama.cpp's own quantiser (no importance matrix):
+    uint8[rows, bytes_per_row]."""
     library = _library()
     weights = np.ascontiguousarray(weights, dtype=np.float32)
     rows, columns = weights.shape
     packed = np.empty((rows, bytes_per_row), dtype=np.uint8)
-    written = library.ggml_quantize_chunk(ggml_type, weights.ctypes.data, packed.ctypes.data, 0, rows, columns, None)
+    written = library.ggml_quantize_chunk(
+        ggml_type, weights.ctypes.data, packed.ctypes.data, 0, rows, columns, None
+    )
     if written != packed.nbytes:
         raise WorkError(f"llama.cpp packed {written} bytes where {packed.nbytes} were expected")
     return packed

@@ -1,7 +1,9 @@
-"""A second on-device format: an ONNX folder with key-value cache for onnxruntime-genai, with the same checks as GGUF.
+"""A second on-device format: an ONNX folder with key-value cache for onnxruntime-genai, with the
+same checks as GGUF.
 
-onnxruntime-genai's own builder writes the graph; it is a separate program, run as one. It knows fewer families than
-llama.cpp does here, and reads configs of an older `transformers`: what it cannot build is a clear error.
+onnxruntime-genai's own builder writes the graph; it is a separate program, run as one. It knows
+fewer families than llama.cpp does here, and reads configs of an older `transformers`: what it
+cannot build is a clear error.
 """
 
 import importlib.util
@@ -21,7 +23,8 @@ from tinylm.errors import InputError, WorkError
 from tinylm.export.check import compare_greedy, compare_logits, compare_tokens
 from tinylm.models.teacher import load_config, load_model, load_tokenizer
 
-PRECISIONS = {"F32": "fp32", "INT4": "int4"}  # --quantize -> the builder's name; what its CPU kernels have
+# --quantize -> the builder's name; what its CPU kernels have
+PRECISIONS = {"F32": "fp32", "INT4": "int4"}
 
 
 def export_onnx(
@@ -33,16 +36,19 @@ def export_onnx(
     texts: Sequence[str] = (),
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Write the folder ``out``: model.onnx, its weights, tokenizer and genai_config.json. Returns a report as for GGUF.
+    """Write the folder ``out``: model.onnx, its weights, tokenizer and genai_config.json. Returns a
+    report as for GGUF.
 
-    With ``check`` tokens, distributions, greedy text and bits per byte are compared with `transformers` before ``out``
-    appears. Raises InputError when onnxruntime-genai is missing or has no such precision, WorkError when it cannot
-    build this family or computes something else.
+    With ``check`` tokens, distributions, greedy text and bits per byte are compared with
+    `transformers` before ``out`` appears. Raises InputError when onnxruntime-genai is missing or
+    has no such precision, WorkError when it cannot build this family or computes something else.
     """
     model_dir, out = Path(model_dir), Path(out)
     quantize = quantize.upper()
     if quantize not in PRECISIONS:
-        raise InputError(f"no ONNX quantisation {quantize!r}: choose one of {', '.join(PRECISIONS)}")
+        raise InputError(
+            f"no ONNX quantisation {quantize!r}: choose one of {', '.join(PRECISIONS)}"
+        )
     if any(importlib.util.find_spec(name) is None for name in ("onnxruntime_genai", "onnx_ir")):
         raise InputError("ONNX needs onnxruntime-genai: pip install 'tinylm[onnx]'")
     config = load_config(model_dir).get_text_config()
@@ -64,13 +70,18 @@ def export_onnx(
     return report
 
 
-def check_onnx(model_dir: Path, folder: Path, quantize: str, texts: Sequence[str] = ()) -> dict[str, Any]:
-    """The comparisons of :func:`tinylm.export.check.check` that need no knowledge of the file, for an ONNX folder."""
+def check_onnx(
+    model_dir: Path, folder: Path, quantize: str, texts: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The comparisons of :func:`tinylm.export.check.check` that need no knowledge of the file, for
+    an ONNX folder."""
     tokenizer, model = load_tokenizer(model_dir), load_model(model_dir, torch.float32)
     runtime = OnnxModel(folder)
     facts: dict[str, Any] = {"quantize": quantize, "tokens": compare_tokens(runtime, tokenizer)}
     facts |= compare_logits(runtime, model, tokenizer, quantize, texts)
-    facts |= compare_greedy(runtime, model, tokenizer, quantize, tie=max(0.1, 4 * facts["max_dlogp"]))
+    facts |= compare_greedy(
+        runtime, model, tokenizer, quantize, tie=max(0.1, 4 * facts["max_dlogp"])
+    )
     return facts
 
 
@@ -114,9 +125,23 @@ class OnnxModel:
 def _build(model_dir: Path, folder: Path, precision: str, model_type: str) -> None:
     with tempfile.TemporaryDirectory(prefix="tinylm-onnx-") as cache:
         command = [sys.executable, "-m", "onnxruntime_genai.models.builder"]
-        command += ["-i", str(model_dir), "-o", str(folder), "-p", precision, "-e", "cpu", "-c", cache]
+        command += [
+            "-i",
+            str(model_dir),
+            "-o",
+            str(folder),
+            "-p",
+            precision,
+            "-e",
+            "cpu",
+            "-c",
+            cache,
+        ]
         environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode or not (folder / "genai_config.json").is_file():
         lines = [line for line in done.stderr.splitlines() if line.strip()]
-        raise WorkError(f"onnxruntime-genai cannot build {model_type!r}: {lines[-1] if lines else 'no reason given'}")
+        raise WorkError(
+            f"onnxruntime-genai cannot build {model_type!r}:"
+            f" {lines[-1] if lines else 'no reason given'}"
+        )

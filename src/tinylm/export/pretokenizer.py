@@ -1,9 +1,10 @@
 """Which of llama.cpp's named pre-tokenizers splits text as a `tokenizer.json` does.
 
-llama.cpp does not read the splitting rules of a BPE tokenizer: it knows a list of names. Its own converter finds the
-name by hashing the token ids of a test text, which a pruned vocabulary can never match. The rules themselves survive
-pruning, so the name is found from them here (or carried in `tinylm.json` from the parent). A wrong name loads silently
-and is wrong only on digits and runs of spaces; `check.py` compares on such text.
+llama.cpp does not read the splitting rules of a BPE tokenizer: it knows a list of names. Its own
+converter finds the name by hashing the token ids of a test text, which a pruned vocabulary can
+never match. The rules themselves survive pruning, so the name is found from them here (or carried
+in `tinylm.json` from the parent). A wrong name loads silently and is wrong only on digits and runs
+of spaces; `check.py` compares on such text.
 """
 
 import json
@@ -22,21 +23,26 @@ _LOWER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _CASED_TAIL = r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _O200K = (
     "|".join(
-        rf"[^\r\n\p{{L}}\p{{N}}]?{word}{_CONTRACTIONS}?" for word in (f"{_UPPER}*{_LOWER}+", f"{_UPPER}+{_LOWER}*")
+        rf"[^\r\n\p{{L}}\p{{N}}]?{word}{_CONTRACTIONS}?"
+        for word in (f"{_UPPER}*{_LOWER}+", f"{_UPPER}+{_LOWER}*")
     )
     + rf"|\p{{N}}{{1,3}}|{_CASED_TAIL}"
 )
 _TEKKEN = (
-    "|".join(rf"[^\r\n\p{{L}}\p{{N}}]?{word}" for word in (f"{_UPPER}*{_LOWER}+", f"{_UPPER}+{_LOWER}*"))
+    "|".join(
+        rf"[^\r\n\p{{L}}\p{{N}}]?{word}" for word in (f"{_UPPER}*{_LOWER}+", f"{_UPPER}+{_LOWER}*")
+    )
     + rf"|\p{{N}}|{_CASED_TAIL}"
 )
 
 _GPT2 = ("bytes-gpt2",)
 _DIGITS = ("digits",)
-# The steps of a pre-tokenizer, and whether a whole word found in the vocabulary skips the merges -> llama.cpp's name.
+# The steps of a pre-tokenizer, and whether a whole word found in the vocabulary skips the merges ->
+# llama.cpp's name.
 _NAMES: dict[tuple[tuple[str, ...], bool], str] = {
     (_GPT2, False): "gpt-2",
-    (_DIGITS + _GPT2, False): "smollm",  # SmolLM2; the same rules as StarCoder's and Granite's ("refact")
+    # SmolLM2; the same rules as StarCoder's and Granite's ("refact")
+    (_DIGITS + _GPT2, False): "smollm",
     ((_CL100K, "bytes"), True): "llama-bpe",  # Llama 3, SmolLM3
     ((_CL100K, "bytes"), False): "dbrx",  # OLMo 2
     ((_QWEN2, "bytes"), False): "qwen2",  # Qwen 2, 2.5 and 3
@@ -47,7 +53,8 @@ _NAMES: dict[tuple[tuple[str, ...], bool], str] = {
 
 
 def name_for(tokenizer_json: dict[str, Any], model_dir: Path, override: str | None = None) -> str:
-    """llama.cpp's name of the pre-tokenizer: ``override``, else the parent's (`tinylm.json`), else from the rules.
+    """llama.cpp's name of the pre-tokenizer: ``override``, else the parent's (`tinylm.json`), else
+    from the rules.
 
     Raises InputError when the rules match no known name.
     """
@@ -62,8 +69,9 @@ def name_for(tokenizer_json: dict[str, Any], model_dir: Path, override: str | No
     name = _NAMES.get((steps, bool(tokenizer_json["model"].get("ignore_merges"))))
     if name is None:
         raise InputError(
-            f"{model_dir}: llama.cpp has no pre-tokenizer known to split text by {' then '.join(steps) or 'nothing'}; "
-            "if you know its name there, give --pre-tokenizer NAME (the check then compares the tokens)"
+            f"{model_dir}: llama.cpp has no pre-tokenizer known to split text by"
+            f" {' then '.join(steps) or 'nothing'}; if you know its name there, give"
+            " --pre-tokenizer NAME (the check then compares the tokens)"
         )
     return name
 

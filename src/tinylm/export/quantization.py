@@ -1,8 +1,9 @@
 """Which number format each tensor gets, and how it is packed.
 
-The formats are ggml's. The mixes (``Q4_K_M`` ...) give the tensors that hurt most a wider format, by the rules of
-llama.cpp's own quantiser. K formats pack 256 weights together, the others 32: a matrix whose rows do not divide gets
-the nearest format that fits, as in llama.cpp, and the report says so.
+The formats are ggml's. The mixes (``Q4_K_M`` ...) give the tensors that hurt most a wider format,
+by the rules of llama.cpp's own quantiser. K formats pack 256 weights together, the others 32: a
+matrix whose rows do not divide gets the nearest format that fits, as in llama.cpp, and the report
+says so.
 """
 
 import numpy as np
@@ -43,17 +44,22 @@ _K_FORMATS = (_Type.Q4_K, _Type.Q5_K, _Type.Q6_K)
 
 
 def check_name(name: str) -> str:
-    """``name`` in its usual spelling. InputError when there is no such quantisation, or its packer is not installed."""
+    """``name`` in its usual spelling. InputError when there is no such quantisation, or its packer
+    is not installed."""
     name = name.upper()
     if name not in BASE:
         raise InputError(f"no quantisation {name!r}: choose one of {', '.join(BASE)}")
     if BASE[name] in _K_FORMATS and not llamacpp.available():
-        raise InputError(f"{name} is packed by llama.cpp: pip install 'tinylm[device]', or choose Q8_0, Q5_1 or Q4_0")
+        raise InputError(
+            f"{name} is packed by llama.cpp: pip install 'tinylm[device]', or choose Q8_0, Q5_1 or"
+            " Q4_0"
+        )
     return name
 
 
 def is_float(name: str) -> bool:
-    """Whether the format stores floating-point numbers, so that only rounding parts it from the model."""
+    """Whether the format stores floating-point numbers, so that only rounding parts it from the
+    model."""
     return name in ("F32", "F16", "BF16")
 
 
@@ -61,8 +67,11 @@ def file_type(name: str) -> LlamaFileType:
     return LlamaFileType.ALL_F32 if name == "F32" else LlamaFileType[f"MOSTLY_{name}"]
 
 
-def choose(name: str, tensor: str, shape: tuple[int, ...], layers: int, tied: bool) -> tuple[_Type, _Type]:
-    """(wanted, given) formats of the GGUF tensor ``tensor`` under the quantisation ``name``: a fallback differs."""
+def choose(
+    name: str, tensor: str, shape: tuple[int, ...], layers: int, tied: bool
+) -> tuple[_Type, _Type]:
+    """(wanted, given) formats of the GGUF tensor ``tensor`` under the quantisation ``name``: a
+    fallback differs."""
     if len(shape) < 2 or "norm" in tensor:
         return _Type.F32, _Type.F32
     wanted = _wanted(name, tensor, layers, tied)
@@ -84,7 +93,8 @@ def _wanted(name: str, tensor: str, layers: int, tied: bool) -> GGMLQuantization
     base = BASE[name]
     if base in (_Type.F32, _Type.F16, _Type.BF16, _Type.Q8_0):
         return base
-    if tensor == ("token_embd.weight" if tied else "output.weight"):  # the matrix that makes the logits
+    # the matrix that makes the logits
+    if tensor == ("token_embd.weight" if tied else "output.weight"):
         return _Type.Q6_K if base in _K_FORMATS else _Type.Q8_0
     layer = int(tensor.split(".")[1]) if tensor.startswith("blk.") else 0
     if name.endswith("_M"):
@@ -92,7 +102,9 @@ def _wanted(name: str, tensor: str, layers: int, tied: bool) -> GGMLQuantization
             return _Type.Q6_K
         if "attn_qkv" in tensor:
             return _Type.Q6_K if base == _Type.Q5_K else _Type.Q5_K
-    if name == "Q4_K_S" and (("attn_v." in tensor and layer < 4) or ("ffn_down" in tensor and layer < layers // 8)):
+    if name == "Q4_K_S" and (
+        ("attn_v." in tensor and layer < 4) or ("ffn_down" in tensor and layer < layers // 8)
+    ):
         return _Type.Q5_K
     return base
 

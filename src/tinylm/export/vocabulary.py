@@ -1,4 +1,5 @@
-"""A Hugging Face tokenizer as GGUF metadata: byte-level BPE (llama.cpp's "gpt2") and SentencePiece BPE ("llama")."""
+"""A Hugging Face tokenizer as GGUF metadata: byte-level BPE (llama.cpp's "gpt2") and SentencePiece
+BPE ("llama")."""
 
 import json
 from dataclasses import dataclass, field
@@ -15,7 +16,8 @@ from tinylm.tokenizer.source import optional_json
 
 @dataclass
 class Vocabulary:
-    """What llama.cpp needs to tokenize. Lists run over token ids and are as long as the embedding has rows."""
+    """What llama.cpp needs to tokenize. Lists run over token ids and are as long as the embedding
+    has rows."""
 
     model: str  # "gpt2" or "llama"
     pre_tokenizer: str
@@ -48,19 +50,28 @@ class Vocabulary:
             writer.add_chat_template(self.chat_template)
 
 
-def read_vocabulary(model_dir: Path, tokenizer: Any, rows: int, pre_tokenizer: str | None = None) -> Vocabulary:
+def read_vocabulary(
+    model_dir: Path, tokenizer: Any, rows: int, pre_tokenizer: str | None = None
+) -> Vocabulary:
     """The vocabulary of a `transformers` fast tokenizer for an embedding of ``rows`` rows.
 
-    Ids without a token (padding of the embedding) become unused tokens. Raises InputError for a tokenizer that is
-    neither kind of BPE, for more tokens than rows, and for an unknown pre-tokenizer.
+    Ids without a token (padding of the embedding) become unused tokens. Raises InputError for a
+    tokenizer that is neither kind of BPE, for more tokens than rows, and for an unknown
+    pre-tokenizer.
     """
     definition = json.loads(tokenizer.backend_tokenizer.to_str())
     model = definition["model"]
     if model.get("type") != "BPE":
-        raise InputError(f"{model_dir}: a {model.get('type')} tokenizer cannot be exported to GGUF, only BPE can")
-    last = max(model["vocab"].values())  # added tokens without a row (Gemma 3's image token) are left out
+        raise InputError(
+            f"{model_dir}: a {model.get('type')} tokenizer cannot be exported to GGUF, only BPE can"
+        )
+    # added tokens without a row (Gemma 3's image token) are left out
+    last = max(model["vocab"].values())
     if last >= rows:
-        raise InputError(f"{model_dir}: token ids up to {last} but {rows} embedding rows: they do not fit together")
+        raise InputError(
+            f"{model_dir}: token ids up to {last} but {rows} embedding rows: they do not fit"
+            " together"
+        )
     if model.get("byte_fallback"):
         vocabulary = _sentencepiece(definition, rows)
     else:
@@ -68,14 +79,20 @@ def read_vocabulary(model_dir: Path, tokenizer: Any, rows: int, pre_tokenizer: s
     config_ids = optional_json(model_dir / "config.json")
     for name in ("bos", "eos", "unk", "pad"):
         token = getattr(tokenizer, f"{name}_token_id")
-        if token is None:  # llama.cpp would take id 11 for a missing bos or eos; Qwen's tokenizer names no bos
+        # llama.cpp would take id 11 for a missing bos or eos; Qwen's tokenizer names no bos
+        if token is None:
             token = config_ids.get(f"{name}_token_id")
         token = token[0] if isinstance(token, list) and token else token
         if isinstance(token, int) and token < rows:
             vocabulary.special_ids[name] = token
-    with_special, without = tokenizer("a")["input_ids"], tokenizer("a", add_special_tokens=False)["input_ids"]
+    with_special, without = (
+        tokenizer("a")["input_ids"],
+        tokenizer("a", add_special_tokens=False)["input_ids"],
+    )
     vocabulary.adds_bos = find_start(tokenizer) is not None
-    vocabulary.adds_eos = with_special[-1:] == [tokenizer.eos_token_id] and len(with_special) > len(without)
+    vocabulary.adds_eos = with_special[-1:] == [tokenizer.eos_token_id] and len(with_special) > len(
+        without
+    )
     template = tokenizer.chat_template
     vocabulary.chat_template = template.get("default") if isinstance(template, dict) else template
     return vocabulary
@@ -83,12 +100,16 @@ def read_vocabulary(model_dir: Path, tokenizer: Any, rows: int, pre_tokenizer: s
 
 def _byte_level(definition: dict[str, Any], rows: int, pre_tokenizer: str) -> Vocabulary:
     tokens, types = _tokens(definition, rows)
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in definition["model"]["merges"]]
+    merges = [
+        merge if isinstance(merge, str) else " ".join(merge)
+        for merge in definition["model"]["merges"]
+    ]
     return Vocabulary("gpt2", pre_tokenizer, tokens, types, merges=merges)
 
 
 def _sentencepiece(definition: dict[str, Any], rows: int) -> Vocabulary:
-    """llama.cpp joins the neighbours whose union scores highest; the score is minus the rank of the merge making it."""
+    """llama.cpp joins the neighbours whose union scores highest; the score is minus the rank of the
+    merge making it."""
     tokens, types = _tokens(definition, rows)
     made_at: dict[str, int] = {}
     for rank, merge in enumerate(definition["model"]["merges"]):
@@ -97,14 +118,27 @@ def _sentencepiece(definition: dict[str, Any], rows: int) -> Vocabulary:
     last = len(definition["model"]["merges"])
     scores = [-float(made_at.get(token, last)) for token in tokens]
     for index, token in enumerate(tokens):
-        if len(token) == 6 and token.startswith("<0x") and token.endswith(">") and types[index] == TokenType.NORMAL:
+        if (
+            len(token) == 6
+            and token.startswith("<0x")
+            and token.endswith(">")
+            and types[index] == TokenType.NORMAL
+        ):
             types[index] = TokenType.BYTE
-        elif types[index] == TokenType.USER_DEFINED and "\u2581" in token:  # llama.cpp turns it back into spaces only
+        # llama.cpp turns it back into spaces only
+        elif types[index] == TokenType.USER_DEFINED and "\u2581" in token:
             types[index] = TokenType.NORMAL  # in normal tokens: Gemma's runs of spaces
     unknown = definition["model"].get("unk_token")
     if unknown in tokens:
         types[tokens.index(unknown)] = TokenType.UNKNOWN
-    return Vocabulary("llama", "default", tokens, types, scores=scores, add_space_prefix=_adds_space_prefix(definition))
+    return Vocabulary(
+        "llama",
+        "default",
+        tokens,
+        types,
+        scores=scores,
+        add_space_prefix=_adds_space_prefix(definition),
+    )
 
 
 def _tokens(definition: dict[str, Any], rows: int) -> tuple[list[str], list[int]]:
@@ -132,5 +166,7 @@ def _adds_space_prefix(definition: dict[str, Any]) -> bool:
 
     if any(node["type"] == "Prepend" for node in flatten(definition.get("normalizer"))):
         return True
-    spaces = [node for node in flatten(definition.get("pre_tokenizer")) if node["type"] == "Metaspace"]
+    spaces = [
+        node for node in flatten(definition.get("pre_tokenizer")) if node["type"] == "Metaspace"
+    ]
     return any(node.get("prepend_scheme", "always") != "never" for node in spaces)

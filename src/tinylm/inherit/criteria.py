@@ -1,7 +1,8 @@
 """How much each unit inside the layers matters: random, L1, L2, first-order Taylor, activation.
 
-All of them fill the same three tables (ffn, query heads, hidden). Weight norms read the axes table and the weights
-alone, one tensor at a time; Taylor and activation run the teacher on calibration tokens.
+All of them fill the same three tables (ffn, query heads, hidden). Weight norms read the axes table
+and the weights alone, one tensor at a time; Taylor and activation run the teacher on calibration
+tokens.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -33,31 +34,40 @@ def empty(shape: Shape) -> UnitScores:
 def random(shape: Shape, seed: int = 0) -> UnitScores:
     """Uniform scores: the control every other criterion must beat."""
     generator = torch.Generator().manual_seed(seed)
-    return {axis: torch.rand(zeros.shape, generator=generator) for axis, zeros in empty(shape).items()}
+    return {
+        axis: torch.rand(zeros.shape, generator=generator) for axis, zeros in empty(shape).items()
+    }
 
 
 def weight_norm(weights: Mapping[str, Tensor], config: Any, power: int) -> UnitScores:
-    """Sum of |w|^power over every weight of a unit; ``power`` 1 or 2. One tensor in memory at a time."""
+    """Sum of |w|^power over every weight of a unit; ``power`` 1 or 2. One tensor in memory at a
+    time."""
     family, shape = families.family_of(config), Shape.from_config(config)
     sizes, scores = families.axis_sizes(shape, config), empty(shape)
     for name in weights:
         layer, sums = families.layer_of(name), _power_sums(weights[name], power)
         for blocks, rows in zip(family.axes(name) or (), sums, strict=True):
-            for axis, part in zip(blocks, rows.split([sizes[axis] for axis in blocks]), strict=True):
+            for axis, part in zip(
+                blocks, rows.split([sizes[axis] for axis in blocks]), strict=True
+            ):
                 if axis == families.HIDDEN:
                     scores[axis] += part
                 elif axis == families.FFN:
                     scores[axis][layer] += part
                 elif axis == families.Q_HEADS:
                     scores[axis][layer] += part.view(-1, shape.head_dim).sum(1)
-                elif axis == families.KV_HEADS:  # shared by the group, so each query head carries its part
+                # shared by the group, so each query head carries its part
+                elif axis == families.KV_HEADS:
                     group = part.view(-1, shape.head_dim).sum(1) / shape.heads_per_group
-                    scores[families.Q_HEADS][layer] += group.repeat_interleave(shape.heads_per_group)
+                    scores[families.Q_HEADS][layer] += group.repeat_interleave(
+                        shape.heads_per_group
+                    )
     return scores
 
 
 def _power_sums(weight: Tensor, power: int) -> list[Tensor]:
-    """For each dimension the sums of |w|^power over the others, float32; some rows of an embedding at a time."""
+    """For each dimension the sums of |w|^power over the others, float32; some rows of an embedding
+    at a time."""
     if weight.dim() == 1:
         return [weight.to(torch.float32, copy=True).abs_().pow_(power)]
     rows, columns = [], torch.zeros(weight.shape[1])
@@ -69,10 +79,12 @@ def _power_sums(weight: Tensor, power: int) -> list[Tensor]:
 
 
 def taylor(model: Any, chunks: Tensor, batch_size: int = BATCH) -> UnitScores:
-    """First-order Taylor: |sum of w * dL/dw| over a unit's output weights, taken per chunk and summed over chunks.
+    """First-order Taylor: |sum of w * dL/dw| over a unit's output weights, taken per chunk and
+    summed over chunks.
 
-    For the output weights of a unit that sum equals (activation * its gradient) summed over tokens, so only
-    activations need gradients: the weights stay frozen and a backward pass costs half. ``chunks`` int64 [N, T].
+    For the output weights of a unit that sum equals (activation * its gradient) summed over tokens,
+    so only activations need gradients: the weights stay frozen and a backward pass costs half.
+    ``chunks`` int64 [N, T].
     """
     shape = Shape.from_config(model.config)
     scores = empty(shape)
@@ -90,10 +102,15 @@ def taylor(model: Any, chunks: Tensor, batch_size: int = BATCH) -> UnitScores:
     recompute = must_recompute(shape, model.dtype, batch_size * chunks.shape[1], model.device)
     with _hooks() as hooks, recomputed_layers(model, recompute), torch.enable_grad():
         embedding = model.get_input_embeddings()
-        hooks.append(embedding.register_forward_hook(lambda module, args, out: out.requires_grad_()))
+        hooks.append(
+            embedding.register_forward_hook(lambda module, args, out: out.requires_grad_())
+        )
         writers = [embedding]
         for index, layer in enumerate(model.base_model.layers):
-            heads, units = add_units(families.Q_HEADS, index, shape.head_dim), add_units(families.FFN, index, 1)
+            heads, units = (
+                add_units(families.Q_HEADS, index, shape.head_dim),
+                add_units(families.FFN, index, 1),
+            )
             hooks.append(_on_input(layer.self_attn.o_proj, partial(_Watched.apply, heads)))
             hooks.append(_on_input(layer.mlp.down_proj, partial(_Watched.apply, units)))
             writers += residual_writers(layer, model.config)
@@ -110,7 +127,8 @@ def taylor(model: Any, chunks: Tensor, batch_size: int = BATCH) -> UnitScores:
 
 
 class _Watched(torch.autograd.Function):
-    """The identity; its backward pass tells ``add`` the sum over tokens of x * dL/dx, [B, T, n] -> [B, n]."""
+    """The identity; its backward pass tells ``add`` the sum over tokens of x * dL/dx, [B, T, n] ->
+    [B, n]."""
 
     @staticmethod
     def forward(ctx: Any, add: Callable[[Tensor], None], x: Tensor) -> Tensor:
@@ -127,7 +145,8 @@ class _Watched(torch.autograd.Function):
 
 @torch.no_grad()
 def activation(model: Any, chunks: Tensor, batch_size: int = 8) -> UnitScores:
-    """Mean absolute activation over the tokens of a chunk, then L2 over chunks (Minitron, arXiv 2407.14679).
+    """Mean absolute activation over the tokens of a chunk, then L2 over chunks (Minitron, arXiv
+    2407.14679).
 
     Units are read where they enter the output matrices; hidden where the norms put it out.
     """
@@ -144,7 +163,9 @@ def activation(model: Any, chunks: Tensor, batch_size: int = 8) -> UnitScores:
 
     with _hooks() as hooks:
         for index, layer in enumerate(model.base_model.layers):
-            hooks.append(_on_input(layer.self_attn.o_proj, add(families.Q_HEADS, index, shape.head_dim)))
+            hooks.append(
+                _on_input(layer.self_attn.o_proj, add(families.Q_HEADS, index, shape.head_dim))
+            )
             hooks.append(_on_input(layer.mlp.down_proj, add(families.FFN, index, 1)))
         for name, module in model.named_modules():
             if families.family_of(model.config).axes(f"{name}.weight") == ((families.HIDDEN,),):
@@ -155,18 +176,23 @@ def activation(model: Any, chunks: Tensor, batch_size: int = 8) -> UnitScores:
 
 
 def token_losses(model: Any, ids: Tensor, stride: int = 1) -> Tensor:
-    """Next-token loss in nats at every ``stride``-th position: ids int64 [B, T] -> float32 [B, about T / stride].
+    """Next-token loss in nats at every ``stride``-th position: ids int64 [B, T] -> float32 [B,
+    about T / stride].
 
     A stride saves the head, which costs as much as several layers of a small model.
     """
     positions = torch.arange(0, ids.shape[1] - 1, stride)
     logits = model(input_ids=ids, use_cache=False, logits_to_keep=positions).logits
-    losses = [F.cross_entropy(row.float(), goal, reduction="none") for row, goal in zip(logits, ids[:, positions + 1])]
+    losses = [
+        F.cross_entropy(row.float(), goal, reduction="none")
+        for row, goal in zip(logits, ids[:, positions + 1])
+    ]
     return torch.stack(losses)
 
 
 def residual_writers(layer: Any, config: Any) -> list[nn.Module]:
-    """The modules of a layer whose outputs are added to the residual stream: two, three with PanGu-pi's shortcut."""
+    """The modules of a layer whose outputs are added to the residual stream: two, three with
+    PanGu-pi's shortcut."""
     if families.family_of(config).output_norms:
         return [layer.post_attention_layernorm, layer.post_feedforward_layernorm]
     shortcut = getattr(layer.self_attn, "shortcut", None)

@@ -1,4 +1,5 @@
-"""How much each layer matters: skip it and look at the loss, compare what goes in and out, or trust its position."""
+"""How much each layer matters: skip it and look at the loss, compare what goes in and out, or trust
+its position."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,23 +12,28 @@ from torch import Tensor
 from tinylm.inherit.criteria import token_losses
 from tinylm.terminal import progress_bar
 
-LOSS_STRIDE = 4  # the loss at every 4th token ranks layers as well and spares three quarters of the head
+# the loss at every 4th token ranks layers as well and spares three quarters of the head
+LOSS_STRIDE = 4
 
 
 def first_last(num_layers: int) -> Tensor:
-    """The heuristic of the paper: both ends matter, the middle is redundant; of two equals the earlier layer stays."""
+    """The heuristic of the paper: both ends matter, the middle is redundant; of two equals the
+    earlier layer stays."""
     position = torch.arange(num_layers, dtype=torch.float32)
     return (position - (num_layers - 1) / 2).abs() - position * 1e-3
 
 
 @torch.no_grad()
 def similarity(model: Any, chunks: Tensor, batch_size: int = 8) -> Tensor:
-    """Block influence: 1 - cosine of a layer's input and output, mean over tokens (arXiv 2403.03853)."""
+    """Block influence: 1 - cosine of a layer's input and output, mean over tokens (arXiv
+    2403.03853)."""
     influence = torch.zeros(len(model.base_model.layers))
     for batch in chunks.split(batch_size):
         states = _layer_inputs(model, batch)
         for layer, (before, after) in enumerate(pairwise(states)):
-            influence[layer] += (1 - torch.cosine_similarity(before.float(), after.float(), dim=-1)).mean(1).sum()
+            influence[layer] += (
+                (1 - torch.cosine_similarity(before.float(), after.float(), dim=-1)).mean(1).sum()
+            )
     return influence / len(chunks)
 
 
@@ -42,11 +48,12 @@ def skip_loss(model: Any, chunks: Tensor) -> Tensor:
 
 @torch.no_grad()
 def greedy(model: Any, chunks: Tensor, num_layers: int, candidates: int = 8) -> Tensor:
-    """Skip-one-layer loss, measured again after each removal, until ``num_layers`` are left. float32 [num_layers].
+    """Skip-one-layer loss, measured again after each removal, until ``num_layers`` are left.
+    float32 [num_layers].
 
-    Layers that look redundant one at a time often cover for each other; re-scoring sees that. Only the
-    ``candidates`` cheapest layers of the step before are measured again. Importance: removed layers by the order of
-    their removal (negative), the others by their last measured rise.
+    Layers that look redundant one at a time often cover for each other; re-scoring sees that. Only
+    the ``candidates`` cheapest layers of the step before are measured again. Importance: removed
+    layers by the order of their removal (negative), the others by their last measured rise.
     """
     total = len(model.base_model.layers)
     removed: set[int] = set()
@@ -54,7 +61,8 @@ def greedy(model: Any, chunks: Tensor, num_layers: int, candidates: int = 8) -> 
     to_measure = list(range(total))
     measurements = total + max(0, total - num_layers - 1) * candidates
     with progress_bar("greedy layer removal", measurements, "measurements") as bar:
-        if num_layers == total:  # nothing is removed now; the scores may serve a shallower shape later
+        # nothing is removed now; the scores may serve a shallower shape later
+        if num_layers == total:
             return _losses_without(model, chunks, removed, to_measure, bar)[0]
         for step in range(total - num_layers):
             losses, _ = _losses_without(model, chunks, removed, to_measure, bar)
@@ -70,8 +78,11 @@ def greedy(model: Any, chunks: Tensor, num_layers: int, candidates: int = 8) -> 
     return importance
 
 
-def _losses_without(model: Any, chunks: Tensor, removed: set[int], layers: list[int], bar) -> tuple[Tensor, float]:
-    """Mean loss with ``removed`` and one more of ``layers`` skipped (inf for the others), and with ``removed`` alone.
+def _losses_without(
+    model: Any, chunks: Tensor, removed: set[int], layers: list[int], bar
+) -> tuple[Tensor, float]:
+    """Mean loss with ``removed`` and one more of ``layers`` skipped (inf for the others), and with
+    ``removed`` alone.
 
     Layers before the skipped one are not run again: their output is remembered from the base pass.
     """
@@ -93,7 +104,8 @@ def _losses_without(model: Any, chunks: Tensor, removed: set[int], layers: list[
 
 @contextmanager
 def _replaced(model: Any, jumps: dict[int, Tensor | None]) -> Iterator[None]:
-    """Layers in ``jumps`` compute nothing: they return the given state, or their own input for None."""
+    """Layers in ``jumps`` compute nothing: they return the given state, or their own input for
+    None."""
 
     def jump(state: Tensor | None):
         return lambda hidden_states, *args, **kwargs: hidden_states if state is None else state
@@ -109,10 +121,14 @@ def _replaced(model: Any, jumps: dict[int, Tensor | None]) -> Iterator[None]:
 
 
 def _layer_inputs(model: Any, batch: Tensor) -> list[Tensor]:
-    """Residual stream before each layer, and after the last one: num_layers + 1 of [B, T, hidden]."""
+    """Residual stream before each layer, and after the last one: num_layers + 1 of [B, T,
+    hidden]."""
     states: list[Tensor] = []
     layers = model.base_model.layers
-    handles = [layer.register_forward_pre_hook(lambda module, args: states.append(args[0])) for layer in layers]
+    handles = [
+        layer.register_forward_pre_hook(lambda module, args: states.append(args[0]))
+        for layer in layers
+    ]
     handles.append(layers[-1].register_forward_hook(lambda module, args, out: states.append(out)))
     try:
         model.base_model(input_ids=batch, use_cache=False)

@@ -53,22 +53,32 @@ def inherit(
     """A student of exactly ``shape`` that starts from the teacher's weights.
 
     Args:
-        teacher: a `transformers` causal language model in eval mode, on the CPU; bf16 is fastest where it has AMX.
-        shape: the target. Its vocabulary is the teacher's, or ``vocab`` names the teacher ids kept, int64 [vocab_size].
-        calibration_ids: int64 [chunks, T], full chunks of packed text. Not needed for random / l1 / l2
-            with first-last layers and no repair.
-        criterion, layers: how units and layers are scored (``CRITERIA``, ``LAYERS``); not used with ``scores``.
-        repair: which of ``REPAIRS`` run after the cut; refit solves two matrices of each layer, refit-all every one.
+        teacher: a `transformers` causal language model in eval mode, on the CPU; bf16 is fastest
+            where it has AMX.
+        shape: the target. Its vocabulary is the teacher's, or ``vocab`` names the teacher ids kept,
+            int64 [vocab_size].
+        calibration_ids: int64 [chunks, T], full chunks of packed text. Not needed for random / l1 /
+            l2 with first-last layers and no repair.
+        criterion, layers: how units and layers are scored (``CRITERIA``, ``LAYERS``); not used with
+            ``scores``.
+        repair: which of ``REPAIRS`` run after the cut; refit solves two matrices of each layer,
+            refit-all every one.
         scores: from an earlier run or ``Scores.load``: only the cut and the repair are done.
     Raises:
-        InputError: a target that cannot be cut from this teacher, calibration missing or too short, NaN weights.
+        InputError: a target that cannot be cut from this teacher, calibration missing or too short,
+            NaN weights.
     """
     teacher_shape = Shape.from_config(teacher.config)
-    families.check_weights({name: tuple(p.shape) for name, p in teacher.named_parameters()}, teacher.config)
+    families.check_weights(
+        {name: tuple(p.shape) for name, p in teacher.named_parameters()}, teacher.config
+    )
     check_target(teacher_shape, shape, vocab)
     student_config(teacher.config, shape)  # what the family refuses must not cost the scoring
     if teacher.device.type != "cpu":
-        raise InputError(f"the teacher is on {teacher.device}: inheritance works on the CPU, call teacher.cpu() first")
+        raise InputError(
+            f"the teacher is on {teacher.device}: inheritance works on the CPU, call teacher.cpu()"
+            " first"
+        )
     _check_choices(criterion, layers, repair)
     seconds: dict[str, float] = {}
     if scores is None:
@@ -97,23 +107,35 @@ def score(
 ) -> Scores:
     """Score every unit and layer of ``teacher``; arguments as in :func:`inherit`.
 
-    ``target`` says how far greedy removes layers and where learned masks must end; learned scores fit that shape only.
+    ``target`` says how far greedy removes layers and where learned masks must end; learned scores
+    fit that shape only.
     """
     _check_choices(criterion, layers, ())
     shape = Shape.from_config(teacher.config)
     if "learned" in (criterion, layers) and target is None:
-        raise InputError("learned masks need the target shape: scores of learned masks fit one shape only")
+        raise InputError(
+            "learned masks need the target shape: scores of learned masks fit one shape only"
+        )
     started = time.perf_counter()
     history: list[dict[str, float]] = []
     with fast_matmul(teacher):
-        units = _unit_scores(teacher, calibration_ids, "taylor" if criterion == "learned" else criterion, seed)
+        units = _unit_scores(
+            teacher, calibration_ids, "taylor" if criterion == "learned" else criterion, seed
+        )
         if layers != "learned":
-            importance = _layer_importance(teacher, calibration_ids, layers, target.num_layers if target else 1)
+            importance = _layer_importance(
+                teacher, calibration_ids, layers, target.num_layers if target else 1
+            )
         if "learned" in (criterion, layers):
             assert target is not None
             chosen = None if layers == "learned" else best(importance, target.num_layers).tolist()
             learned = masks.learn(
-                teacher, _calibration(calibration_ids, "learned masks"), target, start=units, layers=chosen, seed=seed
+                teacher,
+                _calibration(calibration_ids, "learned masks"),
+                target,
+                start=units,
+                layers=chosen,
+                seed=seed,
             )
             history = learned.history
             if criterion == "learned":
@@ -129,10 +151,14 @@ def score(
     }
     if history and target:
         about |= {"masks": history, "target": target.to_dict()}
-    return Scores(units[families.FFN], units[families.Q_HEADS], units[families.HIDDEN], importance, about)
+    return Scores(
+        units[families.FFN], units[families.Q_HEADS], units[families.HIDDEN], importance, about
+    )
 
 
-def _unit_scores(teacher: Any, calibration_ids: Tensor | None, criterion: str, seed: int) -> dict[str, Tensor]:
+def _unit_scores(
+    teacher: Any, calibration_ids: Tensor | None, criterion: str, seed: int
+) -> dict[str, Tensor]:
     if criterion == "random":
         return criteria.random(Shape.from_config(teacher.config), seed)
     if criterion in ("l1", "l2"):
@@ -141,7 +167,9 @@ def _unit_scores(teacher: Any, calibration_ids: Tensor | None, criterion: str, s
     return (criteria.taylor if criterion == "taylor" else criteria.activation)(teacher, chunks)
 
 
-def _layer_importance(teacher: Any, calibration_ids: Tensor | None, layers: str, target_layers: int) -> Tensor:
+def _layer_importance(
+    teacher: Any, calibration_ids: Tensor | None, layers: str, target_layers: int
+) -> Tensor:
     total = len(teacher.base_model.layers)
     if layers == "first-last":
         return depth.first_last(total)
@@ -156,11 +184,13 @@ def _layer_importance(teacher: Any, calibration_ids: Tensor | None, layers: str,
 def repair_student(
     student: Any, teacher: Any, kept: Kept, calibration_ids: Tensor | None, which: Sequence[str]
 ) -> dict[str, float]:
-    """Run the repairs named in ``which`` on ``student`` in place; the embedding scale is always kept right.
+    """Run the repairs named in ``which`` on ``student`` in place; the embedding scale is always
+    kept right.
 
-    With 16 calibration chunks or more the last 4 are held out: a repair that does not lower the loss on them is taken
-    back. Returns that loss, nats per token, after the "cut" and after each repair; {} when it was not measured (fewer
-    chunks, or a vocabulary that is cut here, so that the chunks are not the student's ids).
+    With 16 calibration chunks or more the last 4 are held out: a repair that does not lower the
+    loss on them is taken back. Returns that loss, nats per token, after the "cut" and after each
+    repair; {} when it was not measured (fewer chunks, or a vocabulary that is cut here, so that the
+    chunks are not the student's ids).
     """
     embedding_scale(student, teacher.config.hidden_size)
     repairs: dict[str, Callable[[Tensor], None]] = {}
@@ -185,30 +215,43 @@ def repair_student(
     with fast_matmul(teacher), torch.no_grad():
         losses = {"cut": float(criteria.token_losses(student, held_out, depth.LOSS_STRIDE).mean())}
         for name, repair in repairs.items():
-            lowest, before = min(losses.values()), {n: w.clone() for n, w in student.named_parameters()}
+            lowest, before = (
+                min(losses.values()),
+                {n: w.clone() for n, w in student.named_parameters()},
+            )
             repair(chunks)
             losses[name] = float(criteria.token_losses(student, held_out, depth.LOSS_STRIDE).mean())
             if not losses[name] <= lowest:
                 student.load_state_dict(before, strict=False)
-                console.print(f"[yellow]repair {name} was taken back: it raises the loss on held-out text[/]")
+                console.print(
+                    f"[yellow]repair {name} was taken back: it raises the loss on held-out text[/]"
+                )
     steps = ", ".join(f"{loss:.3f} after {name}" for name, loss in losses.items())
     console.print(f"loss on {HELD_OUT} held-out chunks, nats per token: {steps}", highlight=False)
     return losses
 
 
 def fast_matmul(model: Any) -> torch.autocast:
-    """float32 weights, bf16 products where the processor is quick at those (AMX: 8 times); otherwise as it is.
+    """float32 weights, bf16 products where the processor is quick at those (AMX: 8 times);
+    otherwise as it is.
 
-    Without autocast's cache, which would go on with the old bf16 copy of a weight that a repair has changed.
+    Without autocast's cache, which would go on with the old bf16 copy of a weight that a repair has
+    changed.
     """
-    fast = model.dtype == torch.float32 and model.device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+    fast = (
+        model.dtype == torch.float32
+        and model.device.type == "cpu"
+        and torch.cpu._is_amx_tile_supported()
+    )
     return torch.autocast(model.device.type, torch.bfloat16, enabled=fast, cache_enabled=False)
 
 
 def save(result: Inherited, out: Path, tokenizer: Any = None) -> None:
-    """Write the student as a `transformers` directory into the existing folder ``out``, with scores and kept indices.
+    """Write the student as a `transformers` directory into the existing folder ``out``, with scores
+    and kept indices.
 
-    The written model is loaded again in plain `transformers`; WorkError when its logits are not the same to the bit.
+    The written model is loaded again in plain `transformers`; WorkError when its logits are not the
+    same to the bit.
     """
     from safetensors.torch import save_file
 
@@ -225,16 +268,24 @@ def check_reload(model: Any, folder: Path) -> None:
     """WorkError unless the model in ``folder`` gives exactly the logits of ``model``."""
     from transformers import AutoModelForCausalLM
 
-    answer: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=model.dtype, output_loading_info=True)
+    answer: Any = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=model.dtype, output_loading_info=True
+    )
     loaded, info = answer
-    ids = torch.randint(model.config.vocab_size, (2, 32), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(
+        model.config.vocab_size, (2, 32), generator=torch.Generator().manual_seed(0)
+    )
     if info["missing_keys"] or info["unexpected_keys"]:
         raise WorkError(
-            f"{folder}: reloading misses or does not know {[*info['missing_keys'], *info['unexpected_keys']]}"
+            f"{folder}: reloading misses or does not know"
+            f" {[*info['missing_keys'], *info['unexpected_keys']]}"
         )
     here, there = model(input_ids=ids).logits, loaded.eval()(input_ids=ids).logits
     if not torch.equal(here, there):
-        raise WorkError(f"{folder}: logits after reloading differ by up to {float((here - there).abs().max()):.3g}")
+        raise WorkError(
+            f"{folder}: logits after reloading differ by up to"
+            f" {float((here - there).abs().max()):.3g}"
+        )
     console.print(f"reloaded {folder}: logits are the same to the bit")
 
 
@@ -242,7 +293,10 @@ def _calibration(ids: Tensor | None, what: str) -> Tensor:
     if ids is None:
         raise InputError(f"{what} needs calibration text: give --calibration FILE...")
     if ids.dim() != 2 or len(ids) < 4 or ids.shape[1] < 8:
-        raise InputError(f"calibration is too short for {what}: {tuple(ids.shape)} tokens, 4 chunks of 8 are the least")
+        raise InputError(
+            f"calibration is too short for {what}: {tuple(ids.shape)} tokens, 4 chunks of 8 are the"
+            " least"
+        )
     return ids[: len(ids) // 4 * 4]
 
 

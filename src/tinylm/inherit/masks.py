@@ -1,14 +1,17 @@
-"""Learned binary masks: which units stay is trained on calibration text while the teacher's weights stay frozen.
+"""Learned binary masks: which units stay is trained on calibration text while the teacher's weights
+stay frozen.
 
-Two ways to make a binary choice trainable. ``hard-concrete`` samples a stretched, clamped sigmoid for each unit
-(arXiv 1712.01312) and holds the expected number of open units at the target, which falls from all of them. ``top-k``
-opens exactly the target's number of units in every step and passes gradients straight through the choice.
+Two ways to make a binary choice trainable. ``hard-concrete`` samples a stretched, clamped sigmoid
+for each unit (arXiv 1712.01312) and holds the expected number of open units at the target, which
+falls from all of them. ``top-k`` opens exactly the target's number of units in every step and
+passes gradients straight through the choice.
 
-The usual hard concrete clamps log-alpha, which leaves every closed unit a chance of s_min to be open. A constraint on
-the plain expectation then counts those chances as units and drives too many of the real ones off. Here the constraint
-is on (s - s_min) / (s_max - s_min), which is 0 for a closed unit and 1 for an open one. It is held by moving all
-log-alphas of a group by one common amount after each step: the multiplier of the Lagrangian, solved for instead of
-learned (a learned one swung 5-40 % around the target; docs/decisions/inherit.md).
+The usual hard concrete clamps log-alpha, which leaves every closed unit a chance of s_min to be
+open. A constraint on the plain expectation then counts those chances as units and drives too many
+of the real ones off. Here the constraint is on (s - s_min) / (s_max - s_min), which is 0 for a
+closed unit and 1 for an open one. It is held by moving all log-alphas of a group by one common
+amount after each step: the multiplier of the Lagrangian, solved for instead of learned (a learned
+one swung 5-40 % around the target; docs/decisions/inherit.md).
 """
 
 import math
@@ -47,19 +50,24 @@ def hard_concrete(log_alpha: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def top_k(log_alpha: Tensor, kept: int) -> Tensor:
-    """1 for the ``kept`` highest of the last dimension, 0 for the others; gradients pass straight through."""
+    """1 for the ``kept`` highest of the last dimension, 0 for the others; gradients pass straight
+    through."""
     hard = torch.zeros_like(log_alpha).scatter(-1, log_alpha.topk(kept, -1).indices, 1.0)
     soft = torch.sigmoid(log_alpha)
     return hard + soft - soft.detach()
 
 
 def hold(log_alpha: Tensor, share: float) -> Tensor:
-    """``log_alpha`` plus the one number a row that makes its mean open probability ``share`` (bisection)."""
+    """``log_alpha`` plus the one number a row that makes its mean open probability ``share``
+    (bisection)."""
     low = torch.full((*log_alpha.shape[:-1], 1), -2 * CLAMP - 4)
     high = -low
     for _ in range(40):
         middle = (low + high) / 2
-        many = open_probability((log_alpha + middle).clamp(-CLAMP, CLAMP)).mean(-1, keepdim=True) > share
+        many = (
+            open_probability((log_alpha + middle).clamp(-CLAMP, CLAMP)).mean(-1, keepdim=True)
+            > share
+        )
         low, high = torch.where(many, low, middle), torch.where(many, middle, high)
     return (log_alpha + high).clamp(-CLAMP, CLAMP)
 
@@ -68,8 +76,10 @@ def hold(log_alpha: Tensor, share: float) -> Tensor:
 class Learned:
     """What :func:`learn` found."""
 
-    scores: dict[str, Tensor]  # log-alpha of ffn [L, F], q_heads [L, heads], hidden [H], layers [L]; teacher order
-    history: list[dict[str, float]] = field(default_factory=list)  # a step: loss; by axis, shares open and undecided
+    # log-alpha of ffn [L, F], q_heads [L, heads], hidden [H], layers [L]; teacher order
+    scores: dict[str, Tensor]
+    # a step: loss; by axis, shares open and undecided
+    history: list[dict[str, float]] = field(default_factory=list)
 
 
 def learn(
@@ -89,7 +99,8 @@ def learn(
 
     Args:
         chunks: calibration, int64 [N, T]; batches walk through it again and again.
-        start: scores to start from (their ranks become the first log-alphas); without it all units start alike.
+        start: scores to start from (their ranks become the first log-alphas); without it all units
+            start alike.
         layers: the teacher layers that stay; None: layers are learned too, jointly.
     """
     shape = Shape.from_config(model.config)
@@ -97,7 +108,9 @@ def learn(
     kept = _kept_counts(shape, target, learn_layers=layers is None)
     if not kept:  # a target that differs in depth or vocabulary only, and layers chosen before
         return Learned({})
-    log_alpha = {axis: _first_values(axis, shape, start, generator).requires_grad_() for axis in kept}
+    log_alpha = {
+        axis: _first_values(axis, shape, start, generator).requires_grad_() for axis in kept
+    }
     optimizer = torch.optim.Adam(log_alpha.values(), lr=learning_rate)
     ones = {} if layers is None else {LAYERS: _indicator(torch.tensor(layers), shape.num_layers)}
     history: list[dict[str, float]] = []
@@ -116,33 +129,41 @@ def learn(
                 if kind == "top-k":
                     gates = {axis: top_k(values, kept[axis]) for axis, values in log_alpha.items()}
                 else:
-                    gates = {axis: hard_concrete(values, generator) for axis, values in log_alpha.items()}
+                    gates = {
+                        axis: hard_concrete(values, generator) for axis, values in log_alpha.items()
+                    }
                 optimizer.zero_grad()
-                with gated(model, _by_head(gates, shape, torch.mul) | ones):  # backward too: layers may run again in it
+                # backward too: layers may run again in it
+                with gated(model, _by_head(gates, shape, torch.mul) | ones):
                     loss = token_losses(model, batch).mean()
                     loss.backward()
                 row, reached = {"loss": float(loss.detach())}, min(1.0, 2 * (step + 1) / steps)
                 for values in log_alpha.values():
                     assert values.grad is not None
-                    values.grad -= values.grad.mean(-1, keepdim=True)  # the common part belongs to the constraint
+                    # the common part belongs to the constraint
+                    values.grad -= values.grad.mean(-1, keepdim=True)
                 optimizer.step()
                 for axis, values in log_alpha.items():
                     share = 1 - reached * (1 - kept[axis] / values.shape[-1])
                     values.data = hold(values.data, share)
                     chance = open_probability(values.detach())
                     row[axis] = float(chance.mean())
-                    row[f"{axis}_undecided"] = float(((chance > 0.1) & (chance < 0.9)).float().mean())
+                    row[f"{axis}_undecided"] = float(
+                        ((chance > 0.1) & (chance < 0.9)).float().mean()
+                    )
                 history.append(row)
                 bar.advance(1, f"loss {row['loss']:.3f}")
     finally:
         for parameter in trained:
             parameter.requires_grad_(True)
     found = {axis: values.detach() for axis, values in log_alpha.items()}
-    return Learned(_by_head(found, shape, lambda group, head: 1000 * group + head), history)  # groups decide first
+    # groups decide first
+    return Learned(_by_head(found, shape, lambda group, head: 1000 * group + head), history)
 
 
 def binary_gates(kept: Kept, shape: Shape) -> dict[str, Tensor]:
-    """The gates that a selection means: 1 for what stays. Rows of dropped layers are 1 (the layer's own gate is 0)."""
+    """The gates that a selection means: 1 for what stays. Rows of dropped layers are 1 (the layer's
+    own gate is 0)."""
     ffn, q_heads = (
         torch.ones(shape.num_layers, shape.intermediate_size),
         torch.ones(shape.num_layers, shape.num_attention_heads),
@@ -157,18 +178,26 @@ def binary_gates(kept: Kept, shape: Shape) -> dict[str, Tensor]:
 
 @contextmanager
 def gated(model: Any, gates: Mapping[str, Tensor]) -> Iterator[None]:
-    """Inside, ``model`` runs with its units multiplied by ``gates`` (by axis, in the sizes of the scores).
+    """Inside, ``model`` runs with its units multiplied by ``gates`` (by axis, in the sizes of the
+    scores).
 
-    FFN units and heads are gated where they enter their output matrix, hidden numbers wherever they are written to the
-    residual stream (embedding included), layers where they are added to it. A closed unit is then as good as cut.
+    FFN units and heads are gated where they enter their output matrix, hidden numbers wherever they
+    are written to the residual stream (embedding included), layers where they are added to it. A
+    closed unit is then as good as cut.
     """
     shape, handles = Shape.from_config(model.config), []
 
     def on_input(module: Any, gate: Tensor) -> None:
-        handles.append(module.register_forward_pre_hook(lambda module, args: (args[0] * gate.to(args[0].dtype),)))
+        handles.append(
+            module.register_forward_pre_hook(
+                lambda module, args: (args[0] * gate.to(args[0].dtype),)
+            )
+        )
 
     def on_output(module: Any, gate: Tensor) -> None:
-        handles.append(module.register_forward_hook(lambda module, args, out: out * gate.to(out.dtype)))
+        handles.append(
+            module.register_forward_hook(lambda module, args, out: out * gate.to(out.dtype))
+        )
 
     over_heads = families.norms_go_over_heads(model.config)
     if families.HIDDEN in gates:
@@ -199,7 +228,8 @@ def gated(model: Any, gates: Mapping[str, Tensor]) -> Iterator[None]:
 
 
 def _kept_counts(shape: Shape, target: Shape, learn_layers: bool) -> dict[str, int]:
-    """How many units stay on each axis that shrinks. Of query heads: how many in each key-value group that stays."""
+    """How many units stay on each axis that shrinks. Of query heads: how many in each key-value
+    group that stays."""
     counts = {
         families.FFN: (target.intermediate_size, shape.intermediate_size),
         GROUPS: (target.num_key_value_heads, shape.num_key_value_heads),
@@ -210,8 +240,11 @@ def _kept_counts(shape: Shape, target: Shape, learn_layers: bool) -> dict[str, i
     return {axis: few for axis, (few, all_) in counts.items() if few < all_}
 
 
-def _first_values(axis: str, shape: Shape, start: Mapping[str, Tensor] | None, generator: torch.Generator) -> Tensor:
-    """Log-alphas to begin with: 2 (nearly open) plus a little noise, or spread from 1 to 3 by the rank in ``start``."""
+def _first_values(
+    axis: str, shape: Shape, start: Mapping[str, Tensor] | None, generator: torch.Generator
+) -> Tensor:
+    """Log-alphas to begin with: 2 (nearly open) plus a little noise, or spread from 1 to 3 by the
+    rank in ``start``."""
     by_group = (shape.num_layers, shape.num_key_value_heads, shape.heads_per_group)
     sizes = {
         families.FFN: (shape.num_layers, shape.intermediate_size),
@@ -223,16 +256,23 @@ def _first_values(axis: str, shape: Shape, start: Mapping[str, Tensor] | None, g
     scores = (start or {}).get(families.Q_HEADS if axis == GROUPS else axis)
     if scores is None:
         return 2 + 0.01 * torch.randn(sizes[axis], generator=generator)
-    scores = scores.float().view(by_group).sum(-1) if axis == GROUPS else scores.float().view(sizes[axis])
+    scores = (
+        scores.float().view(by_group).sum(-1)
+        if axis == GROUPS
+        else scores.float().view(sizes[axis])
+    )
     ranks = scores.argsort(-1).argsort(-1)
     return 1 + 2 * ranks / (ranks.shape[-1] - 1)
 
 
-def _by_head(values: Mapping[str, Tensor], shape: Shape, join: Callable[[Tensor, Tensor], Tensor]) -> dict[str, Tensor]:
-    """``values`` with those of key-value groups and of the query heads inside them joined to one a head, [L, heads].
+def _by_head(
+    values: Mapping[str, Tensor], shape: Shape, join: Callable[[Tensor, Tensor], Tensor]
+) -> dict[str, Tensor]:
+    """``values`` with those of key-value groups and of the query heads inside them joined to one a
+    head, [L, heads].
 
-    The cut keeps whole groups with as many heads in each: masks over all heads of a layer would train a choice that is
-    not the one exported.
+    The cut keeps whole groups with as many heads in each: masks over all heads of a layer would
+    train a choice that is not the one exported.
     """
     rest = {axis: value for axis, value in values.items() if axis not in (GROUPS, families.Q_HEADS)}
     if len(rest) == len(values):

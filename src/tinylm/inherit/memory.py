@@ -1,4 +1,5 @@
-"""What scoring a teacher needs in memory: told before it starts, and made smaller where it would not fit."""
+"""What scoring a teacher needs in memory: told before it starts, and made smaller where it would
+not fit."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,23 +16,37 @@ BATCH = 4  # chunks that score together
 
 
 def parameters(shape: Shape) -> int:
-    """Weights of a decoder of ``shape``: three FFN matrices, four of attention, embedding and head; norms left out."""
-    attention = 2 * shape.hidden_size * shape.head_dim * (shape.num_attention_heads + shape.num_key_value_heads)
+    """Weights of a decoder of ``shape``: three FFN matrices, four of attention, embedding and head;
+    norms left out."""
+    attention = (
+        2
+        * shape.hidden_size
+        * shape.head_dim
+        * (shape.num_attention_heads + shape.num_key_value_heads)
+    )
     layer = attention + 3 * shape.hidden_size * shape.intermediate_size
     embedding = shape.vocab_size * shape.hidden_size * (1 if shape.tie_word_embeddings else 2)
     return shape.num_layers * layer + embedding
 
 
 def activation_bytes(teacher: Shape, dtype: torch.dtype, tokens: int, recompute: bool) -> int:
-    """What a backward pass keeps of ``tokens``: all layers whole, or with ``recompute`` their inputs and one whole."""
-    attention = teacher.head_dim * (2 * teacher.num_attention_heads + 2 * teacher.num_key_value_heads)
+    """What a backward pass keeps of ``tokens``: all layers whole, or with ``recompute`` their
+    inputs and one whole."""
+    attention = teacher.head_dim * (
+        2 * teacher.num_attention_heads + 2 * teacher.num_key_value_heads
+    )
     layer = 8 * teacher.hidden_size + 2 * attention + 5 * teacher.intermediate_size
-    kept = teacher.num_layers * teacher.hidden_size + layer if recompute else teacher.num_layers * layer
+    kept = (
+        teacher.num_layers * teacher.hidden_size + layer
+        if recompute
+        else teacher.num_layers * layer
+    )
     return tokens * kept * dtype.itemsize
 
 
 def must_recompute(teacher: Shape, dtype: torch.dtype, tokens: int, device: torch.device) -> bool:
-    """Whether all layers' activations of ``tokens`` would take more than half of the memory that is free."""
+    """Whether all layers' activations of ``tokens`` would take more than half of the memory that is
+    free."""
     return activation_bytes(teacher, dtype, tokens, recompute=False) > free_bytes(device) / 2
 
 
@@ -56,22 +71,40 @@ def _again(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 
 def memory_line(
-    teacher: Shape, target: Shape, dtype: torch.dtype, length: int, device: torch.device, refit_tokens: int = 0
+    teacher: Shape,
+    target: Shape,
+    dtype: torch.dtype,
+    length: int,
+    device: torch.device,
+    refit_tokens: int = 0,
 ) -> str:
-    """One line for the terminal: bytes of each part at the peak, which is in scoring by Taylor or learned masks, or in
-    a refit on ``refit_tokens`` that keeps the teacher's states before every layer that stays."""
+    """One line for the terminal: bytes of each part at the peak, which is in scoring by Taylor or
+    learned masks, or in a refit on ``refit_tokens`` that keeps the teacher's states before every
+    layer that stays."""
     tokens = BATCH * length
     recompute = must_recompute(teacher, dtype, tokens, device)
-    models = {"teacher": parameters(teacher) * dtype.itemsize, "student": parameters(target) * dtype.itemsize}
+    models = {
+        "teacher": parameters(teacher) * dtype.itemsize,
+        "student": parameters(target) * dtype.itemsize,
+    }
     scoring = {
         "activations": activation_bytes(teacher, dtype, tokens, recompute),
-        "logits": tokens * teacher.vocab_size * (3 * dtype.itemsize + 4),  # them, two gradients, float32 log-softmax
+        # them, two gradients, float32 log-softmax
+        "logits": tokens * teacher.vocab_size * (3 * dtype.itemsize + 4),
     }
-    refit = {"states for the refit": refit_tokens * (target.num_layers + 3) * teacher.hidden_size * dtype.itemsize}
-    if refit_tokens:  # x^T x in float32 and float64 with its factor, and as much of the errors: of the widest matrix
+    refit = {
+        "states for the refit": (
+            refit_tokens * (target.num_layers + 3) * teacher.hidden_size * dtype.itemsize
+        )
+    }
+    # x^T x in float32 and float64 with its factor, and as much of the errors: of the widest matrix
+    if refit_tokens:
         widest = max(target.intermediate_size, target.num_attention_heads * target.head_dim)
         refit["its equations"] = 24 * widest**2 + 20 * widest * target.hidden_size
     parts = models | max(scoring, refit, key=lambda part: sum(part.values()))
     listed = " + ".join(f"{name} {size / 1e9:.1f}" for name, size in parts.items())
     again = "; layers run twice to keep it so" if recompute else ""
-    return f"memory: about {sum(parts.values()) / 1e9:.1f} GB ({listed}), {free_bytes(device) / 1e9:.1f} GB free{again}"
+    return (
+        f"memory: about {sum(parts.values()) / 1e9:.1f} GB ({listed}),"
+        f" {free_bytes(device) / 1e9:.1f} GB free{again}"
+    )

@@ -1,10 +1,12 @@
-"""Repair after the cut: give the student back what index selection took from it. Nothing here trains by gradient.
+"""Repair after the cut: give the student back what index selection took from it. Nothing here
+trains by gradient.
 
-``embedding_scale``  Gemma multiplies its embedding by sqrt(hidden_size); a narrower student would multiply by less.
-``norm_gains``       RMSNorm divides by the rms of fewer numbers; each gain is scaled by what that changes.
-``refit``            matrices are solved again by least squares, layer by layer, on calibration text: from
-                     student inputs to teacher outputs. What a dropped layer added to the residual stream becomes
-                     part of the target of the kept layer before it.
+``embedding_scale``  Gemma multiplies its embedding by sqrt(hidden_size); a narrower student would
+multiply by less. ``norm_gains``       RMSNorm divides by the rms of fewer numbers; each gain is
+scaled by what that changes. ``refit``            matrices are solved again by least squares, layer
+by layer, on calibration text: from
+                     student inputs to teacher outputs. What a dropped layer added to the residual
+                     stream becomes part of the target of the kept layer before it.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +20,8 @@ from tinylm.models import families
 from tinylm.models.shape import Shape
 from tinylm.terminal import track
 
-# Matrices of a layer that share an input, in the order in which data passes them (Phi-3 has fused ones).
+# Matrices of a layer that share an input, in the order in which data passes them (Phi-3 has fused
+# ones).
 INPUT_GROUPS = (
     ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.qkv_proj"),
     ("self_attn.o_proj",),
@@ -30,7 +33,8 @@ OUTPUTS = ("self_attn.o_proj", "mlp.down_proj")
 
 @torch.no_grad()
 def embedding_scale(student: Any, teacher_hidden: int) -> None:
-    """Undo the change of sqrt(hidden_size) in the embedding; a tied head is undone in the last norm. Exact."""
+    """Undo the change of sqrt(hidden_size) in the embedding; a tied head is undone in the last
+    norm. Exact."""
     family, config = families.family_of(student.config), student.config
     if not family.scales_embedding or config.hidden_size == teacher_hidden:
         return
@@ -41,11 +45,15 @@ def embedding_scale(student: Any, teacher_hidden: int) -> None:
 
 
 @torch.no_grad()
-def norm_gains(student: Any, teacher: Any, kept: Kept, chunks: Tensor | None = None, batch_size: int = 4) -> None:
-    """Scale each norm's gain by the mean of rms(kept inputs) / rms(all inputs), measured on ``chunks`` int64 [N, T].
+def norm_gains(
+    student: Any, teacher: Any, kept: Kept, chunks: Tensor | None = None, batch_size: int = 4
+) -> None:
+    """Scale each norm's gain by the mean of rms(kept inputs) / rms(all inputs), measured on
+    ``chunks`` int64 [N, T].
 
-    The student divides by the first, the teacher by the second; their ratio is what the cut changed. Without chunks
-    the ratio is that of inputs whose dropped part is zero, which is exact for learned masks.
+    The student divides by the first, the teacher by the second; their ratio is what the cut
+    changed. Without chunks the ratio is that of inputs whose dropped part is zero, which is exact
+    for learned masks.
     """
     family, shape = families.family_of(teacher.config), Shape.from_config(teacher.config)
     ratios: dict[str, list[Tensor]] = {}
@@ -53,7 +61,11 @@ def norm_gains(student: Any, teacher: Any, kept: Kept, chunks: Tensor | None = N
     for name, norm in student.named_modules():
         dimensions = family.axes(f"{name}.weight")
         layer = families.layer_of(f"{name}.weight")
-        rows = dimension_rows(dimensions[0], kept, layer, shape) if dimensions and name.endswith("norm") else None
+        rows = (
+            dimension_rows(dimensions[0], kept, layer, shape)
+            if dimensions and name.endswith("norm")
+            else None
+        )
         if rows is None:
             continue
         source = name if layer is None else families.in_layer(name, kept.layers[layer])
@@ -77,7 +89,9 @@ def norm_gains(student: Any, teacher: Any, kept: Kept, chunks: Tensor | None = N
         for handle in handles:
             handle.remove()
     for name, values in ratios.items():
-        _scale_gain(student.get_submodule(name), float(torch.stack(values).mean()), family.gain_offset)
+        _scale_gain(
+            student.get_submodule(name), float(torch.stack(values).mean()), family.gain_offset
+        )
 
 
 def _scale_gain(norm: Any, factor: float, offset: float) -> None:
@@ -98,12 +112,14 @@ def refit(
     ridge: float = 0.1,
     batch_size: int = 4,
 ) -> None:
-    """Solve ``matrices`` of every layer again, front to back. ``chunks`` int64 [N, T] with N a multiple of batch_size.
+    """Solve ``matrices`` of every layer again, front to back. ``chunks`` int64 [N, T] with N a
+    multiple of batch_size.
 
-    Each is the least-squares map from the student's own input to the teacher's output (kept rows only), pulled towards
-    the cut weights by ``ridge`` times the mean input power. o_proj and down_proj aim at the teacher's residual stream
-    itself where nothing stands between (no output norm): they also correct the error made so far, and the last matrix
-    before a gap of dropped layers makes up for their sum.
+    Each is the least-squares map from the student's own input to the teacher's output (kept rows
+    only), pulled towards the cut weights by ``ridge`` times the mean input power. o_proj and
+    down_proj aim at the teacher's residual stream itself where nothing stands between (no output
+    norm): they also correct the error made so far, and the last matrix before a gap of dropped
+    layers makes up for their sum.
     """
     batches = list(chunks.split(batch_size))
     aims_at_stream = not families.family_of(teacher.config).output_norms
@@ -111,11 +127,16 @@ def refit(
     wanted = [0, *kept.layers, len(teacher.base_model.layers)]
     teacher_states, teacher_calls = _states(teacher, batches, wanted)
     _, calls = _states(student, [batches[0] % student.config.vocab_size], [])
-    stream = [state[..., kept.hidden] for state in teacher_states[0]]  # the student's embedding of the same tokens,
+    # the student's embedding of the same tokens,
+    stream = [state[..., kept.hidden] for state in teacher_states[0]]
     # also of those that its vocabulary has lost
     for index, layer in enumerate(track(list(student.base_model.layers), "least-squares refit")):
         source = kept.layers[index]
-        after = kept.layers[index + 1] if index + 1 < len(kept.layers) else len(teacher.base_model.layers)
+        after = (
+            kept.layers[index + 1]
+            if index + 1 < len(kept.layers)
+            else len(teacher.base_model.layers)
+        )
         teacher_layer = teacher.base_model.layers[source]
         for group in INPUT_GROUPS:
             names = [name for name in group if name in matrices and _has(layer, name)]
@@ -127,11 +148,23 @@ def refit(
                 for name in names:
                     if name in OUTPUTS and aims_at_stream:
                         goal = _stream_goal(
-                            teacher_layer, name, teacher_states, source, after, number, teacher_calls, multiplier
+                            teacher_layer,
+                            name,
+                            teacher_states,
+                            source,
+                            after,
+                            number,
+                            teacher_calls,
+                            multiplier,
                         )
                         target = (goal[..., kept.hidden] - before) / multiplier
                     else:
-                        target = _output_of(teacher_layer, name, teacher_states[source][number], teacher_calls[source])
+                        target = _output_of(
+                            teacher_layer,
+                            name,
+                            teacher_states[source][number],
+                            teacher_calls[source],
+                        )
                         rows = _output_rows(name, kept, index, teacher)
                         target = target if rows is None else target[..., rows]
                     fits[name].add(x, target)
@@ -142,7 +175,8 @@ def refit(
 
 
 class _Fit:
-    """Ridge regression of one linear module towards targets, accumulated over batches in float32."""
+    """Ridge regression of one linear module towards targets, accumulated over batches in
+    float32."""
 
     def __init__(self, module: nn.Linear, ridge: float) -> None:
         self.module, self.ridge = module, ridge
@@ -176,8 +210,11 @@ def _output_rows(name: str, kept: Kept, layer: int, teacher: Any) -> Tensor | No
     return dimension_rows(dimensions[0], kept, layer, Shape.from_config(teacher.config))
 
 
-def _states(model: Any, batches: list[Tensor], layers: list[int]) -> tuple[dict[int, list[Tensor]], list[dict]]:
-    """Residual stream before each of ``layers`` (num_layers: after the last) by batch; how layers are called."""
+def _states(
+    model: Any, batches: list[Tensor], layers: list[int]
+) -> tuple[dict[int, list[Tensor]], list[dict]]:
+    """Residual stream before each of ``layers`` (num_layers: after the last) by batch; how layers
+    are called."""
     modules = model.base_model.layers
     states: dict[int, list[Tensor]] = {layer: [] for layer in layers}
     calls: list[dict] = [{} for _ in modules]
@@ -194,7 +231,11 @@ def _states(model: Any, batches: list[Tensor], layers: list[int]) -> tuple[dict[
     for index, module in enumerate(modules):
         handles.append(module.register_forward_pre_hook(before(index), with_kwargs=True))
     if len(modules) in states:
-        handles.append(modules[-1].register_forward_hook(lambda module, args, out: states[len(modules)].append(out)))
+        handles.append(
+            modules[-1].register_forward_hook(
+                lambda module, args, out: states[len(modules)].append(out)
+            )
+        )
     try:
         for batch in batches:
             model.base_model(input_ids=batch, use_cache=False)
@@ -204,8 +245,11 @@ def _states(model: Any, batches: list[Tensor], layers: list[int]) -> tuple[dict[
     return states, calls
 
 
-def _run_to(layer: Any, names: list[str], state: Tensor, call: dict, multiplier: float) -> tuple[Tensor, Tensor]:
-    """Input of the modules ``names`` (they share it), and the residual stream their output is added to."""
+def _run_to(
+    layer: Any, names: list[str], state: Tensor, call: dict, multiplier: float
+) -> tuple[Tensor, Tensor]:
+    """Input of the modules ``names`` (they share it), and the residual stream their output is added
+    to."""
     seen: dict[str, Tensor] = {}
 
     def reached(module: nn.Module, args: tuple) -> None:
@@ -215,7 +259,9 @@ def _run_to(layer: Any, names: list[str], state: Tensor, call: dict, multiplier:
     handles = [layer.get_submodule(names[0]).register_forward_pre_hook(reached)]
     if names[0].startswith("mlp."):
         attention = layer.self_attn  # with what stands after o_proj in it: PanGu-pi's shortcut
-        handles.append(attention.register_forward_hook(lambda module, args, out: seen.update(attention=out[0])))
+        handles.append(
+            attention.register_forward_hook(lambda module, args, out: seen.update(attention=out[0]))
+        )
     try:
         layer(state, **call)
     except _Reached:
@@ -247,7 +293,8 @@ def _output_of(layer: Any, name: str, state: Tensor, call: dict) -> Tensor:
 def _stream_goal(
     layer: Any, name: str, states, source: int, after: int, number: int, calls, multiplier: float
 ) -> Tensor:
-    """The teacher's residual stream where the student's must be once ``name`` has added its output."""
+    """The teacher's residual stream where the student's must be once ``name`` has added its
+    output."""
     if name == "mlp.down_proj":
         return states[after][number]
     state = states[source][number]

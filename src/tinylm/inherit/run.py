@@ -46,29 +46,45 @@ def inherit_files(
     dtype: torch.dtype = torch.bfloat16,
     seed: int = 0,
 ) -> Inherited:
-    """The work of ``tinylm inherit``; arguments as there. Writes the folder ``out`` and returns what is in it."""
+    """The work of ``tinylm inherit``; arguments as there. Writes the folder ``out`` and returns
+    what is in it."""
     if min(chunks, length) < 1:
         raise InputError(f"--chunks {chunks} and --length {length} must be 1 or more")
     folder, target = resolve(teacher), read_shape(shape)
     refuse_filled(out)
     config = load_config(folder)
-    if config.model_type not in families.FAMILIES:  # names what no table explains, before anything is loaded
+    # names what no table explains, before anything is loaded
+    if config.model_type not in families.FAMILIES:
         families.check_weights(Shards(folder, tied=False).sizes(), config)
     if read_block(shape) == "pangu-pi":
-        pangu_config(config)  # an InputError now and not after the scoring, when the teacher is no Llama
+        # an InputError now and not after the scoring, when the teacher is no Llama
+        pangu_config(config)
     tokenizer = load_tokenizer(folder) if (folder / "tokenizer.json").exists() else None
     ids = None
     if calibration:
         if tokenizer is None:
-            raise InputError(f"teacher {teacher} has no tokenizer.json: calibration text cannot be read")
+            raise InputError(
+                f"teacher {teacher} has no tokenizer.json: calibration text cannot be read"
+            )
         ids = calibration_chunks(calibration, tokenizer, chunks, length)
-    vocab, known = _kept_ids(kept_ids) if kept_ids else None, Scores.load(scores) if scores else None
+    vocab, known = (
+        _kept_ids(kept_ids) if kept_ids else None,
+        (Scores.load(scores) if scores else None),
+    )
     if not repair and (known or (criterion in ("random", "l1", "l2") and layers == "first-last")):
         result = inherit_streamed(folder, target, criterion, vocab, dtype, seed, known)
-        return _write(_with_block(result, shape, seed), teacher, target, out, tokenizer if kept_ids is None else None)
+        return _write(
+            _with_block(result, shape, seed),
+            teacher,
+            target,
+            out,
+            tokenizer if kept_ids is None else None,
+        )
     shapes = Shape.from_config(config), target
     refitted = chunks * length if {"refit", "refit-all"} & set(repair) else 0
-    console.print(memory_line(*shapes, dtype, length, torch.device("cpu"), refitted), highlight=False)
+    console.print(
+        memory_line(*shapes, dtype, length, torch.device("cpu"), refitted), highlight=False
+    )
     result = inherit(
         load_model(folder, dtype),
         target,
@@ -80,7 +96,13 @@ def inherit_files(
         vocab=vocab,
         seed=seed,
     )
-    return _write(_with_block(result, shape, seed), teacher, target, out, tokenizer if kept_ids is None else None)
+    return _write(
+        _with_block(result, shape, seed),
+        teacher,
+        target,
+        out,
+        tokenizer if kept_ids is None else None,
+    )
 
 
 def _with_block(result: Inherited, shape: Path, seed: int) -> Inherited:
@@ -99,8 +121,8 @@ def inherit_streamed(
     seed: int = 0,
     scores: Scores | None = None,
 ) -> Inherited:
-    """Weight norms (or ``scores`` of an earlier run) and the cut straight from the shards of ``folder``: one teacher
-    tensor in memory at a time."""
+    """Weight norms (or ``scores`` of an earlier run) and the cut straight from the shards of
+    ``folder``: one teacher tensor in memory at a time."""
     from transformers import GenerationConfig
 
     started = time.perf_counter()
@@ -114,12 +136,23 @@ def inherit_streamed(
             units = criteria.random(teacher, seed)
         else:
             units = criteria.weight_norm(weights, config, int(criterion[1]))
-        about = {"criterion": criterion, "layers": "first-last", "calibration_tokens": 0, "teacher": teacher.to_dict()}
+        about = {
+            "criterion": criterion,
+            "layers": "first-last",
+            "calibration_tokens": 0,
+            "teacher": teacher.to_dict(),
+        }
         layers = depth.first_last(teacher.num_layers)
-        scores = Scores(units[families.FFN], units[families.Q_HEADS], units[families.HIDDEN], layers, about)
+        scores = Scores(
+            units[families.FFN], units[families.Q_HEADS], units[families.HIDDEN], layers, about
+        )
     scores.check(teacher, target)
     kept = select(scores, teacher, target, vocab)
-    stops = GenerationConfig.from_pretrained(folder) if (folder / "generation_config.json").exists() else None
+    stops = (
+        GenerationConfig.from_pretrained(folder)
+        if (folder / "generation_config.json").exists()
+        else None
+    )
     student = build(cut(weights, config, target, kept), config, target, kept, dtype, stops)
     embedding_scale(student, teacher.hidden_size)
     return Inherited(student, scores, kept, {"score and cut": time.perf_counter() - started})
@@ -128,21 +161,29 @@ def inherit_streamed(
 def _write(result: Inherited, teacher: str, target: Shape, out: Path, tokenizer: Any) -> Inherited:
     with atomic_directory(out) as scratch:
         save(result, scratch, tokenizer)
-        about = {"seconds": result.seconds, "kept_layers": result.kept.layers, "shape": target.to_dict()}
+        about = {
+            "seconds": result.seconds,
+            "kept_layers": result.kept.layers,
+            "shape": target.to_dict(),
+        }
         about["repair_losses"] = result.repair_losses
-        (scratch / "inherit.json").write_text(json.dumps({"teacher": teacher, **about}, indent=2) + "\n")
+        (scratch / "inherit.json").write_text(
+            json.dumps({"teacher": teacher, **about}, indent=2) + "\n"
+        )
     return result
 
 
 def calibration_chunks(paths: Sequence[str], tokenizer, chunks: int, length: int) -> Tensor:
-    """int64 [chunks, length] of packed text, no padding. A document gives at most a 16th of it where that will do."""
+    """int64 [chunks, length] of packed text, no padding. A document gives at most a 16th of it
+    where that will do."""
     separator, start, needed = find_separator(tokenizer), find_start(tokenizer), chunks * length
     most, clipped = max(length, needed // 16), True
     while clipped and most < 4 * needed:
         ids: list[int] = []
         clipped = False
         for document in documents(list(paths)):
-            text = document.text[: most * 16]  # a token is rarely longer; spares tokenizing whole books
+            # a token is rarely longer; spares tokenizing whole books
+            text = document.text[: most * 16]
             found = tokenizer.encode(text, add_special_tokens=False)
             clipped = clipped or len(found) > most or len(text) < len(document.text)
             ids += [*found[:most], separator]

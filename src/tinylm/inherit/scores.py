@@ -1,4 +1,5 @@
-"""Scores as an artifact: one number per unit of every axis, saved once and reused for every shape."""
+"""Scores as an artifact: one number per unit of every axis, saved once and reused for every
+shape."""
 
 import json
 from dataclasses import dataclass, field
@@ -19,7 +20,8 @@ AXES = ("ffn", "q_heads", "hidden", "layers")
 
 @dataclass
 class Scores:
-    """Importance of each unit, higher is more important; only the order inside one axis has a meaning."""
+    """Importance of each unit, higher is more important; only the order inside one axis has a
+    meaning."""
 
     ffn: Tensor  # float32 [num_layers, intermediate_size]
     q_heads: Tensor  # float32 [num_layers, num_attention_heads]
@@ -28,11 +30,14 @@ class Scores:
     about: dict[str, Any] = field(default_factory=dict)  # criterion, calibration, teacher, seconds
 
     def check(self, teacher: Shape, target: Shape) -> None:
-        """Raise InputError when these are scores of another shape of teacher, of masks for another target than
-        ``target``, or are not finite."""
+        """Raise InputError when these are scores of another shape of teacher, of masks for another
+        target than ``target``, or are not finite."""
         learned_for = self.about.get("target", target.to_dict())
         if learned_for != target.to_dict():
-            raise InputError(f"these scores are of masks learned for {learned_for}: score the teacher for this shape")
+            raise InputError(
+                f"these scores are of masks learned for {learned_for}: score the teacher for this"
+                " shape"
+            )
         expected = {
             "ffn": (teacher.num_layers, teacher.intermediate_size),
             "q_heads": (teacher.num_layers, teacher.num_attention_heads),
@@ -43,15 +48,21 @@ class Scores:
             values = getattr(self, axis)
             if tuple(values.shape) != size:
                 raise InputError(
-                    f"scores of {axis} are {tuple(values.shape)}, this teacher needs {size}: score it again"
+                    f"scores of {axis} are {tuple(values.shape)}, this teacher needs {size}: score"
+                    " it again"
                 )
             if not torch.isfinite(values).all():
-                raise InputError(f"scores of {axis} are not finite: the teacher's weights hold NaN or infinity")
+                raise InputError(
+                    f"scores of {axis} are not finite: the teacher's weights hold NaN or infinity"
+                )
 
     def save(self, folder: Path) -> None:
         """``scores.safetensors`` and ``scores.json`` in ``folder``, which is made or replaced."""
         with atomic_directory(Path(folder), replace=True) as scratch:
-            save_file({axis: getattr(self, axis).contiguous() for axis in AXES}, scratch / "scores.safetensors")
+            save_file(
+                {axis: getattr(self, axis).contiguous() for axis in AXES},
+                scratch / "scores.safetensors",
+            )
             (scratch / "scores.json").write_text(json.dumps(self.about, indent=2) + "\n")
 
     @staticmethod
@@ -62,5 +73,7 @@ class Scores:
                 values = {axis: file.get_tensor(axis) for axis in AXES}
             about = json.loads((Path(folder) / "scores.json").read_text())
         except (OSError, SafetensorError, json.JSONDecodeError) as error:
-            raise InputError(f"scores in {folder} cannot be read ({error}): score the teacher again") from error
+            raise InputError(
+                f"scores in {folder} cannot be read ({error}): score the teacher again"
+            ) from error
         return Scores(**values, about=about)

@@ -1,6 +1,8 @@
-"""What a shape costs: FLOPs, bytes on disk, cache and training memory, and the bill of a whole training run.
+"""What a shape costs: FLOPs, bytes on disk, cache and training memory, and the bill of a whole
+training run.
 
-All from arithmetic; nothing is built or run. Symbols as in :mod:`tinylm.models.parameters`. A multiply-add counts 2.
+All from arithmetic; nothing is built or run. Symbols as in :mod:`tinylm.models.parameters`. A
+multiply-add counts 2.
 """
 
 from typing import Any
@@ -17,9 +19,10 @@ ADAMW_BYTES_PER_PARAMETER = 16  # fp32 weight, gradient and two moments
 def forward_flops(shape: Shape, context: int, config: Any = None) -> int:
     """FLOPs of a forward pass per token, every token attending to ``context`` others.
 
-    Matrices cost 2 per weight (the head also when it is tied; the embedding is a look-up and costs nothing), attention
-    4 x A per pair of tokens and layer. As in `torch.utils.flop_counter` the whole context x context square counts;
-    a causal kernel may skip half of it. Decoding one token at a cache of ``context`` costs the same by this formula.
+    Matrices cost 2 per weight (the head also when it is tied; the embedding is a look-up and costs
+    nothing), attention 4 x A per pair of tokens and layer. As in `torch.utils.flop_counter` the
+    whole context x context square counts; a causal kernel may skip half of it. Decoding one token
+    at a cache of ``context`` costs the same by this formula.
     """
     matrices = matrix_parameters(shape, config) - (
         0 if shape.tie_word_embeddings else shape.vocab_size * shape.hidden_size
@@ -31,13 +34,15 @@ def forward_flops(shape: Shape, context: int, config: Any = None) -> int:
 def training_flops(shape: Shape, context: int, config: Any = None) -> int:
     """FLOPs of forward and backward per token at sequence length ``context``: three forward passes.
 
-    Each matrix takes part in two products on the way back; recomputation (checkpointing, flash attention) is extra.
+    Each matrix takes part in two products on the way back; recomputation (checkpointing, flash
+    attention) is extra.
     """
     return 3 * forward_flops(shape, context, config)
 
 
 def matrix_parameters(shape: Shape, config: Any = None) -> int:
-    """Parameters in two-dimensional weights: the embedding, the head when untied, attention and FFN matrices."""
+    """Parameters in two-dimensional weights: the embedding, the head when untied, attention and FFN
+    matrices."""
     no_bias = parameters_by_part(shape, None)
     shortcut = parameters_by_part(shape, config).get("shortcut", 0)
     return sum(no_bias[part] for part in ("embedding", "head", "attention", "ffn")) + shortcut
@@ -46,8 +51,9 @@ def matrix_parameters(shape: Shape, config: Any = None) -> int:
 def weight_bytes(shape: Shape, config: Any = None) -> dict[str, int]:
     """Bytes of the weights {"fp32", "bf16", "Q8_0", "Q4_0"}.
 
-    In the quantised formats every matrix is quantised and vectors (norms, biases) stay fp32, as GGUF stores them.
-    llama.cpp's own mixes may keep the embedding at higher precision; file headers and the tokenizer come on top.
+    In the quantised formats every matrix is quantised and vectors (norms, biases) stay fp32, as
+    GGUF stores them. llama.cpp's own mixes may keep the embedding at higher precision; file headers
+    and the tokenizer come on top.
     """
     matrices = matrix_parameters(shape, config)
     vectors = parameters(shape, config) - matrices
@@ -63,29 +69,42 @@ def kv_cache_bytes_per_token(shape: Shape, bytes_per_value: float = 2) -> int:
 
     Layers with a sliding window stop growing at the window's length; this is the growth before it.
     """
-    return round(2 * shape.num_layers * shape.num_key_value_heads * shape.head_dim * bytes_per_value)
+    return round(
+        2 * shape.num_layers * shape.num_key_value_heads * shape.head_dim * bytes_per_value
+    )
 
 
-def activation_bytes_per_token(shape: Shape, bytes_per_value: int = 2, *, checkpointing: bool = False) -> int:
-    """Bytes per token kept from the forward to the backward pass, in a compute dtype of ``bytes_per_value``.
+def activation_bytes_per_token(
+    shape: Shape, bytes_per_value: int = 2, *, checkpointing: bool = False
+) -> int:
+    """Bytes per token kept from the forward to the backward pass, in a compute dtype of
+    ``bytes_per_value``.
 
-    Exact for the Llama block of `transformers` with scaled_dot_product_attention (its norms and its loss keep fp32
-    copies); families with more norms keep 10-30 % more. With ``checkpointing`` only each layer's input is kept.
-    The softmax over the vocabulary passes through a further ``(bytes_per_value + 8) x V`` while the loss is computed.
+    Exact for the Llama block of `transformers` with scaled_dot_product_attention (its norms and its
+    loss keep fp32 copies); families with more norms keep 10-30 % more. With ``checkpointing`` only
+    each layer's input is kept. The softmax over the vocabulary passes through a further
+    ``(bytes_per_value + 8) x V`` while the loss is computed.
     """
     size, hidden, heads = bytes_per_value, shape.hidden_size, shape.num_attention_heads
     outside = (2 * size + 4) * hidden + 4 * shape.vocab_size + size * shape.head_dim + 20
     if checkpointing:
-        return shape.num_layers * size * hidden + (2 * size + 4) * hidden + 4 * shape.vocab_size + 20
+        return (
+            shape.num_layers * size * hidden + (2 * size + 4) * hidden + 4 * shape.vocab_size + 20
+        )
     block = (4 * size + 8) * hidden + 4 * size * shape.intermediate_size
     block += 2 * size * shape.head_dim * (heads + shape.num_key_value_heads) + 4 * heads + 8
     return shape.num_layers * block + outside
 
 
-def training_bytes(shape: Shape, tokens_in_flight: int, config: Any = None, *, checkpointing: bool = False) -> int:
-    """Memory for training with AdamW and bf16 activations: 16 bytes a parameter plus the tokens of one micro-batch."""
+def training_bytes(
+    shape: Shape, tokens_in_flight: int, config: Any = None, *, checkpointing: bool = False
+) -> int:
+    """Memory for training with AdamW and bf16 activations: 16 bytes a parameter plus the tokens of
+    one micro-batch."""
     state = ADAMW_BYTES_PER_PARAMETER * parameters(shape, config)
-    return state + tokens_in_flight * activation_bytes_per_token(shape, 2, checkpointing=checkpointing)
+    return state + tokens_in_flight * activation_bytes_per_token(
+        shape, 2, checkpointing=checkpointing
+    )
 
 
 def training_bill(
@@ -96,7 +115,8 @@ def training_bill(
     Args:
         tokens: tokens trained on, all rounds together.
         context: sequence length.
-        peak_flops: what one device can do in its training dtype, per second (e.g. 989e12: H100, bf16, dense).
+        peak_flops: what one device can do in its training dtype, per second (e.g. 989e12: H100,
+            bf16, dense).
         mfu: the part of it (0 to 1) that training is assumed to reach; state it beside the result.
     """
     flops = tokens * training_flops(shape, context, config)
@@ -111,11 +131,12 @@ def training_bill(
 
 
 def describe_bill(bill: dict[str, float]) -> str:
-    """One line for a person: what the run computes and how long it takes at the stated utilisation."""
+    """One line for a person: what the run computes and how long it takes at the stated
+    utilisation."""
     return (
-        f"training on {millions(bill['tokens'])} tokens ({bill['tokens_per_parameter']:.3g} a parameter): "
-        f"{bill['flops']:.3g} FLOP, {bill['device_hours']:,.4g} device-hours "
-        f"at {bill['mfu']:.0%} of {bill['peak_flops'] / 1e12:,.4g} TFLOP/s"
+        f"training on {millions(bill['tokens'])} tokens ({bill['tokens_per_parameter']:.3g} a"
+        f" parameter): {bill['flops']:.3g} FLOP, {bill['device_hours']:,.4g} device-hours at"
+        f" {bill['mfu']:.0%} of {bill['peak_flops'] / 1e12:,.4g} TFLOP/s"
     )
 
 

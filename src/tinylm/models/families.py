@@ -1,10 +1,12 @@
 """Named axes of every weight, one table per family.
 
-A table maps a parameter's name to the axes of its dimensions, e.g. ``self_attn.q_proj.weight: "q_heads hidden"``.
-A dimension made of several blocks names them in order (Phi-3's fused matrix: ``q_heads+kv_heads+kv_heads``). Scoring,
-cutting, counting parameters and checking shapes all read these tables; a new family is a new table, not new code.
+A table maps a parameter's name to the axes of its dimensions, e.g. ``self_attn.q_proj.weight:
+"q_heads hidden"``. A dimension made of several blocks names them in order (Phi-3's fused matrix:
+``q_heads+kv_heads+kv_heads``). Scoring, cutting, counting parameters and checking shapes all read
+these tables; a new family is a new table, not new code.
 
-The head axes are counted in rows: a head is ``head_dim`` neighbouring rows, and heads are never cut inside.
+The head axes are counted in rows: a head is ``head_dim`` neighbouring rows, and heads are never cut
+inside.
 """
 
 import re
@@ -15,7 +17,14 @@ from typing import Any
 from tinylm.errors import InputError
 from tinylm.models.shape import Shape
 
-VOCAB, HIDDEN, FFN, Q_HEADS, KV_HEADS, HEAD_DIM = "vocab", "hidden", "ffn", "q_heads", "kv_heads", "head_dim"
+VOCAB, HIDDEN, FFN, Q_HEADS, KV_HEADS, HEAD_DIM = (
+    "vocab",
+    "hidden",
+    "ffn",
+    "q_heads",
+    "kv_heads",
+    "head_dim",
+)
 SHORTCUT = "shortcut"  # width of the PanGu-pi bottleneck
 NEVER_CUT = (HEAD_DIM, SHORTCUT)
 
@@ -26,7 +35,8 @@ Dimension = tuple[str, ...]  # the blocks one dimension is made of, in order
 class Family:
     """What a cut must know about one model family."""
 
-    weights: Mapping[str, str]  # name inside the model ("*" for the layer's number) -> axes of its dimensions
+    # name inside the model ("*" for the layer's number) -> axes of its dimensions
+    weights: Mapping[str, str]
     gain_offset: float = 0.0  # a norm multiplies by offset + weight (Gemma: 1 + weight)
     scales_embedding: bool = False  # the embedding is multiplied by sqrt(hidden_size)
     output_norms: bool = False  # a norm stands between o_proj / down_proj and the residual stream
@@ -79,7 +89,10 @@ _MLP = {
 }
 _MLP_BIAS = {"mlp.gate_proj.bias": "ffn", "mlp.up_proj.bias": "ffn", "mlp.down_proj.bias": "hidden"}
 _INPUT_NORMS = {"input_layernorm.weight": "hidden", "post_attention_layernorm.weight": "hidden"}
-_OUTPUT_NORMS = {"pre_feedforward_layernorm.weight": "hidden", "post_feedforward_layernorm.weight": "hidden"}
+_OUTPUT_NORMS = {
+    "pre_feedforward_layernorm.weight": "hidden",
+    "post_feedforward_layernorm.weight": "hidden",
+}
 _HEAD_NORMS = {"self_attn.q_norm.weight": "head_dim", "self_attn.k_norm.weight": "head_dim"}
 _WIDE_HEAD_NORMS = {"self_attn.q_norm.weight": "q_heads", "self_attn.k_norm.weight": "kv_heads"}
 _FUSED = {
@@ -96,10 +109,14 @@ _PANGU = {
 }
 
 _LLAMA = Family(_table(_OUTSIDE, _ATTENTION | _ATTENTION_BIAS | _MLP | _MLP_BIAS | _INPUT_NORMS))
-_PANGU_PI = Family(_table(_OUTSIDE, _ATTENTION | _ATTENTION_BIAS | _MLP | _MLP_BIAS | _INPUT_NORMS | _PANGU))
+_PANGU_PI = Family(
+    _table(_OUTSIDE, _ATTENTION | _ATTENTION_BIAS | _MLP | _MLP_BIAS | _INPUT_NORMS | _PANGU)
+)
 _QWEN3 = Family(_table(_OUTSIDE, _ATTENTION | _ATTENTION_BIAS | _MLP | _INPUT_NORMS | _HEAD_NORMS))
 _GEMMA = Family(
-    _table(_OUTSIDE, _ATTENTION | _ATTENTION_BIAS | _MLP | _INPUT_NORMS), gain_offset=1.0, scales_embedding=True
+    _table(_OUTSIDE, _ATTENTION | _ATTENTION_BIAS | _MLP | _INPUT_NORMS),
+    gain_offset=1.0,
+    scales_embedding=True,
 )
 _GEMMA2 = Family(
     _table(_OUTSIDE, _ATTENTION | _ATTENTION_BIAS | _MLP | _INPUT_NORMS | _OUTPUT_NORMS),
@@ -108,7 +125,9 @@ _GEMMA2 = Family(
     output_norms=True,
 )
 _GEMMA3 = Family(
-    _table(_OUTSIDE, _ATTENTION | _ATTENTION_BIAS | _MLP | _INPUT_NORMS | _OUTPUT_NORMS | _HEAD_NORMS),
+    _table(
+        _OUTSIDE, _ATTENTION | _ATTENTION_BIAS | _MLP | _INPUT_NORMS | _OUTPUT_NORMS | _HEAD_NORMS
+    ),
     gain_offset=1.0,
     scales_embedding=True,
     output_norms=True,
@@ -121,7 +140,10 @@ _OLMO2 = Family(
         | _ATTENTION_BIAS
         | _MLP
         | _WIDE_HEAD_NORMS
-        | {"post_attention_layernorm.weight": "hidden", "post_feedforward_layernorm.weight": "hidden"},
+        | {
+            "post_attention_layernorm.weight": "hidden",
+            "post_feedforward_layernorm.weight": "hidden",
+        },
     ),
     output_norms=True,
 )
@@ -146,12 +168,16 @@ def family_of(config: Any) -> Family:
     """The table of a `transformers` config. InputError for a family without one."""
     family = FAMILIES.get(config.model_type)
     if family is None:
-        raise InputError(f"model type {config.model_type!r} has no table of axes; tinylm knows {', '.join(FAMILIES)}")
+        raise InputError(
+            f"model type {config.model_type!r} has no table of axes; tinylm knows"
+            f" {', '.join(FAMILIES)}"
+        )
     return family
 
 
 def norms_go_over_heads(config: Any) -> bool:
-    """Whether q_norm and k_norm take all heads of a layer together (OLMo 2), so that a cut of heads changes them."""
+    """Whether q_norm and k_norm take all heads of a layer together (OLMo 2), so that a cut of heads
+    changes them."""
     dimensions = family_of(config).axes("model.layers.0.self_attn.q_norm.weight")
     return dimensions is not None and Q_HEADS in dimensions[0]
 
@@ -176,9 +202,11 @@ def expected_size(dimensions: Iterable[Dimension], shape: Shape, config: Any) ->
 
 
 def check_weights(sizes: Mapping[str, tuple[int, ...]], config: Any) -> None:
-    """Every parameter (name -> tensor size) must be in the family's table with the size the config gives it.
+    """Every parameter (name -> tensor size) must be in the family's table with the size the config
+    gives it.
 
-    Raises InputError naming the parameters that no table explains, or the first one of another size.
+    Raises InputError naming the parameters that no table explains, or the first one of another
+    size.
     """
     family = FAMILIES.get(config.model_type)
     tables = [family] if family else list(FAMILIES.values())
@@ -195,4 +223,6 @@ def check_weights(sizes: Mapping[str, tuple[int, ...]], config: Any) -> None:
     for name, size in sizes.items():
         expected = expected_size(family.axes(name) or (), shape, config)
         if tuple(size) != expected:
-            raise InputError(f"{name} is {tuple(size)} but the config says {expected}: the checkpoint is damaged")
+            raise InputError(
+                f"{name} is {tuple(size)} but the config says {expected}: the checkpoint is damaged"
+            )

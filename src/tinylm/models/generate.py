@@ -1,4 +1,5 @@
-"""Text from a model: greedy or sampled, streamed as it is made, with the speed of reading and of writing."""
+"""Text from a model: greedy or sampled, streamed as it is made, with the speed of reading and of
+writing."""
 
 import sys
 import time
@@ -14,7 +15,8 @@ from tinylm.errors import InputError
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen. ``temperature`` 0 is greedy; ``top_k`` 0 and ``top_p`` 1 keep every token."""
+    """How the next token is chosen. ``temperature`` 0 is greedy; ``top_k`` 0 and ``top_p`` 1 keep
+    every token."""
 
     temperature: float = 0.0
     top_k: int = 0
@@ -43,7 +45,9 @@ class Speed:
 
     def __str__(self) -> str:
         reading = self.prompt_tokens / max(self.prompt_seconds, 1e-9)
-        writing = (self.new_tokens - 1) / max(self.new_seconds, 1e-9) if self.new_tokens > 1 else 0.0
+        writing = (
+            (self.new_tokens - 1) / max(self.new_seconds, 1e-9) if self.new_tokens > 1 else 0.0
+        )
         return (
             f"{self.prompt_tokens} prompt tokens at {reading:.0f} tokens/s, "
             f"{self.new_tokens} new at {writing:.1f} tokens/s, stopped by {self.stopped_by}"
@@ -58,11 +62,12 @@ def generate(
     sampling: Sampling | None = None,
     speed: Speed | None = None,
 ) -> Iterator[str]:
-    """Yield the continuation of ``prompt`` (text or token ids) in pieces of whole characters, as they are made.
+    """Yield the continuation of ``prompt`` (text or token ids) in pieces of whole characters, as
+    they are made.
 
-    Stops at an end-of-text token, after ``max_new_tokens``, or where the model's context ends. Give a ``Speed`` to be
-    filled with counts and seconds. Raises InputError for an empty prompt without a BOS token to start from, and for a
-    prompt that fills the context.
+    Stops at an end-of-text token, after ``max_new_tokens``, or where the model's context ends. Give
+    a ``Speed`` to be filled with counts and seconds. Raises InputError for an empty prompt without
+    a BOS token to start from, and for a prompt that fills the context.
     """
     sampling, speed = sampling or Sampling(), speed if speed is not None else Speed()
     if max_new_tokens < 1:
@@ -71,10 +76,14 @@ def generate(
     if not ids and tokenizer.bos_token_id is not None:
         ids = [tokenizer.bos_token_id]
     if not ids:
-        raise InputError("the prompt is empty and the tokenizer has no BOS token: give --prompt some text")
+        raise InputError(
+            "the prompt is empty and the tokenizer has no BOS token: give --prompt some text"
+        )
     context = model.config.get_text_config().max_position_embeddings
     if len(ids) >= context:
-        raise InputError(f"the prompt has {len(ids)} tokens, the model's context is {context}: shorten it")
+        raise InputError(
+            f"the prompt has {len(ids)} tokens, the model's context is {context}: shorten it"
+        )
     room = min(max_new_tokens, context - len(ids))
     ends = end_tokens(model, tokenizer)
     text = TextStream(tokenizer)
@@ -107,23 +116,31 @@ def chat_prompt(tokenizer: Any, messages: Sequence[dict[str, str]]) -> list[int]
     """
     if tokenizer.chat_template:
         try:
-            text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
-        except jinja2.TemplateError as error:  # Gemma 2's has no place for a system message, and says so
-            raise InputError(f"the model's chat template refuses these messages ({error})") from error
+            text = tokenizer.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=True
+            )
+        # Gemma 2's has no place for a system message, and says so
+        except jinja2.TemplateError as error:
+            raise InputError(
+                f"the model's chat template refuses these messages ({error})"
+            ) from error
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
     lines = [f"{message['role'].capitalize()}: {message['content']}\n" for message in messages]
     return list(tokenizer("".join(lines) + "Assistant:")["input_ids"])
 
 
 def until(pieces: Iterator[str], end: str) -> Iterator[str]:
-    """``pieces`` of text up to ``end``; what may be the beginning of ``end`` is held back until it is known."""
+    """``pieces`` of text up to ``end``; what may be the beginning of ``end`` is held back until it
+    is known."""
     held = ""
     for piece in pieces:
         held += piece
         if end in held:
             yield held[: held.index(end)]
             return
-        keep = next((n for n in range(min(len(end) - 1, len(held)), 0, -1) if held.endswith(end[:n])), 0)
+        keep = next(
+            (n for n in range(min(len(end) - 1, len(held)), 0, -1) if held.endswith(end[:n])), 0
+        )
         yield held[: len(held) - keep]
         held = held[len(held) - keep :]
     yield held
@@ -132,7 +149,8 @@ def until(pieces: Iterator[str], end: str) -> Iterator[str]:
 def fit_context(
     tokenizer: Any, messages: Sequence[dict[str, str]], context: int, reserve: int
 ) -> tuple[list[int], list[dict[str, str]]]:
-    """The prompt ids and messages that leave ``reserve`` tokens free: the oldest go first, a system message stays."""
+    """The prompt ids and messages that leave ``reserve`` tokens free: the oldest go first, a system
+    message stays."""
     kept = list(messages)
     ids = chat_prompt(tokenizer, kept)
     first = 1 if kept and kept[0]["role"] == "system" else 0
@@ -148,7 +166,8 @@ class TextStream:
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._ids: list[int] = []
-        self._start = 0  # decoding restarts here: the tokens of the last piece, for their effect on spaces
+        # decoding restarts here: the tokens of the last piece, for their effect on spaces
+        self._start = 0
         self._shown = 0  # tokens whose text has been given out
 
     def put(self, token: int) -> str:
@@ -169,7 +188,9 @@ class TextStream:
 
 
 @torch.inference_mode()
-def _tokens(model: Any, ids: list[int], count: int, sampling: Sampling, speed: Speed) -> Iterator[int]:
+def _tokens(
+    model: Any, ids: list[int], count: int, sampling: Sampling, speed: Speed
+) -> Iterator[int]:
     device = next(model.parameters()).device
     generator = torch.Generator(device="cpu").manual_seed(sampling.seed)
     started = time.perf_counter()
@@ -194,7 +215,8 @@ def _tokens(model: Any, ids: list[int], count: int, sampling: Sampling, speed: S
 
 
 def choose(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> int:
-    """The next token from logits [vocab_size]: the likeliest, or one drawn at ``temperature`` among top-k and top-p."""
+    """The next token from logits [vocab_size]: the likeliest, or one drawn at ``temperature`` among
+    top-k and top-p."""
     if sampling.temperature == 0:
         return int(logits.argmax())
     logits = logits / sampling.temperature
@@ -203,12 +225,15 @@ def choose(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator)
         logits = logits.masked_fill(logits < lowest, float("-inf"))
     if sampling.top_p < 1:
         ordered, order = logits.softmax(-1).sort(descending=True)
-        outside = ordered.cumsum(-1) - ordered >= sampling.top_p  # the token that crosses the line stays
+        # the token that crosses the line stays
+        outside = ordered.cumsum(-1) - ordered >= sampling.top_p
         logits = logits.index_fill(0, order[outside], float("-inf"))
     return int(torch.multinomial(logits.softmax(-1), 1, generator=generator))
 
 
-def chat(model: Any, tokenizer: Any, system: str | None, max_new_tokens: int, sampling: Sampling) -> None:
+def chat(
+    model: Any, tokenizer: Any, system: str | None, max_new_tokens: int, sampling: Sampling
+) -> None:
     """A conversation on stdin and stdout until an empty line, the end of the input, or Ctrl-C."""
     messages = [{"role": "system", "content": system}] if system else []
     context = model.config.get_text_config().max_position_embeddings
@@ -233,7 +258,8 @@ def chat(model: Any, tokenizer: Any, system: str | None, max_new_tokens: int, sa
 
 
 def longrope_limit(config: Any) -> int:
-    """Tokens after which a model with long-range rotary factors (Phi-3 128k) rotates every key anew; 0: never."""
+    """Tokens after which a model with long-range rotary factors (Phi-3 128k) rotates every key
+    anew; 0: never."""
     rope = getattr(config, "rope_parameters", None) or {}
     if rope.get("rope_type") != "longrope":
         return 0

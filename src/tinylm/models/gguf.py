@@ -1,7 +1,8 @@
 """A GGUF file as an ordinary `transformers` directory: dequantised once to safetensors.
 
-`transformers` can read GGUF by itself, but dequantises again at every load (70-160 s for 135M parameters here) and then
-refuses ``save_pretrained``. Names and per-family weight layouts are its tables; the reading loop is ours: 8 s, once.
+`transformers` can read GGUF by itself, but dequantises again at every load (70-160 s for 135M
+parameters here) and then refuses ``save_pretrained``. Names and per-family weight layouts are its
+tables; the reading loop is ours: 8 s, once.
 """
 
 import struct
@@ -14,22 +15,37 @@ from tinylm.artifact import require_space, write_json
 from tinylm.errors import InputError
 from tinylm.terminal import track
 
-METHOD = 2  # of the conversion: raised when its result changes, so that nothing made before is taken from the cache
+# of the conversion: raised when its result changes, so that nothing made before is taken from the
+# cache
+METHOD = 2
 PRE_TOKENIZER_KEY = "tokenizer.ggml.pre"
-LIKE_GPT2 = ("default", "gpt-2", "phi-2", "mpt", "olmo", "jais")  # llama.cpp's names of rules for splitting text
-WHOLE_WORDS_FIRST = ("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "tekken")
+# llama.cpp's names of rules for splitting text
+LIKE_GPT2 = ("default", "gpt-2", "phi-2", "mpt", "olmo", "jais")
+WHOLE_WORDS_FIRST = (
+    "llama3",
+    "llama-v3",
+    "llama-bpe",
+    "falcon3",
+    "falcon-h1",
+    "pixtral",
+    "midm-2.0",
+    "lfm2",
+    "tekken",
+)
 ENDS_OF_TURN = ("<|im_end|>", "<|end|>", "<|eot_id|>", "<end_of_turn>")
 CONTROL = 3  # llama.cpp's type of a token that is never text
 UNCAPPED = 1e5  # an export writes a cap so high where a model has none
 LAYERS_27B = {"gemma2": 46, "gemma3": 62}
-DIGITS_FIRST = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")  # each digit alone
+# each digit alone
+DIGITS_FIRST = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
 
 
 def convert(gguf_path: Path, folder: Path) -> None:
-    """Write config, tokenizer and float32 safetensors of ``gguf_path`` into the existing ``folder``.
+    """Write config, tokenizer and float32 safetensors of ``gguf_path`` into the existing
+    ``folder``.
 
-    Also writes ``tinylm.json`` with llama.cpp's name of the pre-tokenizer, which an export needs again.
-    Raises InputError when the file is no GGUF, is cut short, or its family is unknown.
+    Also writes ``tinylm.json`` with llama.cpp's name of the pre-tokenizer, which an export needs
+    again. Raises InputError when the file is no GGUF, is cut short, or its family is unknown.
     """
     from gguf import GGUFReader
     from huggingface_hub.errors import StrictDataclassError
@@ -41,7 +57,9 @@ def convert(gguf_path: Path, folder: Path) -> None:
     try:
         reader = GGUFReader(gguf_path)
     except damaged as error:
-        raise InputError(f"{gguf_path} is not a GGUF file this can read ({error}): download it again") from error
+        raise InputError(
+            f"{gguf_path} is not a GGUF file this can read ({error}): download it again"
+        ) from error
     try:
         parsed = load_gguf_checkpoint(str(gguf_path), return_tensors=False)
         settings = parsed["config"] | _lost_settings(reader)
@@ -52,8 +70,8 @@ def convert(gguf_path: Path, folder: Path) -> None:
     except (*damaged, StrictDataclassError) as error:
         architecture = _field(reader, "general.architecture")
         raise InputError(
-            f"{gguf_path}: transformers cannot load a {architecture} model from a GGUF file ({error}): "
-            "give the Hugging Face model it was made from"
+            f"{gguf_path}: transformers cannot load a {architecture} model from a GGUF file"
+            f" ({error}): give the Hugging Face model it was made from"
         ) from error
     _refuse_scaled_rope(reader, gguf_path)
     _refuse_unknown_splitting(reader, gguf_path)
@@ -62,7 +80,10 @@ def convert(gguf_path: Path, folder: Path) -> None:
     tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
     missing = sorted(set(empty.state_dict()) - set(weights) - tied)
     if missing:
-        raise InputError(f"{gguf_path} lacks {missing[0]} ({len(missing)} tensors in all): the file is incomplete")
+        raise InputError(
+            f"{gguf_path} lacks {missing[0]} ({len(missing)} tensors in all): the file is"
+            " incomplete"
+        )
     config.architectures = [type(empty).__name__]
     config.dtype = torch.float32
     config.save_pretrained(folder)
@@ -87,56 +108,78 @@ def _lost_settings(reader) -> dict:
     head_dim = _field(reader, f"{architecture}.attention.key_length")
     if architecture in ("llama", "qwen3") and head_dim is not None:
         lost["head_dim"] = head_dim
-    if architecture == "phi3":  # its config's default is an id that a compact vocabulary does not have
+    # its config's default is an id that a compact vocabulary does not have
+    if architecture == "phi3":
         lost["pad_token_id"] = _field(reader, "tokenizer.ggml.padding_token_id")
-    if architecture in ("gemma2", "gemma3"):  # their windows by layer, caps of logits, and the scale of queries
+    # their windows by layer, caps of logits, and the scale of queries
+    if architecture in ("gemma2", "gemma3"):
         sliding = _field(reader, f"{architecture}.attention.sliding_window_pattern")
         if isinstance(sliding, list):
-            lost["layer_types"] = ["sliding_attention" if slides else "full_attention" for slides in sliding]
+            lost["layer_types"] = [
+                "sliding_attention" if slides else "full_attention" for slides in sliding
+            ]
         for name in ("attn_logit_softcapping", "final_logit_softcapping"):
             cap = _field(reader, f"{architecture}.{name}")
             if cap is not None:
                 lost[name] = cap if cap < UNCAPPED else None
         layers = _field(reader, f"{architecture}.block_count")
         heads, hidden = (
-            _field(reader, f"{architecture}.{key}") for key in ("attention.head_count", "embedding_length")
+            _field(reader, f"{architecture}.{key}")
+            for key in ("attention.head_count", "embedding_length")
         )
         if head_dim is not None:  # llama.cpp's rule; only the 27B models differ
-            lost["query_pre_attn_scalar"] = hidden // heads if layers == LAYERS_27B[architecture] else head_dim
+            lost["query_pre_attn_scalar"] = (
+                hidden // heads if layers == LAYERS_27B[architecture] else head_dim
+            )
     return lost
 
 
 def _stops(reader, eos: int | list[int]) -> int | list[int]:
-    """What ends an answer: the file's end token, and the ends of a turn in a chat, which llama.cpp knows by name."""
+    """What ends an answer: the file's end token, and the ends of a turn in a chat, which llama.cpp
+    knows by name."""
     found = eos if isinstance(eos, list) else [eos]
-    tokens, types = _field(reader, "tokenizer.ggml.tokens") or [], _field(reader, "tokenizer.ggml.token_type") or []
-    named = [i for i, (token, kind) in enumerate(zip(tokens, types)) if kind == CONTROL and token in ENDS_OF_TURN]
+    tokens, types = (
+        _field(reader, "tokenizer.ggml.tokens") or [],
+        _field(reader, "tokenizer.ggml.token_type") or [],
+    )
+    named = [
+        i
+        for i, (token, kind) in enumerate(zip(tokens, types))
+        if kind == CONTROL and token in ENDS_OF_TURN
+    ]
     turn = _field(reader, "tokenizer.ggml.eot_token_id")
     every = list(dict.fromkeys([*found, *([] if turn is None else [turn]), *named]))
     return every if len(every) > 1 else eos
 
 
 def _refuse_scaled_rope(reader, gguf_path: Path) -> None:
-    """Scaled rotary frequencies (Llama 3.1, Phi-3 128k, large Gemma 3) are lost on the way to a config."""
-    names = [tensor.name for tensor in reader.tensors if tensor.name.startswith(("rope_freqs", "rope_factors"))]
+    """Scaled rotary frequencies (Llama 3.1, Phi-3 128k, large Gemma 3) are lost on the way to a
+    config."""
+    names = [
+        tensor.name
+        for tensor in reader.tensors
+        if tensor.name.startswith(("rope_freqs", "rope_factors"))
+    ]
     kind = _field(reader, f"{_field(reader, 'general.architecture')}.rope.scaling.type")
     if names or kind not in (None, "none"):
         raise InputError(
-            f"{gguf_path} scales its rotary positions ({names[0] if names else kind}), which transformers does not "
-            "read from a GGUF file: give the Hugging Face model it was made from"
+            f"{gguf_path} scales its rotary positions ({names[0] if names else kind}), which"
+            " transformers does not read from a GGUF file: give the Hugging Face model it was made"
+            " from"
         )
 
 
 def _refuse_unknown_splitting(reader, gguf_path: Path) -> None:
-    """Where transformers does not know a file's rule for splitting text it takes GPT-2's: other tokens, and no word."""
+    """Where transformers does not know a file's rule for splitting text it takes GPT-2's: other
+    tokens, and no word."""
     from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
     name = _field(reader, PRE_TOKENIZER_KEY)
     known = {*GGUF_PRE_TOKENIZER_SPLITS, *LIKE_GPT2, *DIGITS_FIRST}
     if _field(reader, "tokenizer.ggml.model") == "gpt2" and name is not None and name not in known:
         raise InputError(
-            f"{gguf_path} splits text by the rule {name!r}, which transformers does not read from a GGUF file: "
-            "give the Hugging Face model it was made from"
+            f"{gguf_path} splits text by the rule {name!r}, which transformers does not read from a"
+            " GGUF file: give the Hugging Face model it was made from"
         )
 
 
@@ -150,18 +193,25 @@ def _dequantise(reader, empty, settings: dict) -> dict[str, torch.Tensor]:
     shapes = {name: tuple(tensor.shape) for name, tensor in empty.state_dict().items()}
     weights: dict[str, torch.Tensor] = {}
     for tensor in track(reader.tensors, f"dequantising {architecture}"):
-        result = processor.process(weights=dequantize(tensor.data, tensor.tensor_type), name=tensor.name)
+        result = processor.process(
+            weights=dequantize(tensor.data, tensor.tensor_type), name=tensor.name
+        )
         name = hf_names.get(result.name)
         if name is None:
             raise InputError(
-                f"the GGUF tensor {tensor.name} has no place in transformers' {architecture} model: "
-                "give the Hugging Face model it was made from"
+                f"the GGUF tensor {tensor.name} has no place in transformers' {architecture} model:"
+                " give the Hugging Face model it was made from"
             )
         value = torch.from_numpy(np.array(result.weights, dtype=np.float32))
         if tuple(value.shape) != shapes[name]:
-            raise InputError(f"GGUF tensor {tensor.name} has shape {tuple(value.shape)}, {shapes[name]} is needed")
+            raise InputError(
+                f"GGUF tensor {tensor.name} has shape {tuple(value.shape)}, {shapes[name]} is"
+                " needed"
+            )
         if not torch.isfinite(value.sum()):  # a sum is one pass; NaN and infinity survive it
-            raise InputError(f"GGUF tensor {tensor.name} holds NaN or infinity: the file is damaged")
+            raise InputError(
+                f"GGUF tensor {tensor.name} holds NaN or infinity: the file is damaged"
+            )
         weights[name] = value
     return weights
 
@@ -186,9 +236,13 @@ def _save_tokenizer(gguf_path: Path, folder: Path, pre_tokenizer: str | None) ->
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(gguf_path.parent, gguf_file=gguf_path.name)
-    if pre_tokenizer in DIGITS_FIRST:  # transformers gives every GGUF of these kinds GPT-2's splitting
+    # transformers gives every GGUF of these kinds GPT-2's splitting
+    if pre_tokenizer in DIGITS_FIRST:
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+            [
+                pre_tokenizers.Digits(individual_digits=True),
+                pre_tokenizers.ByteLevel(add_prefix_space=False),
+            ]
         )
     if pre_tokenizer in WHOLE_WORDS_FIRST:  # transformers makes no use of this
         tokenizer.backend_tokenizer.model.ignore_merges = True

@@ -1,4 +1,5 @@
-"""The first weights of a model: random by a scheme, its own, or another checkpoint's of its shape."""
+"""The first weights of a model: random by a scheme, its own, or another checkpoint's of its
+shape."""
 
 from math import sqrt
 from pathlib import Path
@@ -20,19 +21,23 @@ Scheme = Literal["constant", "gpt2", "depth"]
 def initialise(model: Any, scheme: Scheme = "constant", std: float = 0.02, seed: int = 0) -> None:
     """Fill the matrices of ``model`` in place with N(0, s^2); the same seed gives the same weights.
 
-    ============  ==========================================================================  =====================
-    scheme        s of o_proj and down_proj in layer l (from 1) of L; all others have s = std  known from
-    ============  ==========================================================================  =====================
-    ``constant``  std: the same in every layer; the best of three in the paper                 PanGu-pi Pro, Llama
-    ``gpt2``      std / sqrt(2 L): the residual stream keeps its size whatever the depth       GPT-2, Megatron
-    ``depth``     std / sqrt(2 l): later layers write less than earlier ones                   DS-Init
-    ============  ==========================================================================  =====================
+    s of o_proj and down_proj in layer l (from 1) of L; all others have s = std:
 
-    Vectors (norm gains, biases, the PanGu-pi series) and the zero end of a PanGu-pi shortcut stay as the model's own
-    initialisation left them: norms pass everything, additions start switched off. The padding row is zero.
+    * ``constant``: std, the same in every layer; the best of three in the paper. Known from
+      PanGu-pi Pro and Llama.
+    * ``gpt2``: std / sqrt(2 L), so the residual stream keeps its size whatever the depth. Known
+      from GPT-2 and Megatron.
+    * ``depth``: std / sqrt(2 l), so later layers write less than earlier ones. Known from DS-Init.
+
+    Vectors (norm gains, biases, the PanGu-pi series) and the zero end of a PanGu-pi shortcut stay
+    as the model's own initialisation left them: norms pass everything, additions start switched
+    off. The padding row is zero.
     """
     if scheme not in ("constant", "gpt2", "depth") or not std > 0:
-        raise InputError(f"initialisation {scheme!r} with std {std}: use constant, gpt2 or depth, and a positive std")
+        raise InputError(
+            f"initialisation {scheme!r} with std {std}: use constant, gpt2 or depth, and a"
+            " positive std"
+        )
     layers = model.config.get_text_config().num_hidden_layers
     generator = torch.Generator().manual_seed(seed)
     for name, weight in model.named_parameters():
@@ -52,12 +57,15 @@ def initial_model(model: str, init: str, seed: int, shape: Path | None = None) -
 
     Args:
         init: "model" (its own weights), "random", or another model of its shape.
-        shape: SHAPE.toml or plan.json: a fresh model of that shape, of ``model``'s family and vocabulary.
+        shape: SHAPE.toml or plan.json: a fresh model of that shape, of ``model``'s family and
+            vocabulary.
     """
     quiet_transformers()
     if shape is not None:
         if init != "random":
-            raise InputError(f"--shape {shape} makes a model from random weights: add --init random")
+            raise InputError(
+                f"--shape {shape} makes a model from random weights: add --init random"
+            )
         return random_model(_planned(load_config(model), shape), seed)
     if init == "model":
         return load_model(model)
@@ -68,7 +76,10 @@ def initial_model(model: str, init: str, seed: int, shape: Path | None = None) -
     for name in ("hidden_size", "num_hidden_layers", "vocab_size", "intermediate_size"):
         needed, found = (getattr(c.get_text_config(), name, None) for c in (config, other.config))
         if needed != found:
-            raise InputError(f"--init {init} has {name} {found}, --model {model} has {needed}: they must be equal")
+            raise InputError(
+                f"--init {init} has {name} {found}, --model {model} has {needed}: they must be"
+                " equal"
+            )
     return other
 
 
@@ -77,7 +88,8 @@ def _planned(config: Any, path: Path) -> Any:
     if shape.vocab_size != config.get_text_config().vocab_size:
         rows = config.get_text_config().vocab_size
         raise InputError(
-            f"{path} has a vocabulary of {shape.vocab_size}, --model has {rows}: plan with --vocab-size {rows}"
+            f"{path} has a vocabulary of {shape.vocab_size}, --model has {rows}: plan with"
+            f" --vocab-size {rows}"
         )
     planned = shape.to_config(config)
     return pangu_config(planned) if read_block(path) == "pangu-pi" else planned

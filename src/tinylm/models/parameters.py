@@ -1,10 +1,13 @@
-"""Shape arithmetic: what a decoder of given sizes holds, computes and remembers, without building it.
+"""Shape arithmetic: what a decoder of given sizes holds, computes and remembers, without building
+it.
 
-Everything is exact integer arithmetic on a :class:`~tinylm.models.shape.Shape` plus the few facts in which decoder
-families differ (``FAMILIES``). ``config`` is any `transformers` config of the family; its own sizes do not matter, only
-its switches (biases, windows). Without one the plain Llama block is meant.
+Everything is exact integer arithmetic on a :class:`~tinylm.models.shape.Shape` plus the few facts
+in which decoder families differ (``FAMILIES``). ``config`` is any `transformers` config of the
+family; its own sizes do not matter, only its switches (biases, windows). Without one the plain
+Llama block is meant.
 
-Symbols: L layers, H hidden, F intermediate, A = heads x head_dim, K = key-value heads x head_dim, V vocabulary.
+Symbols: L layers, H hidden, F intermediate, A = heads x head_dim, K = key-value heads x head_dim, V
+vocabulary.
 """
 
 from dataclasses import dataclass
@@ -19,12 +22,14 @@ class Family:
     """How one decoder family differs from the plain Llama block, as far as sizes are concerned."""
 
     norms_per_layer: int = 2  # RMSNorm gains of width H
-    query_key_norm: str = ""  # "": none, "head": one gain of head_dim each, "width": gains of A and K
+    # "": none, "head": one gain of head_dim each, "width": gains of A and K
+    query_key_norm: str = ""
     always_qkv_bias: bool = False  # Qwen2: biases on q, k, v whatever the config says
     attention_bias: bool = False  # honours config.attention_bias (q, k, v and o)
     mlp_bias: bool = False  # honours config.mlp_bias (gate, up and down)
     pangu: bool = False  # series activation and augmented shortcut (models/pangu)
-    divisible_width: bool = False  # its config refuses to load unless H is a multiple of the head count
+    # its config refuses to load unless H is a multiple of the head count
+    divisible_width: bool = False
 
 
 FAMILIES: dict[str, Family] = {
@@ -35,7 +40,9 @@ FAMILIES: dict[str, Family] = {
     "qwen3": Family(query_key_norm="head", attention_bias=True),
     "gemma": Family(attention_bias=True),
     "gemma2": Family(norms_per_layer=4, attention_bias=True, divisible_width=True),
-    "gemma3_text": Family(norms_per_layer=4, query_key_norm="head", attention_bias=True, divisible_width=True),
+    "gemma3_text": Family(
+        norms_per_layer=4, query_key_norm="head", attention_bias=True, divisible_width=True
+    ),
     "phi3": Family(),
     "granite": Family(attention_bias=True, mlp_bias=True),
     "olmo2": Family(query_key_norm="width", attention_bias=True),
@@ -44,20 +51,24 @@ FAMILIES: dict[str, Family] = {
 
 
 def family_of(config: Any = None) -> Family:
-    """The family table row of a `transformers` config (None: Llama); an unknown family is an InputError."""
+    """The family table row of a `transformers` config (None: Llama); an unknown family is an
+    InputError."""
     if config is None:
         return FAMILIES["llama"]
     model_type = config.get_text_config().model_type
     if model_type not in FAMILIES:
-        raise InputError(f"no shape arithmetic for model type {model_type!r}: known are {', '.join(FAMILIES)}")
+        raise InputError(
+            f"no shape arithmetic for model type {model_type!r}: known are {', '.join(FAMILIES)}"
+        )
     return FAMILIES[model_type]
 
 
 def parameters_by_part(shape: Shape, config: Any = None) -> dict[str, int]:
     """Parameter counts {"embedding", "head", "attention", "ffn", "norms"}; a tied head counts 0.
 
-    For the PanGu-pi block also {"shortcut", "series"}, with the series and bottleneck sizes of ``config``.
-    The sum equals ``sum(p.numel() for p in model.parameters())`` of the `transformers` model to the last parameter.
+    For the PanGu-pi block also {"shortcut", "series"}, with the series and bottleneck sizes of
+    ``config``. The sum equals ``sum(p.numel() for p in model.parameters())`` of the `transformers`
+    model to the last parameter.
     """
     family = family_of(config)
     layers, hidden, width, kv_width = shape.num_layers, shape.hidden_size, *_attention_widths(shape)
@@ -86,7 +97,8 @@ def parameters(shape: Shape, config: Any = None) -> int:
 
 
 def vocabulary_share(shape: Shape, config: Any = None) -> float:
-    """The part (0 to 1) of all parameters that embedding and head hold: what a compact vocabulary saves on."""
+    """The part (0 to 1) of all parameters that embedding and head hold: what a compact vocabulary
+    saves on."""
     parts = parameters_by_part(shape, config)
     return (parts["embedding"] + parts["head"]) / sum(parts.values())
 

@@ -1,4 +1,5 @@
-"""Shape: the eight numbers that size a decoder, and how they are read from and written to a `transformers` config."""
+"""Shape: the eight numbers that size a decoder, and how they are read from and written to a
+`transformers` config."""
 
 import copy
 import dataclasses
@@ -17,7 +18,8 @@ PER_LAYER_FIELDS = ("layer_types", "no_rope_layers", "mlp_layer_types")
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a decoder-only model. head_dim is explicit, so hidden_size and head count are free of each other."""
+    """Sizes of a decoder-only model. head_dim is explicit, so hidden_size and head count are free
+    of each other."""
 
     num_layers: int
     hidden_size: int
@@ -33,9 +35,13 @@ class Shape:
             value = getattr(self, field.name)
             if field.name == "tie_word_embeddings":
                 if not isinstance(value, bool):
-                    raise InputError(f"shape: {field.name} = {value!r} must be true or false, without quotes")
+                    raise InputError(
+                        f"shape: {field.name} = {value!r} must be true or false, without quotes"
+                    )
             elif not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise InputError(f"shape: {field.name} = {value!r} must be a whole number of 1 or more")
+                raise InputError(
+                    f"shape: {field.name} = {value!r} must be a whole number of 1 or more"
+                )
         if self.num_attention_heads % self.num_key_value_heads:
             raise InputError(
                 f"shape: {self.num_attention_heads} attention heads do not divide into "
@@ -48,7 +54,8 @@ class Shape:
 
     @staticmethod
     def from_config(config: Any) -> "Shape":
-        """The shape of a `transformers` config (its text part, for models that also see or hear)."""
+        """The shape of a `transformers` config (its text part, for models that also see or
+        hear)."""
         config = config.get_text_config()
         heads = config.num_attention_heads
         return Shape(
@@ -65,8 +72,9 @@ class Shape:
     def to_config(self, teacher_config: Any, kept_layers: Sequence[int] | None = None) -> Any:
         """A copy of ``teacher_config`` with this shape.
 
-        ``kept_layers`` are the teacher's layers that stay, in order; per-layer settings (sliding or full attention,
-        layers without rope) follow them. Without it per-layer settings are cut or repeated to length.
+        ``kept_layers`` are the teacher's layers that stay, in order; per-layer settings (sliding or
+        full attention, layers without rope) follow them. Without it per-layer settings are cut or
+        repeated to length.
         """
         config = copy.deepcopy(teacher_config.get_text_config())
         old_layers = config.num_hidden_layers
@@ -93,7 +101,8 @@ class Shape:
 
     @staticmethod
     def from_dict(values: dict[str, Any], where: str = "shape") -> "Shape":
-        """Extra keys (parameters, speed, ...) are ignored; a missing one is an InputError that names it."""
+        """Extra keys (parameters, speed, ...) are ignored; a missing one is an InputError that
+        names it."""
         names = [field.name for field in dataclasses.fields(Shape)]
         missing = [name for name in names if name not in values and name != "tie_word_embeddings"]
         if missing:
@@ -116,13 +125,21 @@ def _read(path: Path) -> dict[str, Any]:
         text = path.read_text()
         return json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except FileNotFoundError as error:
-        raise InputError(f"shape file {path} does not exist: make one with `tinylm plan`") from error
-    except (json.JSONDecodeError, tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
+        raise InputError(
+            f"shape file {path} does not exist: make one with `tinylm plan`"
+        ) from error
+    except (
+        json.JSONDecodeError,
+        tomllib.TOMLDecodeError,
+        UnicodeDecodeError,
+        IsADirectoryError,
+    ) as error:
         raise InputError(f"shape file {path} cannot be read: {error}") from error
 
 
 def read_block(path: str | Path) -> str:
-    """The block of the shape in SHAPE.toml or plan.json: ``plain`` unless the file says ``pangu-pi``."""
+    """The block of the shape in SHAPE.toml or plan.json: ``plain`` unless the file says
+    ``pangu-pi``."""
     values = _read(Path(path))
     block = values.get("candidates", [values])[0].get("block", "plain")
     if block not in ("plain", "pangu-pi"):

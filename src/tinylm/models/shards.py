@@ -1,4 +1,5 @@
-"""The weights of a `transformers` directory, read from its safetensors shards one tensor at a time."""
+"""The weights of a `transformers` directory, read from its safetensors shards one tensor at a
+time."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,16 +13,20 @@ from tinylm.errors import InputError
 
 
 class Shards(Mapping[str, Tensor]):
-    """The weights of a `transformers` directory, read from its safetensors shards one tensor at a time."""
+    """The weights of a `transformers` directory, read from its safetensors shards one tensor at a
+    time."""
 
     def __init__(self, folder: Path, tied: bool) -> None:
         from safetensors import SafetensorError, safe_open
 
         self._files: dict[str, Path] = {}
         self._sizes: dict[str, tuple[int, ...]] = {}
-        index = Path(folder) / "model.safetensors.index.json"  # other files may hold the same weights once more
+        # other files may hold the same weights once more
+        index = Path(folder) / "model.safetensors.index.json"
         names = set(read_json(index)["weight_map"].values()) if index.exists() else ()
-        for path in sorted(Path(folder) / Path(name).name for name in names) or sorted(folder.glob("*.safetensors")):
+        for path in sorted(Path(folder) / Path(name).name for name in names) or sorted(
+            folder.glob("*.safetensors")
+        ):
             try:
                 with safe_open(path, framework="pt") as file:
                     held = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
@@ -33,18 +38,20 @@ class Shards(Mapping[str, Tensor]):
         if not self._files:
             raise InputError(f"{folder} has no .safetensors weights")
         embedding, head = "model.embed_tokens.weight", "lm_head.weight"
-        if tied and embedding in self and head in self:  # some checkpoints hold the same matrix twice
+        # some checkpoints hold the same matrix twice
+        if tied and embedding in self and head in self:
             if not torch.equal(self[embedding], self[head]):
                 raise InputError(
-                    f"{folder}: config.json ties the head to the embedding but the shards hold two different matrices: "
-                    "set tie_word_embeddings to false"
+                    f"{folder}: config.json ties the head to the embedding but the shards hold two"
+                    " different matrices: set tie_word_embeddings to false"
                 )
             self._files.pop(head)
 
     def __getitem__(self, name: str) -> Tensor:
         from safetensors import safe_open
 
-        with safe_open(self._files[name], framework="pt") as file:  # opened anew: else pages that were read stay mapped
+        # opened anew: else pages that were read stay mapped
+        with safe_open(self._files[name], framework="pt") as file:
             return file.get_tensor(name)
 
     def __contains__(self, name: object) -> bool:  # a Mapping's own would read the tensor
@@ -61,14 +68,19 @@ class Shards(Mapping[str, Tensor]):
         return {name: self._sizes[name] for name in self._files}
 
     def check_names(self, config: Any) -> None:
-        """InputError when the shards lack a weight of the model that ``config`` describes, or hold one beside it."""
+        """InputError when the shards lack a weight of the model that ``config`` describes, or hold
+        one beside it."""
         from transformers import AutoModelForCausalLM
 
         with torch.device("meta"):
             empty = AutoModelForCausalLM.from_config(config)
         names = {name for name, _ in empty.named_parameters()}
-        for what, found in (("lack", names - set(self)), ("hold, beside what config.json says,", set(self) - names)):
+        for what, found in (
+            ("lack", names - set(self)),
+            ("hold, beside what config.json says,", set(self) - names),
+        ):
             if found:
                 raise InputError(
-                    f"the shards {what} {sorted(found)[0]} ({len(found)} in all): download the model again"
+                    f"the shards {what} {sorted(found)[0]} ({len(found)} in all): download the"
+                    " model again"
                 )

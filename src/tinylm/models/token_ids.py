@@ -1,4 +1,5 @@
-"""Token ids in a model's settings, and the one old -> new map that a smaller vocabulary takes them all through."""
+"""Token ids in a model's settings, and the one old -> new map that a smaller vocabulary takes them
+all through."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -7,14 +8,15 @@ IdMap = Mapping[int, int]  # old id -> new id
 
 ID_SUFFIXES = ("_token_id", "_token_ids", "_token_index", "_token_indices")
 
-SUPPRESSED = ("suppress_tokens", "begin_suppress_tokens")  # ids that must not come out: removed ones cannot
+# ids that must not come out: removed ones cannot
+SUPPRESSED = ("suppress_tokens", "begin_suppress_tokens")
 
 ID_LISTS = ("bad_words_ids", "force_words_ids")  # lists of lists of ids
 
 
 def cut_config(config: Any, mapping: IdMap, rows: int) -> Any:
-    """A config (or generation config) with every token id mapped, at any depth, and ``rows``, the old number of
-    embedding rows, replaced by the new one wherever it stands as a vocab_size.
+    """A config (or generation config) with every token id mapped, at any depth, and ``rows``, the
+    old number of embedding rows, replaced by the new one wherever it stands as a vocab_size.
 
     Ids of removed tokens are dropped from lists and become None where a single id stood.
     """
@@ -27,12 +29,18 @@ def cut_config(config: Any, mapping: IdMap, rows: int) -> Any:
         elif key == "vocab_size" and value == rows:
             result[key] = len(mapping)
         elif key in ID_LISTS and value:
-            result[key] = [[mapping[i] for i in word] for word in value if all(i in mapping for i in word)] or None
+            result[key] = [
+                [mapping[i] for i in word] for word in value if all(i in mapping for i in word)
+            ] or None
         elif key == "forced_decoder_ids" and value:
-            result[key] = [[position, mapping.get(i) if i is not None else None] for position, i in value]
+            result[key] = [
+                [position, mapping.get(i) if i is not None else None] for position, i in value
+            ]
         elif key == "sequence_bias" and value:
             result[key] = [
-                [[mapping[i] for i in word], bias] for word, bias in value if all(i in mapping for i in word)
+                [[mapping[i] for i in word], bias]
+                for word, bias in value
+                if all(i in mapping for i in word)
             ]
         else:
             result[key] = cut_config(value, mapping, rows)
@@ -45,7 +53,9 @@ def ids_in(config: Any) -> Iterator[int]:
         if isinstance(value, dict):
             yield from ids_in(value)
         elif is_id_key(key) and key not in SUPPRESSED:
-            yield from (i for i in (value if isinstance(value, list) else [value]) if isinstance(i, int))
+            yield from (
+                i for i in (value if isinstance(value, list) else [value]) if isinstance(i, int)
+            )
         elif key == "forced_decoder_ids":
             yield from (i for _, i in value or [] if isinstance(i, int))
 

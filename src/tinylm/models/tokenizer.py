@@ -5,37 +5,47 @@ from typing import Any
 
 from tinylm.artifact import read_json, write_json
 
-# Digits, runs of white space, indentation, contractions, other scripts: where rules for splitting text differ.
-PROBE = "\n\n1984  2\t\t33 \n    return 10**2;  it's ’n’ naïve CamelCase... 東京は日本  Привет\u00a0end "
+# Digits, runs of white space, indentation, contractions, other scripts: where rules for splitting
+# text differ.
+PROBE = (
+    "\n\n1984  2\t\t33 \n    return 10**2;  it's ’n’ naïve CamelCase... 東京は日本 "
+    " Привет\u00a0end "
+)
 
 
 def load_fast(folder: str | Path) -> Any:
     """The fast tokenizer in ``folder``.
 
-    Some classes of transformers 5 build the rules anew instead of reading them: a hub SmolLM2, whose class is
-    GPT2Tokenizer, would lose the rule that every digit stands alone. Such a one is loaded by the generic class.
+    Some classes of transformers 5 build the rules anew instead of reading them: a hub SmolLM2,
+    whose class is GPT2Tokenizer, would lose the rule that every digit stands alone. Such a one is
+    loaded by the generic class.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    generic = type(tokenizer) is PreTrainedTokenizerFast  # which reads the file as it is: nothing to compare
+    # which reads the file as it is: nothing to compare
+    generic = type(tokenizer) is PreTrainedTokenizerFast
     if generic or follows_its_file(tokenizer, folder):
         return tokenizer
     return PreTrainedTokenizerFast.from_pretrained(folder)
 
 
 def settle_class(folder: Path) -> None:
-    """Name the generic class in the tokenizer_config.json of ``folder`` where its own would split text otherwise, so
-    that plain `transformers` loads it rightly."""
+    """Name the generic class in the tokenizer_config.json of ``folder`` where its own would split
+    text otherwise, so that plain `transformers` loads it rightly."""
     from transformers import AutoTokenizer
 
     if not follows_its_file(AutoTokenizer.from_pretrained(folder), folder):
         settings = read_json(folder / "tokenizer_config.json")
-        write_json(folder / "tokenizer_config.json", settings | {"tokenizer_class": "PreTrainedTokenizerFast"})
+        write_json(
+            folder / "tokenizer_config.json",
+            settings | {"tokenizer_class": "PreTrainedTokenizerFast"},
+        )
 
 
 def follows_its_file(tokenizer: Any, folder: str | Path) -> bool:
-    """Whether ``tokenizer`` gives the tokens of the tokenizer.json in ``folder`` (True when there is none)."""
+    """Whether ``tokenizer`` gives the tokens of the tokenizer.json in ``folder`` (True when there
+    is none)."""
     from tokenizers import Tokenizer
 
     file = Path(folder) / "tokenizer.json"
@@ -45,6 +55,7 @@ def follows_its_file(tokenizer: Any, folder: str | Path) -> bool:
     filed.no_truncation()
     filed.no_padding()
     return all(
-        filed.encode(text, add_special_tokens=False).ids == tokenizer.encode(text, add_special_tokens=False)
+        filed.encode(text, add_special_tokens=False).ids
+        == tokenizer.encode(text, add_special_tokens=False)
         for text in (PROBE, " " + PROBE)
     )

@@ -1,6 +1,7 @@
 """What a recipe will do and what it costs, before anything starts: `tinylm run RECIPE --dry-run`.
 
-Everything is arithmetic on the recipe; a teacher is only looked at (its config) when the shape has to be planned.
+Everything is arithmetic on the recipe; a teacher is only looked at (its config) when the shape has
+to be planned.
 """
 
 from typing import Any
@@ -18,64 +19,91 @@ from tinylm.render.numbers import hours, millions
 LARGE_FLOPS = 1e17  # four minutes of an H100 at 40 %
 
 
-def describe(recipe: Recipe, peak_tflops: float, mfu: float, machine_flops: float) -> list[tuple[str, str]]:
+def describe(
+    recipe: Recipe, peak_tflops: float, mfu: float, machine_flops: float
+) -> list[tuple[str, str]]:
     """(what, value) lines.
 
     Args:
-        peak_tflops, mfu: the device that the bill is for, and the part of it that training is assumed to reach.
+        peak_tflops, mfu: the device that the bill is for, and the part of it that training is
+            assumed to reach.
         machine_flops: FLOP/s that training may expect on this machine.
 
     Raises:
-        InputError: a wrong number, a budget that no shape meets, a teacher that is needed for it and not there.
+        InputError: a wrong number, a budget that no shape meets, a teacher that is needed for it
+            and not there.
     """
     if not (peak_tflops > 0 and 0 < mfu <= 1):
-        raise InputError(f"--peak-tflops {peak_tflops} must be positive and --mfu {mfu} above 0 and at most 1")
+        raise InputError(
+            f"--peak-tflops {peak_tflops} must be positive and --mfu {mfu} above 0 and at most 1"
+        )
     shape, config, note = _shape(recipe)
     parts, train = parameters_by_part(shape, config), recipe.train
     share = (parts["embedding"] + parts["head"]) / sum(parts.values())
     priced = costs(shape, train.sequence_length, config)
     in_flight = (train.micro_batch_size or train.batch_size) * train.sequence_length
+    memory = training_bytes(shape, in_flight, config, checkpointing=train.gradient_checkpointing)
     lines = [
         ("teacher", recipe.teacher),
         ("corpus", ", ".join(recipe.corpus.paths)),
         (
             "student",
-            f"{shape.num_layers} layers x {shape.hidden_size}, FFN {shape.intermediate_size}, heads "
-            f"{shape.num_attention_heads}/{shape.num_key_value_heads} x {shape.head_dim}, vocabulary "
-            f"{shape.vocab_size:,}, {'tied' if shape.tie_word_embeddings else 'untied'}{note}",
+            (
+                f"{shape.num_layers} layers x {shape.hidden_size}, FFN {shape.intermediate_size},"
+                f" heads {shape.num_attention_heads}/{shape.num_key_value_heads} x"
+                f" {shape.head_dim}, vocabulary {shape.vocab_size:,},"
+                f" {'tied' if shape.tie_word_embeddings else 'untied'}{note}"
+            ),
         ),
         ("parameters", f"{millions(sum(parts.values()))}, of which vocabulary {share:.1%}"),
         (
             "weights on disk",
-            ", ".join(f"{name} {size / 1e6:,.0f} MB" for name, size in priced["weight_bytes"].items()),
+            ", ".join(
+                f"{name} {size / 1e6:,.0f} MB" for name, size in priced["weight_bytes"].items()
+            ),
         ),
         ("start", _start(recipe)),
         (
             "memory to train",
-            f"{training_bytes(shape, in_flight, config, checkpointing=train.gradient_checkpointing) / 1e9:,.1f} GB "
-            f"with AdamW, {in_flight:,} tokens at once",
+            f"{memory / 1e9:,.1f} GB with AdamW, {in_flight:,} tokens at once",
         ),
     ]
     if not train.steps:
-        return [*lines, ("training", "steps = 0: each round reads its data once; the cost is known after packing")]
+        return [
+            *lines,
+            (
+                "training",
+                "steps = 0: each round reads its data once; the cost is known after packing",
+            ),
+        ]
     tokens = train.steps * train.tokens_per_batch
     bill = training_bill(shape, tokens, train.sequence_length, peak_tflops * 1e12, mfu, config)
     passes, fresh = training_passes(recipe), tokens * first_round_share(recipe)
     whole = passes * bill["flops"]
     return [
         *lines,
-        ("rounds", f"{train.rounds}; the first reads {millions(fresh)} tokens of {millions(tokens)} in all"),
+        (
+            "rounds",
+            (
+                f"{train.rounds}; the first reads {millions(fresh)} tokens of {millions(tokens)}"
+                " in all"
+            ),
+        ),
         ("cost of the student", describe_bill(bill)),
         (
             "with control and passes",
-            f"{whole:.3g} FLOP, {passes * bill['device_hours']:,.4g} device-hours; on this machine about "
-            f"{hours(whole / machine_flops)} ({ASSUMED_UTILISATION:.0%} of a matrix product measured now)",
+            (
+                f"{whole:.3g} FLOP, {passes * bill['device_hours']:,.4g} device-hours; on this"
+                f" machine about {hours(whole / machine_flops)} ({ASSUMED_UTILISATION:.0%} of a"
+                " matrix product measured now)"
+            ),
         ),
     ]
 
 
 def is_large(recipe: Recipe) -> bool:
-    """Whether training takes more than some minutes of one GPU, so that its cost is told before it starts."""
+    """Whether training takes more than some minutes of one GPU, so that its cost is told before it
+    starts."""
     return bool(recipe.architecture.shape) and (predict_flops(recipe) or 0) > LARGE_FLOPS
 
 
@@ -87,18 +115,26 @@ def print_dry_run(recipe: Recipe, peak_tflops: float, mfu: float) -> None:
 
 
 def _shape(recipe: Recipe) -> tuple[Shape, Any, str]:
-    """The student's shape, the config whose switches count (None: plain Llama), and how the shape was found."""
+    """The student's shape, the config whose switches count (None: plain Llama), and how the shape
+    was found."""
     choice = recipe.architecture
     vocabulary, assumed = recipe.tokenizer.vocab_size, ""
     if vocabulary == -1:  # the teacher's own
         vocabulary = teachers.load_config(recipe.teacher).get_text_config().vocab_size
     elif vocabulary == 0:
-        vocabulary, assumed = ASSUMED_VOCABULARY, f" ({ASSUMED_VOCABULARY:,} assumed: the corpus decides)"
+        vocabulary, assumed = (
+            ASSUMED_VOCABULARY,
+            f" ({ASSUMED_VOCABULARY:,} assumed: the corpus decides)",
+        )
     if choice.shape:
-        shape = Shape.from_dict({"vocab_size": vocabulary, **choice.shape}, "recipe: architecture.shape")
+        shape = Shape.from_dict(
+            {"vocab_size": vocabulary, **choice.shape}, "recipe: architecture.shape"
+        )
         return shape, _pangu(shape) if choice.block == "pangu-pi" else None, assumed
     config = teachers.load_config(recipe.teacher)
-    best = plan(choice.budget, vocabulary, teacher=config, depths=choice.depths or None, block=choice.block)[0]
+    best = plan(
+        choice.budget, vocabulary, teacher=config, depths=choice.depths or None, block=choice.block
+    )[0]
     return best.shape, best.config, f"{assumed}, planned: {best.why}"
 
 
@@ -120,11 +156,13 @@ def _start(recipe: Recipe) -> str:
 
 ASSUMED_VOCABULARY = 32_768  # where a recipe leaves the size to the corpus
 
-ASSUMED_UTILISATION = 0.35  # of the measured matrix product's speed, while nothing of this study has been measured
+# of the measured matrix product's speed, while nothing of this study has been measured
+ASSUMED_UTILISATION = 0.35
 
 
 def predict_flops(recipe: Recipe) -> float | None:
-    """FLOPs of training the student of ``recipe`` (and its control); None when its length is "all of the corpus".
+    """FLOPs of training the student of ``recipe`` (and its control); None when its length is "all
+    of the corpus".
 
     A budget without a shape counts 6 per parameter and token. The teacher's passes are not in it.
     """
@@ -133,7 +171,9 @@ def predict_flops(recipe: Recipe) -> float | None:
         return None
     tokens = config.steps * config.tokens_per_batch
     if recipe.architecture.shape:
-        vocabulary = recipe.tokenizer.vocab_size if recipe.tokenizer.vocab_size > 0 else ASSUMED_VOCABULARY
+        vocabulary = (
+            recipe.tokenizer.vocab_size if recipe.tokenizer.vocab_size > 0 else ASSUMED_VOCABULARY
+        )
         shape = Shape.from_dict({"vocab_size": vocabulary, **recipe.architecture.shape})
         per_token = float(training_flops(shape, config.sequence_length))
     else:
@@ -142,9 +182,11 @@ def predict_flops(recipe: Recipe) -> float | None:
 
 
 def training_passes(recipe: Recipe) -> float:
-    """All training of a recipe (the control, the loss passes between rounds) over that of its student alone."""
+    """All training of a recipe (the control, the loss passes between rounds) over that of its
+    student alone."""
     config, passes = recipe.train, 1.0 + recipe.has_control()
-    if config.rounds > 1 and config.loss_source == "pass":  # a forward pass over the first round's data, each round
+    # a forward pass over the first round's data, each round
+    if config.rounds > 1 and config.loss_source == "pass":
         passes += (config.rounds - 1) * first_round_share(recipe) / 3
     return passes
 
@@ -155,7 +197,8 @@ def first_round_share(recipe: Recipe) -> float:
 
 
 def machine_speed() -> float:
-    """FLOP/s that training may expect here: the better of bf16 and fp32 matrix products, times 0.35."""
+    """FLOP/s that training may expect here: the better of bf16 and fp32 matrix products, times
+    0.35."""
     import torch
 
     from tinylm.machine import choose_device, peak_flops

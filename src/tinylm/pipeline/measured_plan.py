@@ -1,7 +1,8 @@
-"""A plan with measurements: the speed of every candidate, its quality after a short training run, and the picture.
+"""A plan with measurements: the speed of every candidate, its quality after a short training run,
+and the picture.
 
-Beside `pipeline.py` the one place where formulas meet: planning knows nothing of training or export, so what is
-measured here is handed to it as functions.
+Beside `pipeline.py` the one place where formulas meet: planning knows nothing of training or
+export, so what is measured here is handed to it as functions.
 """
 
 import tempfile
@@ -38,12 +39,16 @@ def measure(
     teacher: str | None,
     again: bool = False,
 ) -> list[dict[str, Any]]:
-    """Further keys of plan.json for each candidate: "speed" (when ``batches``), "quality" (when ``train_tokens``).
+    """Further keys of plan.json for each candidate: "speed" (when ``batches``), "quality" (when
+    ``train_tokens``).
 
-    A teacher's cuts are trained from its weights when its vocabulary is the candidates' own, else from random ones.
+    A teacher's cuts are trained from its weights when its vocabulary is the candidates' own, else
+    from random ones.
     """
     if train_tokens and data is None:
-        raise InputError("plan: --train-tokens needs --data, a folder with the token stores train/ and valid/")
+        raise InputError(
+            "plan: --train-tokens needs --data, a folder with the token stores train/ and valid/"
+        )
     measured: list[dict[str, Any]] = [{} for _ in candidates]
     if batches:
         device = choose_device(device).type if device == "auto" else str(choose_device(device))
@@ -53,24 +58,34 @@ def measure(
         for more, found in zip(measured, measure_speed(candidates, protocols, finalists, again)):
             more["speed"] = found
     if train_tokens and data is not None:
-        for more, quality in zip(measured, measure_quality(candidates, data, train_tokens, teacher)):
+        for more, quality in zip(
+            measured, measure_quality(candidates, data, train_tokens, teacher)
+        ):
             more["quality"] = quality
     return measured
 
 
 def measure_speed(
-    candidates: Sequence[Candidate], protocols: Sequence[Protocol], finalists: int, again: bool = False
+    candidates: Sequence[Candidate],
+    protocols: Sequence[Protocol],
+    finalists: int,
+    again: bool = False,
 ) -> list[list[dict]]:
-    """For each candidate its speeds: `transformers` at every protocol, llama.cpp at batch 1 for the first few."""
+    """For each candidate its speeds: `transformers` at every protocol, llama.cpp at batch 1 for the
+    first few."""
     shapes, configs = [c.shape for c in candidates], [c.config for c in candidates]
     results: list[list[dict]] = [[] for _ in candidates]
     for protocol in protocols:
         for found, result in zip(results, speed.measure(shapes, protocol, configs, again=again)):
             found.append(result)
-    plain = [index for index, c in enumerate(candidates) if c.to_dict()["block"] == "plain"][:finalists]
+    plain = [index for index, c in enumerate(candidates) if c.to_dict()["block"] == "plain"][
+        :finalists
+    ]
     if plain:
         first = protocols[0]
-        protocol = Protocol(1, first.prompt_tokens, first.new_tokens, first.repeats, dtype=QUANTIZED)
+        protocol = Protocol(
+            1, first.prompt_tokens, first.new_tokens, first.repeats, dtype=QUANTIZED
+        )
         measured = speed.measure(
             [shapes[index] for index in plain],
             protocol,
@@ -85,13 +100,16 @@ def measure_speed(
 
 
 def llamacpp_once(shape: Shape, config: Any, protocol: Protocol) -> Timing:
-    """Time one greedy generation of the shape with random weights, quantised to ``protocol.dtype``, by llama.cpp."""
+    """Time one greedy generation of the shape with random weights, quantised to ``protocol.dtype``,
+    by llama.cpp."""
     from tinylm.export.gguf import export
     from tinylm.export.llamacpp import Llama
 
     quiet_transformers()
     with tempfile.TemporaryDirectory() as folder:
-        model = speed.random_model(shape, config, Protocol(dtype="float32", new_tokens=protocol.new_tokens))
+        model = speed.random_model(
+            shape, config, Protocol(dtype="float32", new_tokens=protocol.new_tokens)
+        )
         model.save_pretrained(folder)
         byte_tokenizer(shape.vocab_size).save_pretrained(folder)
         del model
@@ -100,7 +118,9 @@ def llamacpp_once(shape: Shape, config: Any, protocol: Protocol) -> Timing:
         prompt = list(range(protocol.prompt_tokens))
         memory = speed.PeakMemory("cpu")
         with Llama(
-            file, context=protocol.prompt_tokens + protocol.new_tokens, threads=torch.get_num_threads()
+            file,
+            context=protocol.prompt_tokens + protocol.new_tokens,
+            threads=torch.get_num_threads(),
         ) as llama:
             llama.decode(prompt, last_only=True)  # warm up: the file's pages, the threads
             llama.reset()
@@ -113,15 +133,25 @@ def llamacpp_once(shape: Shape, config: Any, protocol: Protocol) -> Timing:
 
 
 def byte_tokenizer(vocab_size: int) -> Any:
-    """A byte-level tokenizer of ``vocab_size`` tokens with one merge: a GGUF needs one, timing does not care."""
+    """A byte-level tokenizer of ``vocab_size`` tokens with one merge: a GGUF needs one, timing does
+    not care."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     if vocab_size <= len(alphabet):
-        raise InputError(f"llama.cpp is timed with a byte-level tokenizer: vocabulary {vocab_size} must be above 256")
-    words = [*alphabet, "th", *(f"unused{index}" for index in range(vocab_size - len(alphabet) - 1))]
-    tokenizer = Tokenizer(models.BPE({word: index for index, word in enumerate(words)}, [("t", "h")]))
+        raise InputError(
+            f"llama.cpp is timed with a byte-level tokenizer: vocabulary {vocab_size} must be"
+            " above 256"
+        )
+    words = [
+        *alphabet,
+        "th",
+        *(f"unused{index}" for index in range(vocab_size - len(alphabet) - 1)),
+    ]
+    tokenizer = Tokenizer(
+        models.BPE({word: index for index, word in enumerate(words)}, [("t", "h")])
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=words[-1])
@@ -136,12 +166,14 @@ def measure_quality(
     seed: int = 0,
     compile_layers: bool = True,
 ) -> list[dict[str, Any]]:
-    """Train every candidate on the same ``tokens`` in the same order; bits per byte on held-out text.
+    """Train every candidate on the same ``tokens`` in the same order; bits per byte on held-out
+    text.
 
     Args:
-        data: a folder with the token stores ``train`` and ``valid`` (`tinylm corpus pack`, or the pipeline's).
-        teacher: cut every candidate out of this model if its vocabulary is the stores'; otherwise, and with None,
-            random weights.
+        data: a folder with the token stores ``train`` and ``valid`` (`tinylm corpus pack`, or the
+            pipeline's).
+        teacher: cut every candidate out of this model if its vocabulary is the stores'; otherwise,
+            and with None, random weights.
     """
     from tinylm.corpus.store import open_store
     from tinylm.models.teacher import load_config
@@ -151,18 +183,27 @@ def measure_quality(
     stores = open_store(data / "train"), open_store(data / "valid")
     steps = max(1, round(tokens / (TRAINING_SEQUENCE * TRAINING_BATCH)))
     config = TrainConfig(
-        TRAINING_SEQUENCE, TRAINING_BATCH, steps=steps, seed=seed, checkpoint_every=0, compile=compile_layers
+        TRAINING_SEQUENCE,
+        TRAINING_BATCH,
+        steps=steps,
+        seed=seed,
+        checkpoint_every=0,
+        compile=compile_layers,
     )
     results = []
     if teacher and load_config(teacher).vocab_size != candidates[0].shape.vocab_size:
-        console.print("[yellow]the teacher has another vocabulary: the candidates start from random weights[/]")
+        console.print(
+            "[yellow]the teacher has another vocabulary: the candidates start from random"
+            " weights[/]"
+        )
         teacher = None
     students = _cuts(candidates, teacher, stores[0]) if teacher else _fresh(candidates, seed)
     for number, model in enumerate(students, start=1):
         console.print(f"training candidate {number} of {len(candidates)}")
         with tempfile.TemporaryDirectory() as folder:
             result = train(model, stores[0], config, Path(folder) / "run", valid_store=stores[1])
-        torch.compiler.reset()  # dynamo compiles a function for so many shapes only, then runs it uncompiled
+        # dynamo compiles a function for so many shapes only, then runs it uncompiled
+        torch.compiler.reset()
         results.append({**result, "start": "teacher" if teacher else "random", "seed": seed})
     return results
 
@@ -172,7 +213,9 @@ def _fresh(candidates: Sequence[Candidate], seed: int) -> Iterator[Any]:
     from transformers import AutoModelForCausalLM, LlamaConfig
 
     for candidate in candidates:
-        config = candidate.shape.to_config(candidate.config if candidate.config is not None else LlamaConfig())
+        config = candidate.shape.to_config(
+            candidate.config if candidate.config is not None else LlamaConfig()
+        )
         config.max_position_embeddings = max(TRAINING_SEQUENCE, config.max_position_embeddings)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         initialise(model, seed=seed)
@@ -180,7 +223,8 @@ def _fresh(candidates: Sequence[Candidate], seed: int) -> Iterator[Any]:
 
 
 def _cuts(candidates: Sequence[Candidate], teacher: str, store: Any) -> Iterator[Any]:
-    """A model cut out of ``teacher`` for each candidate; the teacher's units are scored once for all of them."""
+    """A model cut out of ``teacher`` for each candidate; the teacher's units are scored once for
+    all of them."""
     from tinylm.inherit.inheritance import inherit, score
     from tinylm.models.pangu import from_llama
     from tinylm.models.teacher import load_model
@@ -188,16 +232,19 @@ def _cuts(candidates: Sequence[Candidate], teacher: str, store: Any) -> Iterator
     source = load_model(teacher, torch.bfloat16)
     chunks = min(CALIBRATION_CHUNKS, store.num_sequences(TRAINING_SEQUENCE))
     calibration = torch.from_numpy(store.windows(range(chunks), TRAINING_SEQUENCE)[:, :-1])
-    shallowest = min((candidate.shape for candidate in candidates), key=lambda shape: shape.num_layers)
-    scores = score(source, calibration, target=shallowest)  # layers in the order of their removal serve every depth
+    shallowest = min(
+        (candidate.shape for candidate in candidates), key=lambda shape: shape.num_layers
+    )
+    # layers in the order of their removal serve every depth
+    scores = score(source, calibration, target=shallowest)
     for candidate in candidates:
         model = inherit(source, candidate.shape, calibration, scores=scores).model.float()
         yield from_llama(model) if candidate.to_dict()["block"] == "pangu-pi" else model
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of the points (speed, loss) that no other point beats: none is as fast with less loss, or faster with as
-    little. Sorted by speed."""
+    """Indices of the points (speed, loss) that no other point beats: none is as fast with less
+    loss, or faster with as little. Sorted by speed."""
     front = [
         index
         for index, (fast, loss) in enumerate(points)
@@ -230,11 +277,14 @@ def print_measurements(candidates: Sequence[Candidate], extra: Sequence[dict[str
         if not measured.get("speed"):
             rows.append((name, "-", "-", "-", "-", "-", "-", bits))
     columns = ("shape", "by", "batch", "tok/s", "range", "first ms", "MiB", "bits/byte")
-    print_table("Measured: decoding speed (median and range), first token, peak memory", columns, rows)
+    print_table(
+        "Measured: decoding speed (median and range), first token, peak memory", columns, rows
+    )
 
 
 def draw(candidates: Sequence[Candidate], extra: Sequence[dict[str, Any]], out: Path) -> None:
-    """pareto.svg: decode speed against bits per byte (or against depth, when no quality was measured).
+    """pareto.svg: decode speed against bits per byte (or against depth, when no quality was
+    measured).
 
     With quality, a ring marks the shapes on the Pareto front of each way of running them.
     """
@@ -246,7 +296,12 @@ def draw(candidates: Sequence[Candidate], extra: Sequence[dict[str, Any]], out: 
         for number, (backend, batch) in enumerate(_protocols(extra)):
             found = [_decode_speed(measured, backend, batch) for measured in extra]
             points = [
-                (rate["median"], measured.get("quality", {}).get("valid_bits_per_byte", c.shape.num_layers), rate, c)
+                (
+                    rate["median"],
+                    measured.get("quality", {}).get("valid_bits_per_byte", c.shape.num_layers),
+                    rate,
+                    c,
+                )
                 for c, measured, rate in zip(candidates, extra, found)
                 if rate is not None
             ]
@@ -259,9 +314,22 @@ def draw(candidates: Sequence[Candidate], extra: Sequence[dict[str, Any]], out: 
                 label = "on the Pareto front" if number == 0 else None
                 fx, fy = [xs[i] for i in front], [ys[i] for i in front]
                 axes.plot(fx, fy, "o", ms=13, mfc="none", mec="black", label=label)
-            axes.errorbar(xs, ys, xerr=[low, high], fmt="o-", color=color, label=f"{backend}, batch {batch}", capsize=2)
+            axes.errorbar(
+                xs,
+                ys,
+                xerr=[low, high],
+                fmt="o-",
+                color=color,
+                label=f"{backend}, batch {batch}",
+                capsize=2,
+            )
             for x, y, _, c in points:
-                axes.annotate(f"{c.shape.num_layers}x{c.shape.hidden_size}", (x, y), (4, 4), textcoords="offset points")
+                axes.annotate(
+                    f"{c.shape.num_layers}x{c.shape.hidden_size}",
+                    (x, y),
+                    (4, 4),
+                    textcoords="offset points",
+                )
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(ScalarFormatter())
         axes.xaxis.set_minor_formatter(ScalarFormatter())
@@ -273,7 +341,11 @@ def draw(candidates: Sequence[Candidate], extra: Sequence[dict[str, Any]], out: 
 
 
 def _protocols(extra: Sequence[dict[str, Any]]) -> list[tuple[str, int]]:
-    return list(dict.fromkeys((result["backend"], result["batch"]) for m in extra for result in m.get("speed", [])))
+    return list(
+        dict.fromkeys(
+            (result["backend"], result["batch"]) for m in extra for result in m.get("speed", [])
+        )
+    )
 
 
 def _decode_speed(measured: dict[str, Any], backend: str, batch: int) -> dict[str, float] | None:

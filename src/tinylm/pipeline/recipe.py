@@ -20,44 +20,68 @@ from tinylm.train.config import TrainConfig
 
 @dataclass(frozen=True)
 class CorpusConfig:
-    paths: tuple[str, ...] = ("embedded",)  # files, folders, hub:NAME[@CONFIG][:SPLIT], or the embedded corpus
+    # files, folders, hub:NAME[@CONFIG][:SPLIT], or the embedded corpus
+    paths: tuple[str, ...] = ("embedded",)
     text_key: str = "text"  # where a record's text is; "text": there, or else in "content"
-    max_bytes: int = 0  # of text read, from the start; 0: all. A hub data set can be larger than any disk
+    # of text read, from the start; 0: all. A hub data set can be larger than any disk
+    max_bytes: int = 0
     valid_fraction: float = 0.03  # of documents, chosen by the hash of their text
     eval_bytes: int = 300_000  # held-out text scored for bits per byte
 
     def validate(self) -> None:
         _require(len(self.paths) > 0, "corpus.paths", self.paths, "at least one file or folder")
-        _require(0 < self.valid_fraction < 1, "corpus.valid_fraction", self.valid_fraction, "between 0 and 1")
+        _require(
+            0 < self.valid_fraction < 1,
+            "corpus.valid_fraction",
+            self.valid_fraction,
+            "between 0 and 1",
+        )
         _require(self.max_bytes >= 0, "corpus.max_bytes", self.max_bytes, "0 (all) or more")
         _require(self.eval_bytes >= 1000, "corpus.eval_bytes", self.eval_bytes, "1000 or more")
 
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    vocab_size: int = 0  # tokens kept, specials included; 0: choose by coverage; -1: keep the teacher's tokenizer
-    coverage: float = 0.9786  # share of the corpus' tokens kept (the paper's 48k vocabulary: 97.86 %)
+    # tokens kept, specials included; 0: choose by coverage; -1: keep the teacher's tokenizer
+    vocab_size: int = 0
+    # share of the corpus' tokens kept (the paper's 48k vocabulary: 97.86 %)
+    coverage: float = 0.9786
 
     def validate(self) -> None:
-        _require(self.vocab_size >= -1, "tokenizer.vocab_size", self.vocab_size, "a size, 0 (by coverage) or -1 (keep)")
+        _require(
+            self.vocab_size >= -1,
+            "tokenizer.vocab_size",
+            self.vocab_size,
+            "a size, 0 (by coverage) or -1 (keep)",
+        )
         _require(0 < self.coverage <= 1, "tokenizer.coverage", self.coverage, "above 0, at most 1")
 
 
 @dataclass(frozen=True)
 class ArchitectureConfig:
-    budget: float = 0.0  # parameters of the student, within 1 %; 0: the [architecture.shape] table says all
+    # parameters of the student, within 1 %; 0: the [architecture.shape] table says all
+    budget: float = 0.0
     depths: tuple[int, ...] = ()  # only these numbers of layers; empty: the plan's rule decides
-    shape: dict[str, Any] = field(default_factory=dict)  # an exact shape, keys as in SHAPE.toml without vocab_size
-    block: Literal["plain", "pangu-pi"] = "plain"  # pangu-pi: for a Llama student, which then brings its own code
+    # an exact shape, keys as in SHAPE.toml without vocab_size
+    shape: dict[str, Any] = field(default_factory=dict)
+    # pangu-pi: for a Llama student, which then brings its own code
+    block: Literal["plain", "pangu-pi"] = "plain"
 
     def validate(self) -> None:
         has_budget = self.budget >= 1000
         _require(
-            has_budget or bool(self.shape), "architecture.budget", self.budget, "1000 parameters or more, or a shape"
+            has_budget or bool(self.shape),
+            "architecture.budget",
+            self.budget,
+            "1000 parameters or more, or a shape",
         )
         known = [key.name for key in dataclasses.fields(Shape) if key.name != "vocab_size"]
         for key, value in self.shape.items():
-            why = "the tokenizer's is taken" if key == "vocab_size" else f"known here: {', '.join(known)}"
+            why = (
+                "the tokenizer's is taken"
+                if key == "vocab_size"
+                else f"known here: {', '.join(known)}"
+            )
             _require(key in known, f"architecture.shape.{key}", value, why)
         if self.shape:
             Shape.from_dict({"vocab_size": 1, **self.shape}, "recipe: architecture.shape")
@@ -66,16 +90,28 @@ class ArchitectureConfig:
 @dataclass(frozen=True)
 class InheritConfig:
     init: Literal["inherit", "random"] = "inherit"  # random: a fresh model of the planned shape
-    scheme: Literal["constant", "gpt2", "depth"] = "constant"  # of random weights, the control's too
+    # of random weights, the control's too
+    scheme: Literal["constant", "gpt2", "depth"] = "constant"
     criterion: Literal["random", "l1", "l2", "taylor", "activation", "learned"] = "taylor"
     layers: Literal["first-last", "skip-loss", "greedy", "similarity", "learned"] = "skip-loss"
-    repair: tuple[Literal["norms", "refit", "refit-all"], ...] = ("norms", "refit")  # after the cut; empty: none
+    # after the cut; empty: none
+    repair: tuple[Literal["norms", "refit", "refit-all"], ...] = ("norms", "refit")
     calibration_chunks: int = 64
     calibration_length: int = 512  # tokens a chunk
 
     def validate(self) -> None:
-        _require(self.calibration_chunks >= 1, "inherit.calibration_chunks", self.calibration_chunks, "1 or more")
-        _require(self.calibration_length >= 16, "inherit.calibration_length", self.calibration_length, "16 or more")
+        _require(
+            self.calibration_chunks >= 1,
+            "inherit.calibration_chunks",
+            self.calibration_chunks,
+            "1 or more",
+        )
+        _require(
+            self.calibration_length >= 16,
+            "inherit.calibration_length",
+            self.calibration_length,
+            "16 or more",
+        )
 
 
 @dataclass(frozen=True)
@@ -93,14 +129,17 @@ class EvaluateConfig:
     def validate(self) -> None:
         _require(self.limit >= 1, "evaluate.limit", self.limit, "1 or more")
         _require(
-            not self.tasks or bool(self.task_data), "evaluate.task_data", self.task_data, "the folder of task files"
+            not self.tasks or bool(self.task_data),
+            "evaluate.task_data",
+            self.task_data,
+            "the folder of task files",
         )
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole run. ``name`` names the output folder; ``seed`` seeds every random choice (beaten by a ``train.seed`` of
-    other than 0)."""
+    """A whole run. ``name`` names the output folder; ``seed`` seeds every random choice (beaten by
+    a ``train.seed`` of other than 0)."""
 
     name: str = "demo"
     seed: int = 0
@@ -114,7 +153,10 @@ class Recipe:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
     def validate(self) -> None:
-        plain = self.name.replace("-", "").replace("_", "").replace(".", "").isalnum() and self.name[0] != "."
+        plain = (
+            self.name.replace("-", "").replace("_", "").replace(".", "").isalnum()
+            and self.name[0] != "."
+        )
         _require(plain, "name", self.name, "letters, digits, '-', '_' and '.'")
         _require(0 <= self.seed < 2**31, "seed", self.seed, "between 0 and 2**31 - 1")
         for section in dataclasses.fields(self):
@@ -139,7 +181,9 @@ def read_recipe(path: str | Path) -> Recipe:
         table = tomllib.loads(text)
     except FileNotFoundError as error:
         known = ", ".join(packaged_recipes())
-        raise InputError(f"recipe {path} does not exist: give a .toml file or one of {known}") from error
+        raise InputError(
+            f"recipe {path} does not exist: give a .toml file or one of {known}"
+        ) from error
     except IsADirectoryError as error:
         raise InputError(f"recipe {path} is a folder: give a .toml file") from error
     except OSError as error:
@@ -152,11 +196,16 @@ def read_recipe(path: str | Path) -> Recipe:
 
 
 def to_toml(recipe: Recipe) -> str:
-    """The whole recipe, defaults included, as TOML that :func:`read_recipe` reads back to an equal recipe."""
+    """The whole recipe, defaults included, as TOML that :func:`read_recipe` reads back to an equal
+    recipe."""
     lines, tables = [], []
     for key, value in recipe.to_dict().items():
         if isinstance(value, dict):
-            tables += ["", f"[{key}]", *(f"{name} = {toml_value(item)}" for name, item in value.items())]
+            tables += [
+                "",
+                f"[{key}]",
+                *(f"{name} = {toml_value(item)}" for name, item in value.items()),
+            ]
         else:
             lines.append(f"{key} = {toml_value(value)}")
     return "\n".join(lines + tables) + "\n"
@@ -165,12 +214,17 @@ def to_toml(recipe: Recipe) -> str:
 def toml_value(value: Any) -> str:
     """``value`` as TOML spells it on one line."""
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {toml_value(item)}" for key, item in value.items()) + " }" if value else "{}"
+        return (
+            "{ " + ", ".join(f"{key} = {toml_value(item)}" for key, item in value.items()) + " }"
+            if value
+            else "{}"
+        )
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(toml_value(item) for item in value) + "]"
     if isinstance(value, float):
         return repr(value)  # TOML reads what Python writes: 1.0, 1e-05, inf, nan
-    return json.dumps(value, ensure_ascii=False)  # strings, numbers and booleans are spelt alike in JSON and TOML
+    # strings, numbers and booleans are spelt alike in JSON and TOML
+    return json.dumps(value, ensure_ascii=False)
 
 
 def packaged_recipes() -> dict[str, Path]:
@@ -180,12 +234,15 @@ def packaged_recipes() -> dict[str, Path]:
 
 
 def from_table(kind: type, table: dict[str, Any], where: str, prefix: str = "") -> Any:
-    """Build dataclass ``kind`` from a TOML table; unknown keys and wrong types are InputErrors naming the key."""
+    """Build dataclass ``kind`` from a TOML table; unknown keys and wrong types are InputErrors
+    naming the key."""
     hints = typing.get_type_hints(kind)
     values = {}
     for key, value in table.items():
         if key not in hints:
-            raise InputError(f"{where}: unknown key {prefix + key!r}; known here: {', '.join(hints)}")
+            raise InputError(
+                f"{where}: unknown key {prefix + key!r}; known here: {', '.join(hints)}"
+            )
         values[key] = _checked(hints[key], value, where, prefix + key)
     return kind(**values)
 
@@ -201,7 +258,9 @@ def _checked(hint: Any, value: Any, where: str, key: str) -> Any:
         return _checked(options[0], value, where, key)
     if origin is Literal:
         if value not in arguments:
-            raise InputError(f"{where}: {key} = {value!r} is not one of {', '.join(map(str, arguments))}")
+            raise InputError(
+                f"{where}: {key} = {value!r} is not one of {', '.join(map(str, arguments))}"
+            )
         return value
     if origin is tuple:
         if not isinstance(value, list):

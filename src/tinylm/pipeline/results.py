@@ -16,9 +16,13 @@ from tinylm.pipeline.recipe import Recipe, to_toml
 from tinylm.pipeline.stages import Stages
 
 
-def collect(recipe: Recipe, stages: Stages, models, scores, tasks, samples, recipe_path: str) -> dict[str, Any]:
+def collect(
+    recipe: Recipe, stages: Stages, models, scores, tasks, samples, recipe_path: str
+) -> dict[str, Any]:
     """Everything the report shows, as plain data."""
-    configs = {name: teachers.load_config(models[name]) for name in ("teacher", "compact", "student")}
+    configs = {
+        name: teachers.load_config(models[name]) for name in ("teacher", "compact", "student")
+    }
     shapes = {name: Shape.from_config(config) for name, config in configs.items()}
     parts = {name: parameters_by_part(shapes[name], configs[name]) for name in configs}
     certificate = stages.result("compact tokenizer")
@@ -49,9 +53,14 @@ def collect(recipe: Recipe, stages: Stages, models, scores, tasks, samples, reci
         "tokenizer": certificate,
         "inherit": stages.result("inherit") if "inherit" in stages.folders else {},
         "train": {name: stages.result(name) for name in logs},
-        "losses": {("student" if name == "train" else name): log["losses"] for name, log in logs.items()},
+        "losses": {
+            ("student" if name == "train" else name): log["losses"] for name, log in logs.items()
+        },
         "round_starts": logs["train"]["round_starts"],
-        "validation": {("student" if name == "train" else name): log["validation"] for name, log in logs.items()},
+        "validation": {
+            ("student" if name == "train" else name): log["validation"]
+            for name, log in logs.items()
+        },
         "forgetting": _forgetting(stages.folders["train"] / "rounds"),
         "tasks": tasks,
         "samples": samples,
@@ -65,11 +74,17 @@ def _gain(bpb: dict[str, float], tokens: dict[str, int]) -> dict[str, float] | N
     if "control" not in bpb:
         return None
     percent = round(100 * (1 - bpb["student"] / bpb["control"]), 3)
-    return {"tokens": tokens["control"], "student": bpb["student"], "control": bpb["control"], "percent": percent}
+    return {
+        "tokens": tokens["control"],
+        "student": bpb["student"],
+        "control": bpb["control"],
+        "percent": percent,
+    }
 
 
 def _log(folder: Path, tokens_per_batch: int) -> dict[str, Any]:
-    """Losses over tokens, on training and on held-out text, and where rounds begin, from metrics.jsonl."""
+    """Losses over tokens, on training and on held-out text, and where rounds begin, from
+    metrics.jsonl."""
     losses, validation, starts, last_round = [], [], [], -1
     for line in (folder / "metrics.jsonl").read_text().splitlines():
         row = json.loads(line)
@@ -93,15 +108,31 @@ def _versions() -> dict[str, str]:
     from importlib.metadata import version
 
     packages = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
-    return {"tinylm": __version__, "python": platform.python_version(), **{name: version(name) for name in packages}}
+    return {
+        "tinylm": __version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+    }
 
 
 def _machine() -> dict[str, Any]:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU cores"
-    return {"short": device, "system": platform.platform(), "cpu": _cpu_name(), "peak_memory_gib": round(peak, 2)}
+    device = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"{torch.get_num_threads()} CPU cores"
+    )
+    return {
+        "short": device,
+        "system": platform.platform(),
+        "cpu": _cpu_name(),
+        "peak_memory_gib": round(peak, 2),
+    }
 
 
 def _cpu_name() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
+        platform.machine(),
+    )

@@ -1,7 +1,8 @@
 """The stages in order; the only module that knows them all.
 
-Each stage is one artifact under ``work``, named by the hash of what made it: a second run finds them and is done in
-seconds, a killed one goes on where it was, and runs of a study that share ``work`` compute shared stages once.
+Each stage is one artifact under ``work``, named by the hash of what made it: a second run finds
+them and is done in seconds, a killed one goes on where it was, and runs of a study that share
+``work`` compute shared stages once.
 """
 
 import dataclasses
@@ -46,15 +47,18 @@ from tinylm.train.loop import train
 
 SAMPLE_TOKENS = 60  # of each generated sample in the report
 KEEP_TOKENIZER = -1  # as tokenizer.vocab_size in a recipe
-CURVE_SIZES = [2**k + half for k in range(9, 19) for half in (0, 2 ** (k - 1))]  # of the report's coverage curve
+# of the report's coverage curve
+CURVE_SIZES = [2**k + half for k in range(9, 19) for half in (0, 2 ** (k - 1))]
 
 
-def run(recipe: Recipe, out: Path, work: Path | None = None, recipe_path: str = "") -> dict[str, Any]:
+def run(
+    recipe: Recipe, out: Path, work: Path | None = None, recipe_path: str = ""
+) -> dict[str, Any]:
     """Run ``recipe`` to its end, or go on where an earlier run of it stopped.
 
     Args:
-        out: gets results.json, report.html, report.md, figures/, metrics.jsonl and model/ (a plain HF directory with
-            its model card).
+        out: gets results.json, report.html, report.md, figures/, metrics.jsonl and model/ (a plain
+            HF directory with its model card).
         work: folder of artifacts; runs that share it share equal stages. Default: ``out/work``.
         recipe_path: what the user called the recipe, for the report's repeat line.
 
@@ -90,7 +94,9 @@ def run(recipe: Recipe, out: Path, work: Path | None = None, recipe_path: str = 
             random = _random(recipe, stages, compact, shape)
             control = _train(recipe, stages, "control", random, store, compact, order_from=student)
             models["control"] = control / "model"
-        scores = {name: _scores(recipe, stages, corpus, name, folder) for name, folder in models.items()}
+        scores = {
+            name: _scores(recipe, stages, corpus, name, folder) for name, folder in models.items()
+        }
         tasks = _tasks(recipe, stages, models)
         samples = _samples(recipe, stages, models)
         _publish_model(student, compact, out)
@@ -103,18 +109,24 @@ def run(recipe: Recipe, out: Path, work: Path | None = None, recipe_path: str = 
 
 
 def _teacher(recipe: Recipe, stages: Stages) -> Path:
-    """The teacher's directory. Its artifact holds the facts only: converted teachers live in the user's cache."""
+    """The teacher's directory. Its artifact holds the facts only: converted teachers live in the
+    user's cache."""
 
     def build(folder: Path) -> dict[str, Any]:
         source = teachers.resolve(recipe.teacher)
         return {"fingerprint": teachers.fingerprint(source), **teachers.facts(recipe.teacher)}
 
-    converted = {"method": gguf.METHOD} if recipe.teacher.endswith((".gguf", teachers.DEMO_TEACHER)) else {}
+    converted = (
+        {"method": gguf.METHOD} if recipe.teacher.endswith((".gguf", teachers.DEMO_TEACHER)) else {}
+    )
     stages("teacher", {"spec": recipe.teacher, **converted}, build)
     folder = teachers.resolve(recipe.teacher)
-    family_of(teachers.load_config(folder))  # an unknown family must not cost the stages before the cut
+    # an unknown family must not cost the stages before the cut
+    family_of(teachers.load_config(folder))
     if teachers.fingerprint(folder) != stages.result("teacher")["fingerprint"]:
-        raise InputError(f"teacher {recipe.teacher} is not the one this run began with: choose another --out")
+        raise InputError(
+            f"teacher {recipe.teacher} is not the one this run began with: choose another --out"
+        )
     return folder
 
 
@@ -156,12 +168,18 @@ def _compact(recipe: Recipe, stages: Stages, teacher: Path, corpus: Path) -> Pat
     )
 
     def build(folder: Path) -> dict[str, Any]:
-        artifact.require_space(folder, 2 * sum(f.stat().st_size for f in teacher.glob("*.safetensors")))
+        artifact.require_space(
+            folder, 2 * sum(f.stat().st_size for f in teacher.glob("*.safetensors"))
+        )
         counts, size = Counts.load(counted / "counts.npz"), recipe.tokenizer.vocab_size
         if size == KEEP_TOKENIZER:
             shutil.copytree(teacher, folder / "model")
             settle_class(folder / "model")
-            return {"passed": True, "vocab_size": teachers.load_config(teacher).vocab_size, "curve": []}
+            return {
+                "passed": True,
+                "vocab_size": teachers.load_config(teacher).vocab_size,
+                "curve": [],
+            }
         certificate = compress(
             teacher,
             counts,
@@ -172,7 +190,9 @@ def _compact(recipe: Recipe, stages: Stages, teacher: Path, corpus: Path) -> Pat
             held_out=read_part(corpus, "valid"),
         )
         source = read_source(teacher)
-        curve = rank(source, counts).curve([k for k in CURVE_SIZES if k < len(source.strings)] + [len(source.strings)])
+        curve = rank(source, counts).curve(
+            [k for k in CURVE_SIZES if k < len(source.strings)] + [len(source.strings)]
+        )
         return {**certificate, "curve": curve}
 
     inputs = {"teacher": fingerprint, "counts": counted.name, **vars(recipe.tokenizer)}
@@ -183,22 +203,30 @@ def _shape(recipe: Recipe, stages: Stages, compact: Path) -> Path:
     """Formula 2: the best shape under the budget that can be cut from the teacher."""
     config = teachers.load_config(compact / "model")
     if recipe.architecture.block == "pangu-pi":
-        pangu_config(config)  # an InputError here and not after the scoring, when the teacher is no Llama
+        # an InputError here and not after the scoring, when the teacher is no Llama
+        pangu_config(config)
 
     def build(folder: Path) -> dict[str, Any]:
         choice = recipe.architecture
         if choice.shape:
-            shape = Shape.from_dict({"vocab_size": config.vocab_size, **choice.shape}, "recipe: architecture.shape")
+            shape = Shape.from_dict(
+                {"vocab_size": config.vocab_size, **choice.shape}, "recipe: architecture.shape"
+            )
             artifact.write_json(folder / "plan.json", {"candidates": [shape.to_dict()]})
             return shape.to_dict()
         if choice.budget > _size(Shape.from_config(config), config):
             raise InputError(
-                f"recipe: architecture.budget = {choice.budget:.3g} is larger than the teacher with its compact "
-                f"tokenizer ({_size(Shape.from_config(config), config):.3g} parameters): a student must be smaller"
+                f"recipe: architecture.budget = {choice.budget:.3g} is larger than the teacher with"
+                f" its compact tokenizer ({_size(Shape.from_config(config), config):.3g}"
+                " parameters): a student must be smaller"
             )
         depths = choice.depths or None
-        candidates = plan(choice.budget, config.vocab_size, teacher=config, depths=depths, block=choice.block)
-        write_plan(candidates, folder / "plan", {"budget": choice.budget, "teacher": recipe.teacher})
+        candidates = plan(
+            choice.budget, config.vocab_size, teacher=config, depths=depths, block=choice.block
+        )
+        write_plan(
+            candidates, folder / "plan", {"budget": choice.budget, "teacher": recipe.teacher}
+        )
         shutil.copyfile(folder / "plan" / "plan.json", folder / "plan.json")
         return candidates[0].shape.to_dict()
 
@@ -215,23 +243,33 @@ def _store(stages: Stages, corpus: Path, compact: Path) -> Path:
 
     def build(folder: Path) -> dict[str, Any]:
         tokenizer = teachers.load_tokenizer(compact / "model")
-        stores = {part: pack(read_part(corpus, part), tokenizer, folder / part) for part in ("train", "valid")}
-        return {part: {"tokens": store.num_tokens, "bytes": store.text_bytes} for part, store in stores.items()}
+        stores = {
+            part: pack(read_part(corpus, part), tokenizer, folder / part)
+            for part in ("train", "valid")
+        }
+        return {
+            part: {"tokens": store.num_tokens, "bytes": store.text_bytes}
+            for part, store in stores.items()
+        }
 
     return stages("pack", {"corpus": corpus.name, "tokenizer": compact.name}, build)
 
 
 def _initial(recipe: Recipe, stages: Stages, compact: Path, shape: Path, store: Path) -> Path:
-    """Formula 3: the student before training, cut out of the compact teacher (or random, if the recipe says so)."""
+    """Formula 3: the student before training, cut out of the compact teacher (or random, if the
+    recipe says so)."""
     config = recipe.inherit
     if config.init == "random":
         return _random(recipe, stages, compact, shape)
 
     def build(folder: Path) -> dict[str, Any]:
         tokens = open_store(store / "train")
-        chunks = _calibration(tokens, config.calibration_chunks, config.calibration_length, recipe.seed)
+        chunks = _calibration(
+            tokens, config.calibration_chunks, config.calibration_length, recipe.seed
+        )
         inherited = inherit(
-            teachers.load_model(compact / "model", torch.bfloat16),  # 8 times faster than float32 with AMX
+            # 8 times faster than float32 with AMX
+            teachers.load_model(compact / "model", torch.bfloat16),
             read_shape(shape / "plan.json"),
             chunks,
             criterion=config.criterion,
@@ -240,7 +278,9 @@ def _initial(recipe: Recipe, stages: Stages, compact: Path, shape: Path, store: 
             seed=recipe.seed,
         )
         if recipe.architecture.block == "pangu-pi":
-            inherited = dataclasses.replace(inherited, model=from_llama(inherited.model, seed=recipe.seed))
+            inherited = dataclasses.replace(
+                inherited, model=from_llama(inherited.model, seed=recipe.seed)
+            )
         save_inherited(inherited, folder / "model", teachers.load_tokenizer(compact / "model"))
         _copy_tokenizer(compact / "model", folder / "model")
         return {
@@ -250,9 +290,16 @@ def _initial(recipe: Recipe, stages: Stages, compact: Path, shape: Path, store: 
             "repair_losses": inherited.repair_losses,
         }
 
-    inputs = {"compact": compact.name, "shape": shape.name, "store": store.name, "seed": recipe.seed, **vars(config)}
+    inputs = {
+        "compact": compact.name,
+        "shape": shape.name,
+        "store": store.name,
+        "seed": recipe.seed,
+        **vars(config),
+    }
     learns = "learned" in (config.criterion, config.layers)
-    inputs["method"] = 3 if learns else 2  # 1: units at random by seed 0 always; 2: masks over all heads of a layer
+    # 1: units at random by seed 0 always; 2: masks over all heads of a layer
+    inputs["method"] = 3 if learns else 2
     return stages("inherit", inputs, build)
 
 
@@ -260,7 +307,10 @@ def _calibration(tokens, chunks: int, length: int, seed: int) -> torch.Tensor:
     """int64[chunks, length] of packed text, spread over the whole store by ``seed``."""
     available = tokens.num_sequences(length)
     if available == 0:
-        raise InputError(f"the corpus holds {tokens.num_tokens} tokens, less than one calibration chunk of {length}")
+        raise InputError(
+            f"the corpus holds {tokens.num_tokens} tokens, less than one calibration chunk of"
+            f" {length}"
+        )
     order = np.random.default_rng(seed).permutation(available)[:chunks]
     return torch.from_numpy(tokens.windows(np.sort(order), length)[:, :-1])
 
@@ -280,7 +330,12 @@ def _random(recipe: Recipe, stages: Stages, compact: Path, shape: Path) -> Path:
         _copy_tokenizer(compact / "model", folder / "model")
         return {}
 
-    inputs = {"compact": compact.name, "shape": shape.name, "seed": recipe.seed, "scheme": recipe.inherit.scheme}
+    inputs = {
+        "compact": compact.name,
+        "shape": shape.name,
+        "seed": recipe.seed,
+        "scheme": recipe.inherit.scheme,
+    }
     return stages("random weights", inputs, build, kind="random")
 
 
@@ -293,7 +348,8 @@ def _train(
     compact: Path,
     order_from: Path | None = None,
 ) -> Path:
-    """Formula 4: multiple-round training; resumable, so a kill loses at most the steps since the last checkpoint."""
+    """Formula 4: multiple-round training; resumable, so a kill loses at most the steps since the
+    last checkpoint."""
 
     config = dataclasses.replace(recipe.train, seed=recipe.train.seed or recipe.seed)
 
@@ -305,17 +361,25 @@ def _train(
             open_store(store / "train"),
             config,
             folder,
-            teacher=teachers.load_model(compact / "model", torch.float32) if wants_teacher else None,
+            teacher=(
+                teachers.load_model(compact / "model", torch.float32) if wants_teacher else None
+            ),
             valid_store=open_store(store / "valid") if config.evaluate_every else None,
             tokenizer=teachers.load_tokenizer(compact / "model"),
             order_from=order_from,
         )
 
-    inputs = {"initial": initial.name, "store": store.name, "compact": compact.name, **config.to_dict()}
+    inputs = {
+        "initial": initial.name,
+        "store": store.name,
+        "compact": compact.name,
+        **config.to_dict(),
+    }
     if order_from is not None:
         inputs["order_from"] = order_from.name
     folder = stages(name, inputs, build, kind="train", resumable=True)
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # three times the model's size, and done with
+    # three times the model's size, and done with
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return folder
 
 
@@ -324,9 +388,15 @@ def _scores(recipe: Recipe, stages: Stages, corpus: Path, name: str, model: Path
 
     def build(folder: Path) -> dict[str, Any]:
         held_out = spread(read_part(corpus, "valid"), recipe.corpus.eval_bytes)
-        return bits_per_byte(teachers.load_model(model).to(choose_device()), teachers.load_tokenizer(model), held_out)
+        return bits_per_byte(
+            teachers.load_model(model).to(choose_device()), teachers.load_tokenizer(model), held_out
+        )
 
-    inputs = {"model": _model_id(stages, name, model), "corpus": corpus.name, "bytes": recipe.corpus.eval_bytes}
+    inputs = {
+        "model": _model_id(stages, name, model),
+        "corpus": corpus.name,
+        "bytes": recipe.corpus.eval_bytes,
+    }
     stages(f"score {name}", inputs, build, kind="score")
     return stages.result(f"score {name}")
 
@@ -342,15 +412,21 @@ def _tasks(recipe: Recipe, stages: Stages, models: dict[str, Path]) -> dict[str,
     config = recipe.evaluate
     if not config.tasks:
         return {}
-    scored = {name: folder for name, folder in models.items() if name in ("teacher", "student", "control")}
+    scored = {
+        name: folder for name, folder in models.items() if name in ("teacher", "student", "control")
+    }
 
     def build(folder: Path) -> dict[str, Any]:
-        return evaluate(scored, list(config.tasks), task_data=Path(config.task_data), limit=config.limit)
+        return evaluate(
+            scored, list(config.tasks), task_data=Path(config.task_data), limit=config.limit
+        )
 
     inputs = {
         "models": {name: _model_id(stages, name, folder) for name, folder in scored.items()},
         **{key: value for key, value in vars(config).items() if key != "prompts"},
-        "files": _stamps(path for path in sorted(Path(config.task_data).rglob("*")) if path.is_file()),
+        "files": _stamps(
+            path for path in sorted(Path(config.task_data).rglob("*")) if path.is_file()
+        ),
     }
     stages("tasks", inputs, build)
     return stages.result("tasks")
@@ -360,7 +436,10 @@ def _samples(recipe: Recipe, stages: Stages, models: dict[str, Path]) -> list[di
     def build(folder: Path) -> list[dict[str, str]]:
         samples = []
         for name in ("student", "teacher"):
-            model, tokenizer = teachers.load_model(models[name]), teachers.load_tokenizer(models[name])
+            model, tokenizer = (
+                teachers.load_model(models[name]),
+                teachers.load_tokenizer(models[name]),
+            )
             for prompt in recipe.evaluate.prompts:
                 text = prompt + "".join(generate(model, tokenizer, prompt, SAMPLE_TOKENS))
                 samples.append({"model": name, "prompt": prompt, "text": text})
@@ -372,22 +451,36 @@ def _samples(recipe: Recipe, stages: Stages, models: dict[str, Path]) -> list[di
 
 
 def _publish_model(student: Path, compact: Path, out: Path) -> None:
-    """Copy the student to ``out/model`` and check it: reloaded logits must equal those of the training artifact."""
+    """Copy the student to ``out/model`` and check it: reloaded logits must equal those of the
+    training artifact."""
     with artifact.atomic_directory(out / "model", replace=True) as folder:
         shutil.copytree(student / "model", folder, dirs_exist_ok=True)
         _copy_tokenizer(compact / "model", folder)
         tokenizer = teachers.load_tokenizer(folder)
         ids = tokenizer("A tiny model is an ordinary model.", return_tensors="pt").input_ids
         with torch.no_grad():
-            published, trained = (teachers.load_model(model)(ids).logits for model in (folder, student / "model"))
+            published, trained = (
+                teachers.load_model(model)(ids).logits for model in (folder, student / "model")
+            )
         if not torch.isfinite(published).all() or not torch.equal(published, trained):
-            raise WorkError("the published model does not give the trained model's logits after a reload")
+            raise WorkError(
+                "the published model does not give the trained model's logits after a reload"
+            )
         if len(tokenizer) > published.shape[-1]:
-            raise WorkError(f"the tokenizer has {len(tokenizer)} tokens, the model {published.shape[-1]} rows")
+            raise WorkError(
+                f"the tokenizer has {len(tokenizer)} tokens, the model {published.shape[-1]} rows"
+            )
 
 
 def _copy_tokenizer(source: Path, folder: Path) -> None:
-    names = ("tokenizer*", "*.jinja", "special_tokens_map.json", "tinylm.json", "id_map.npy", "certificate.json")
+    names = (
+        "tokenizer*",
+        "*.jinja",
+        "special_tokens_map.json",
+        "tinylm.json",
+        "id_map.npy",
+        "certificate.json",
+    )
     for pattern in names:
         for file in source.glob(pattern):
             shutil.copyfile(file, folder / file.name)

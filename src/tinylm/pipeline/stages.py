@@ -1,4 +1,5 @@
-"""The stages of a run: each makes one artifact, a folder named by the hash of what made it, with a manifest."""
+"""The stages of a run: each makes one artifact, a folder named by the hash of what made it, with a
+manifest."""
 
 import os
 import shutil
@@ -8,33 +9,51 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tinylm.artifact import atomic_directory, clear_disk_errors, flush, hash_of, one_builder, read_json, write_json
+from tinylm.artifact import (
+    atomic_directory,
+    clear_disk_errors,
+    flush,
+    hash_of,
+    one_builder,
+    read_json,
+    write_json,
+)
 from tinylm.terminal import console
 
 MANIFEST = "manifest.json"
 
 
 def stage(
-    root: Path, name: str, inputs: Mapping[str, Any], build: Callable[[Path], Any], *, resumable: bool = False
+    root: Path,
+    name: str,
+    inputs: Mapping[str, Any],
+    build: Callable[[Path], Any],
+    *,
+    resumable: bool = False,
 ) -> Path:
-    """The artifact ``root/name-HASH`` for ``inputs``: returned at once if it exists, else made by ``build(folder)``.
+    """The artifact ``root/name-HASH`` for ``inputs``: returned at once if it exists, else made by
+    ``build(folder)``.
 
-    ``inputs`` is everything the result depends on (config values and the names of input artifacts). What ``build``
-    returns is kept in the manifest under ``result``, its time under ``seconds``. With ``resumable`` the folder being
-    worked in (``name-HASH.partial``) survives a kill, and ``build`` is called again on what it finds there.
+    ``inputs`` is everything the result depends on (config values and the names of input artifacts).
+    What ``build`` returns is kept in the manifest under ``result``, its time under ``seconds``.
+    With ``resumable`` the folder being worked in (``name-HASH.partial``) survives a kill, and
+    ``build`` is called again on what it finds there.
     """
     path = Path(root) / f"{name}-{hash_of({'stage': name, **inputs})}"
     if (path / MANIFEST).exists():
         return path
     with one_builder(path):
-        for left in path.parent.glob(f".{path.name}-*"):  # of a run that was killed: nobody else works on it now
+        # of a run that was killed: nobody else works on it now
+        for left in path.parent.glob(f".{path.name}-*"):
             shutil.rmtree(left, ignore_errors=True)
         if not (path / MANIFEST).exists():  # another process may have made it while we waited
             _build(path, name, inputs, build, resumable)
     return path
 
 
-def _build(path: Path, name: str, inputs: Mapping[str, Any], build: Callable[[Path], Any], resumable: bool) -> None:
+def _build(
+    path: Path, name: str, inputs: Mapping[str, Any], build: Callable[[Path], Any], resumable: bool
+) -> None:
     before = 0.0
     with _partial_directory(path) if resumable else atomic_directory(path, replace=True) as folder:
         clock = folder / ".seconds"
@@ -49,7 +68,10 @@ def _build(path: Path, name: str, inputs: Mapping[str, Any], build: Callable[[Pa
             raise
         clock.unlink(missing_ok=True)
         seconds = round(before + time.monotonic() - start, 2)
-        write_json(folder / MANIFEST, {"stage": name, "inputs": dict(inputs), "seconds": seconds, "result": result})
+        write_json(
+            folder / MANIFEST,
+            {"stage": name, "inputs": dict(inputs), "seconds": seconds, "result": result},
+        )
 
 
 @contextmanager
@@ -83,7 +105,8 @@ class Stages:
         kind: str = "",
         resumable: bool = False,
     ) -> Path:
-        """The artifact ``kind-HASH``; ``name`` is what people call it. ``build`` as in :func:`stage`."""
+        """The artifact ``kind-HASH``; ``name`` is what people call it. ``build`` as in
+        :func:`stage`."""
         console.print(f"[bold]{name}[/bold]")
         self.folders[name] = stage(self.work, kind or name, inputs, build, resumable=resumable)
         return self.folders[name]

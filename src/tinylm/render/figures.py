@@ -13,7 +13,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-# Okabe & Ito's palette: told apart by readers with any of the common colour blindnesses, and in grey print.
+# Okabe & Ito's palette: told apart by readers with any of the common colour blindnesses, and in
+# grey print.
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#8A8F98",
 )  # fmt: skip
@@ -21,8 +22,11 @@ PALETTE = [BLUE, ORANGE, GREEN, PURPLE, RED, SKY, GREY]
 
 
 @contextmanager
-def figure(width: float = 6.4, height: float = 3.6, columns: int = 1) -> Iterator[tuple[Figure, plt.Axes]]:
-    """A styled figure and its axes (an array of axes when ``columns`` > 1), closed at the end of the block."""
+def figure(
+    width: float = 6.4, height: float = 3.6, columns: int = 1
+) -> Iterator[tuple[Figure, plt.Axes]]:
+    """A styled figure and its axes (an array of axes when ``columns`` > 1), closed at the end of
+    the block."""
     style: dict[Any, Any] = {
         "font.size": 10,
         "axes.spines.top": False,

@@ -1,4 +1,5 @@
-"""The figures of a study, as SVG: every run is a dot, every mean has its interval, units stand on the axes."""
+"""The figures of a study, as SVG: every run is a dot, every mean has its interval, units stand on
+the axes."""
 
 import math
 from typing import Any
@@ -11,7 +12,8 @@ COLOURS = {"better": BLUE, "worse": RED, "perhaps better": BLUE, "perhaps worse"
 
 
 def levels(results: dict[str, Any]) -> str | None:
-    """The measure itself: by the numbers on ``axis`` where the study has one, else one row a variation."""
+    """The measure itself: by the numbers on ``axis`` where the study has one, else one row a
+    variation."""
     rungs = [rung for rung in results["rungs"] if rung["values"]]
     if not rungs:
         return None
@@ -20,27 +22,46 @@ def levels(results: dict[str, Any]) -> str | None:
 
 
 def differences(results: dict[str, Any]) -> str | None:
-    """Each variation minus its reference with the 95 % interval, over the band of what other seeds alone do."""
+    """Each variation minus its reference with the 95 % interval, over the band of what other seeds
+    alone do."""
     rungs = [rung for rung in results["rungs"] if rung["difference"] is not None]
     if not rungs:
         return None
     floor = results["noise_floor"]
-    entries = [(f"{rung['name']}\nagainst {rung['reference']}", rung, rung["verdict"]) for rung in rungs]
+    entries = [
+        (f"{rung['name']}\nagainst {rung['reference']}", rung, rung["verdict"]) for rung in rungs
+    ]
     if floor["difference"] is not None:
-        entries.append((f"noise floor: {floor['baseline']}\nagainst itself, other seeds", floor, floor["verdict"]))
+        entries.append(
+            (
+                f"noise floor: {floor['baseline']}\nagainst itself, other seeds",
+                floor,
+                floor["verdict"],
+            )
+        )
     with figure(WIDTH, 0.9 + 0.52 * len(entries)) as (fig, ax):
         if floor["sd"] is not None:
-            ax.axvspan(-floor["sd"], floor["sd"], color="#eceef1", zorder=0, label="± 1 sd between seeds")
+            ax.axvspan(
+                -floor["sd"], floor["sd"], color="#eceef1", zorder=0, label="± 1 sd between seeds"
+            )
             fig.legend(loc="outside upper right", fontsize=8.5)
         ax.axvline(0, color=GREY, linewidth=1)
         for row, (_, entry, word) in enumerate(entries):
             colour = COLOURS.get(word, GREY)
             if entry["interval"]:
-                ax.plot(entry["interval"], [row, row], color=colour, linewidth=2, solid_capstyle="butt")
+                ax.plot(
+                    entry["interval"], [row, row], color=colour, linewidth=2, solid_capstyle="butt"
+                )
                 for end in entry["interval"]:
                     ax.plot([end, end], [row - 0.12, row + 0.12], color=colour, linewidth=2)
             filled = word in ("better", "worse")
-            ax.plot(entry["difference"], row, "o", color=colour, markerfacecolor=colour if filled else "white")
+            ax.plot(
+                entry["difference"],
+                row,
+                "o",
+                color=colour,
+                markerfacecolor=colour if filled else "white",
+            )
         ax.set_yticks(range(len(entries)), [_wrap(label) for label, _, _ in entries], fontsize=8.5)
         ax.invert_yaxis()
         ax.grid(axis="y", visible=False)
@@ -52,10 +73,24 @@ def differences(results: dict[str, Any]) -> str | None:
 def _rows(results: dict[str, Any], rungs: list[dict[str, Any]]) -> str:
     with figure(WIDTH, 0.8 + 0.42 * len(rungs)) as (fig, ax):
         for row, rung in enumerate(rungs):
-            ax.plot(rung["values"], [row] * len(rung["values"]), "o", color=GREY, markersize=4, alpha=0.7)
+            ax.plot(
+                rung["values"],
+                [row] * len(rung["values"]),
+                "o",
+                color=GREY,
+                markersize=4,
+                alpha=0.7,
+            )
             half = _half_width(rung)
             ax.errorbar(
-                rung["mean"], row, xerr=half or None, fmt="D", color=BLUE, markersize=5, capsize=4, linewidth=1.8
+                rung["mean"],
+                row,
+                xerr=half or None,
+                fmt="D",
+                color=BLUE,
+                markersize=5,
+                capsize=4,
+                linewidth=1.8,
             )
             ax.annotate(f"{rung['mean']:.3f}", (rung["mean"], row - 0.3), ha="center", fontsize=8.5)
         ax.set_yticks(range(len(rungs)), [_wrap(rung["name"]) for rung in rungs])
@@ -65,16 +100,40 @@ def _rows(results: dict[str, Any], rungs: list[dict[str, Any]]) -> str:
         return to_svg(fig)
 
 
-def _curve(results: dict[str, Any], rungs: list[dict[str, Any]], points: dict[str, list[tuple[float, dict]]]) -> str:
+def _curve(
+    results: dict[str, Any],
+    rungs: list[dict[str, Any]],
+    points: dict[str, list[tuple[float, dict]]],
+) -> str:
     with figure(WIDTH, 3.6) as (fig, ax):
-        for series, (line, marker) in zip(points, (("-", "D"), ("--", "s"), (":", "^"), ("-.", "v")) * 9, strict=False):
+        for series, (line, marker) in zip(
+            points, (("-", "D"), ("--", "s"), (":", "^"), ("-.", "v")) * 9, strict=False
+        ):
             pairs = points[series]
             x = [position for position, _ in pairs]
-            means, halves = [rung["mean"] for _, rung in pairs], [_half_width(rung) for _, rung in pairs]
-            bars = ax.errorbar(x, means, yerr=halves, fmt=line + marker, capsize=4, markersize=5, label=series or None)
+            means, halves = (
+                [rung["mean"] for _, rung in pairs],
+                [_half_width(rung) for _, rung in pairs],
+            )
+            bars = ax.errorbar(
+                x,
+                means,
+                yerr=halves,
+                fmt=line + marker,
+                capsize=4,
+                markersize=5,
+                label=series or None,
+            )
             for position, rung in pairs:
                 colour = bars.lines[0].get_color()
-                ax.plot([position] * len(rung["values"]), rung["values"], "o", color=colour, markersize=3, alpha=0.45)
+                ax.plot(
+                    [position] * len(rung["values"]),
+                    rung["values"],
+                    "o",
+                    color=colour,
+                    markersize=3,
+                    alpha=0.45,
+                )
         every = sorted({position for pairs in points.values() for position, _ in pairs})
         if every[0] > 0 and every[-1] / every[0] > 8:
             ax.set_xscale("log")
@@ -87,8 +146,11 @@ def _curve(results: dict[str, Any], rungs: list[dict[str, Any]], points: dict[st
         return to_svg(fig)
 
 
-def _axis_points(axis: str, by: str, rungs: list[dict[str, Any]]) -> dict[str, list[tuple[float, dict]]] | None:
-    """Line -> (x, rung) in order of x, one line for each value of ``by``. None: not all x are numbers."""
+def _axis_points(
+    axis: str, by: str, rungs: list[dict[str, Any]]
+) -> dict[str, list[tuple[float, dict]]] | None:
+    """Line -> (x, rung) in order of x, one line for each value of ``by``. None: not all x are
+    numbers."""
     lines: dict[str, list[tuple[float, dict]]] = {}
     for rung in rungs:
         x = rung["changes"].get(axis)
@@ -112,7 +174,9 @@ def _half_width(rung: dict[str, Any]) -> float:
 def _label(results: dict[str, Any]) -> str:
     measure = results["measure"]
     unit = measure["unit"]
-    return _literal(measure["label"] + (f", {unit}" if unit and unit not in measure["label"] else ""))
+    return _literal(
+        measure["label"] + (f", {unit}" if unit and unit not in measure["label"] else "")
+    )
 
 
 def _literal(text: str) -> str:

@@ -1,7 +1,8 @@
 """What a study will cost, before it starts and while it runs.
 
-Training arithmetic is predicted from each recipe. Seconds come from the study's own finished runs where there are any
-(so teacher passes, scoring and the machine's real speed are in them), else from a measured matrix product.
+Training arithmetic is predicted from each recipe. Seconds come from the study's own finished runs
+where there are any (so teacher passes, scoring and the machine's real speed are in them), else from
+a measured matrix product.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,8 +12,11 @@ from tinylm.pipeline.recipe import Recipe
 from tinylm.render.numbers import hours
 
 
-def predict_seconds(recipe: Recipe, finished: Sequence[tuple[Recipe, float]], flops_per_second: float) -> float | None:
-    """Seconds of a run: scaled from (recipe, seconds) of finished ones by FLOPs, else FLOPs at the given speed."""
+def predict_seconds(
+    recipe: Recipe, finished: Sequence[tuple[Recipe, float]], flops_per_second: float
+) -> float | None:
+    """Seconds of a run: scaled from (recipe, seconds) of finished ones by FLOPs, else FLOPs at the
+    given speed."""
     flops = predict_flops(recipe)
     if finished:
         known = [(predict_flops(other), seconds) for other, seconds in finished]
@@ -26,10 +30,16 @@ def predict_seconds(recipe: Recipe, finished: Sequence[tuple[Recipe, float]], fl
 def total(parts: Iterable[float | None]) -> float | None:
     """The sum, or None when a part is not known."""
     values = list(parts)
-    return None if any(value is None for value in values) else sum(value for value in values if value is not None)
+    return (
+        None
+        if any(value is None for value in values)
+        else sum(value for value in values if value is not None)
+    )
 
 
-def estimate(recipes: Sequence[Recipe], finished: Sequence[tuple[Recipe, float]], workers: int) -> str:
+def estimate(
+    recipes: Sequence[Recipe], finished: Sequence[tuple[Recipe, float]], workers: int
+) -> str:
     """One line: what ``recipes``, still to run, will take."""
     speed = 0.0 if finished else machine_speed()
     seconds = total(predict_seconds(recipe, finished, speed) for recipe in recipes)
@@ -38,9 +48,10 @@ def estimate(recipes: Sequence[Recipe], finished: Sequence[tuple[Recipe, float]]
     basis = f"going by {len(finished)} finished runs"
     if not finished:
         basis = (
-            f"at {speed / 1e9:.0f} GFLOP/s, {ASSUMED_UTILISATION:.0%} of a matrix product measured now; "
-            "teacher passes and scoring come on top"
+            f"at {speed / 1e9:.0f} GFLOP/s, {ASSUMED_UTILISATION:.0%} of a matrix product measured"
+            " now; teacher passes and scoring come on top"
         )
-    side_by_side = workers if finished else 1  # the measured speed is of the whole machine, which workers share
+    # the measured speed is of the whole machine, which workers share
+    side_by_side = workers if finished else 1
     duration = hours(None if seconds is None else seconds / side_by_side)
     return f"{len(recipes)} runs to do: {arithmetic}about {duration} ({basis})"

@@ -1,4 +1,5 @@
-"""Where runs are executed: processes of this machine, or a Ray cluster. Both give the same records."""
+"""Where runs are executed: processes of this machine, or a Ray cluster. Both give the same
+records."""
 
 import contextlib
 import multiprocessing
@@ -41,13 +42,22 @@ def _collect(running: dict[Any, tuple[Any, Job, float]], on_record: OnRecord) ->
     for sentinel in wait(list(running)):
         process, job, start = running.pop(sentinel)
         process.join()
-        if process.exitcode == 0 or _ended_well(job, start):  # a crash after the last word costs nothing
+        # a crash after the last word costs nothing
+        if process.exitcode == 0 or _ended_well(job, start):
             on_record(read_json(job.record))
             continue
-        reason = f"signal {-process.exitcode}" if process.exitcode < 0 else f"exit code {process.exitcode}"
+        reason = (
+            f"signal {-process.exitcode}"
+            if process.exitcode < 0
+            else f"exit code {process.exitcode}"
+        )
         hint = " (often: out of memory)" if process.exitcode == -9 else ""
         where = f"; its output: {job.log}" if job.quiet else ""
-        ending = {"status": "failed", "error": f"the process ended with {reason}{hint}{where}", "trace": ""}
+        ending = {
+            "status": "failed",
+            "error": f"the process ended with {reason}{hint}{where}",
+            "trace": "",
+        }
         on_record(keep_record(job, ending, time.time() - start))
 
 
@@ -59,14 +69,17 @@ def _ended_well(job: Job, start: float) -> bool:
 
 
 def run_ray(jobs: Jobs, workers: int, on_record: OnRecord) -> None:
-    """Run ``jobs`` as Ray tasks, ``workers`` at a time, on the cluster of RAY_ADDRESS or a local one.
+    """Run ``jobs`` as Ray tasks, ``workers`` at a time, on the cluster of RAY_ADDRESS or a local
+    one.
 
     The study's folder must be on a file system that every machine sees.
     """
     try:
         import ray
     except ImportError as error:
-        raise InputError("--engine ray needs Ray: pip install 'tinylm[cluster]', or use --engine local") from error
+        raise InputError(
+            "--engine ray needs Ray: pip install 'tinylm[cluster]', or use --engine local"
+        ) from error
     started_here = not ray.is_initialized()
     if started_here:
         ray.init(log_to_driver=False, include_dashboard=False, configure_logging=False)
@@ -82,11 +95,18 @@ def run_ray(jobs: Jobs, workers: int, on_record: OnRecord) -> None:
             on_record(ray.get(done))
         except ray.exceptions.RayError as error:
             message = f"the Ray worker was lost: {str(error).splitlines()[0]}"
-            on_record(keep_record(job, {"status": "failed", "error": message, "trace": ""}, time.time() - start))
+            on_record(
+                keep_record(
+                    job, {"status": "failed", "error": message, "trace": ""}, time.time() - start
+                )
+            )
 
     try:
         for job in jobs:
-            running[remote.options(num_cpus=max(1, job.threads), num_gpus=gpus).remote(job)] = (job, time.time())
+            running[remote.options(num_cpus=max(1, job.threads), num_gpus=gpus).remote(job)] = (
+                job,
+                time.time(),
+            )
             if len(running) >= workers:
                 collect()
         while running:

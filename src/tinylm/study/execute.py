@@ -1,7 +1,8 @@
-"""One run of a study, in a process of its own: a crash, a leak or a kill of it cannot touch the others.
+"""One run of a study, in a process of its own: a crash, a leak or a kill of it cannot touch the
+others.
 
-A run leaves ``records/ID.json``: what was run, how it ended, and all its results. That file is written last and
-atomically; where it says "finished" the run is never done again.
+A run leaves ``records/ID.json``: what was run, how it ended, and all its results. That file is
+written last and atomically; where it says "finished" the run is never done again.
 """
 
 import os
@@ -24,7 +25,8 @@ Runner = Callable[[Recipe, Path, Path], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Job:
-    """Everything a process needs. ``runner`` None is the pipeline; ``threads`` 0 leaves the library's choice."""
+    """Everything a process needs. ``runner`` None is the pipeline; ``threads`` 0 leaves the
+    library's choice."""
 
     id: str
     variation: str
@@ -57,7 +59,11 @@ def execute(job: Job) -> dict[str, Any]:
     except (InputError, WorkError) as error:
         ending = {"status": "failed", "error": str(error), "trace": ""}
     except Exception as error:
-        ending = {"status": "failed", "error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()}
+        ending = {
+            "status": "failed",
+            "error": f"{type(error).__name__}: {error}",
+            "trace": traceback.format_exc(),
+        }
     return keep_record(job, ending, time.time() - start)
 
 
@@ -104,7 +110,8 @@ def _limit_threads(threads: int) -> None:
 
 
 def _end_with_parent() -> None:
-    """A killed study must not leave a run behind that a resumed one would meet in the same folder."""
+    """A killed study must not leave a run behind that a resumed one would meet in the same
+    folder."""
     parent = os.getppid()
 
     def watch() -> None:

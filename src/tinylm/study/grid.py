@@ -1,6 +1,8 @@
-"""Variations of a recipe: a grid (all combinations), a list, or a ladder (each step adds to the one before).
+"""Variations of a recipe: a grid (all combinations), a list, or a ladder (each step adds to the one
+before).
 
-A change is a flat dictionary of dotted recipe keys, {"train.rounds": 2}; tables are the nested form TOML reads.
+A change is a flat dictionary of dotted recipe keys, {"train.rounds": 2}; tables are the nested form
+TOML reads.
 """
 
 import itertools
@@ -13,7 +15,8 @@ from tinylm.errors import InputError
 
 @dataclass(frozen=True)
 class Variation:
-    """One column of a study: its name and what it changes in the base recipe (for a ladder: all rungs up to it)."""
+    """One column of a study: its name and what it changes in the base recipe (for a ladder: all
+    rungs up to it)."""
 
     name: str
     changes: dict[str, Any]
@@ -24,13 +27,17 @@ def flatten(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"train": {"rounds": 2}} -> {"train.rounds": 2}; keys that are dotted already stay."""
     flat: dict[str, Any] = {}
     for key, value in table.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        flat |= (
+            flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        )
     return flat
 
 
 def overlay(table: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """A copy of the nested ``table`` with the dotted ``changes`` put in."""
-    result = {key: dict(value) if isinstance(value, dict) else value for key, value in table.items()}
+    result = {
+        key: dict(value) if isinstance(value, dict) else value for key, value in table.items()
+    }
     for dotted, value in changes.items():
         first, _, rest = dotted.partition(".")
         inner = result.get(first, {})
@@ -40,37 +47,59 @@ def overlay(table: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def variations(kind: str, table: dict[str, Any], baseline: str, where: str) -> tuple[Variation, ...]:
-    """The variations of a study file, in order. ``table`` holds [grid], or [[variation]] entries."""
+def variations(
+    kind: str, table: dict[str, Any], baseline: str, where: str
+) -> tuple[Variation, ...]:
+    """The variations of a study file, in order. ``table`` holds [grid], or [[variation]]
+    entries."""
     if kind == "grid":
         named = _grid(table.get("grid"), where)
     else:
         named = _list(table.get("variation"), where)
     names = [name for name, _ in named]
     if len(names) < 2 or len(set(names)) < len(names):
-        raise InputError(f"{where}: a study needs two or more variations with different names, got {names}")
+        raise InputError(
+            f"{where}: a study needs two or more variations with different names, got {names}"
+        )
     if kind == "ladder":
         if baseline:
             raise InputError(
-                f"{where}: a ladder compares each rung with the one before; remove baseline = {baseline!r}"
+                f"{where}: a ladder compares each rung with the one before; remove baseline ="
+                f" {baseline!r}"
             )
-        total = itertools.accumulate((changes for _, changes in named), lambda below, more: below | more)
-        return tuple(Variation(n, c, before) for n, c, before in zip(names, total, [None, *names[:-1]], strict=True))
+        total = itertools.accumulate(
+            (changes for _, changes in named), lambda below, more: below | more
+        )
+        return tuple(
+            Variation(n, c, before)
+            for n, c, before in zip(names, total, [None, *names[:-1]], strict=True)
+        )
     baseline = baseline or names[0]
     if baseline not in names:
-        raise InputError(f"{where}: baseline = {baseline!r} is not one of the variations {', '.join(names)}")
-    return tuple(Variation(name, changes, None if name == baseline else baseline) for name, changes in named)
+        raise InputError(
+            f"{where}: baseline = {baseline!r} is not one of the variations {', '.join(names)}"
+        )
+    return tuple(
+        Variation(name, changes, None if name == baseline else baseline) for name, changes in named
+    )
 
 
 def _grid(axes: Any, where: str) -> list[tuple[str, dict[str, Any]]]:
     if not isinstance(axes, dict) or not axes:
-        raise InputError(f"{where}: kind = 'grid' needs a [grid] table such as train.rounds = [1, 2, 3]")
+        raise InputError(
+            f"{where}: kind = 'grid' needs a [grid] table such as train.rounds = [1, 2, 3]"
+        )
     flat = flatten(axes)
     for key, values in flat.items():
         if not isinstance(values, list) or not values:
             raise InputError(f"{where}: grid.{key} = {values!r} must be a list of values")
-    combinations = [dict(zip(flat, values, strict=True)) for values in itertools.product(*flat.values())]
-    return [(", ".join(f"{_label(key)} {_show(v)}" for key, v in changes.items()), changes) for changes in combinations]
+    combinations = [
+        dict(zip(flat, values, strict=True)) for values in itertools.product(*flat.values())
+    ]
+    return [
+        (", ".join(f"{_label(key)} {_show(v)}" for key, v in changes.items()), changes)
+        for changes in combinations
+    ]
 
 
 def _list(entries: Any, where: str) -> list[tuple[str, dict[str, Any]]]:
@@ -79,8 +108,14 @@ def _list(entries: Any, where: str) -> list[tuple[str, dict[str, Any]]]:
     named = []
     for entry in entries:
         unknown = set(entry) - {"name", "set"}
-        if unknown or not isinstance(entry.get("name"), str) or not isinstance(entry.get("set", {}), dict):
-            raise InputError(f"{where}: a [[variation]] has name = '...' and set = {{...}}, got {entry}")
+        if (
+            unknown
+            or not isinstance(entry.get("name"), str)
+            or not isinstance(entry.get("set", {}), dict)
+        ):
+            raise InputError(
+                f"{where}: a [[variation]] has name = '...' and set = {{...}}, got {entry}"
+            )
         named.append((entry["name"], flatten(entry.get("set", {}))))
     return named
 

@@ -1,4 +1,5 @@
-"""The report of a study, drawn from its summary alone: results.json, report.html, report.md. Verdicts come first."""
+"""The report of a study, drawn from its summary alone: results.json, report.html, report.md.
+Verdicts come first."""
 
 import json
 from html import escape
@@ -17,7 +18,10 @@ def write_report(results: dict[str, Any], out: Path) -> None:
     """Write the three files into ``out``, and the figures as SVG files for the Markdown."""
     figures = {
         name: svg
-        for name, svg in (("levels", charts.levels(results)), ("differences", charts.differences(results)))
+        for name, svg in (
+            ("levels", charts.levels(results)),
+            ("differences", charts.differences(results)),
+        )
         if svg
     }
     write_json(out / "results.json", results)
@@ -43,9 +47,13 @@ def _findings(results: dict[str, Any]) -> list[tuple[str, str, str]]:
         interval = gain["percent_interval"]
         between = f" (95 % interval {interval[0]:.1f} to {interval[1]:.1f} %)" if interval else ""
         evidence = f", a gain of {gain['percent']:.1f} % in {results['measure']['label']}{between}"
-        found.append((f"Whole ladder, {gain['to']} against {gain['from']}", gain["verdict"], evidence))
+        found.append(
+            (f"Whole ladder, {gain['to']} against {gain['from']}", gain["verdict"], evidence)
+        )
     return found + [
-        (rung["name"], rung["verdict"], _evidence(rung, decimals)) for rung in results["rungs"] if rung["reference"]
+        (rung["name"], rung["verdict"], _evidence(rung, decimals))
+        for rung in results["rungs"]
+        if rung["reference"]
     ]
 
 
@@ -56,7 +64,9 @@ def _evidence(rung: dict[str, Any], decimals: int) -> str:
     if rung["interval"]:
         low, high = rung["interval"]
         p = _p(rung["p_holm"])
-        text += f" (95 % interval {low:+.{decimals}f} to {high:+.{decimals}f}, {rung['pairs']} seeds, "
+        text += (
+            f" (95 % interval {low:+.{decimals}f} to {high:+.{decimals}f}, {rung['pairs']} seeds, "
+        )
         text += f"corrected p {p if p.startswith('<') else '= ' + p})"
     return text
 
@@ -67,15 +77,16 @@ def _sections(results: dict[str, Any]) -> list[tuple[str, str]]:
     noise = "The noise floor has not been measured: no two runs of the baseline have ended."
     if floor["sd"] is not None:
         noise = (
-            f"{floor['runs']} runs of {floor['baseline']!r} that differ in the seed alone have a standard deviation of "
-            f"{floor['sd']:.{decimals}f} {results['measure']['label']}."
+            f"{floor['runs']} runs of {floor['baseline']!r} that differ in the seed alone have a"
+            f" standard deviation of {floor['sd']:.{decimals}f} {results['measure']['label']}."
         )
         if floor["interval"]:
             low, high = floor["interval"]
             noise += (
-                f" Judged like a variation against itself with other seeds it gives: {floor['verdict']} "
-                f"({floor['difference']:+.{decimals}f}, 95 % interval {low:+.{decimals}f} to {high:+.{decimals}f}); "
-                "anything but 'no difference seen' there would be chance, about once in twenty studies."
+                " Judged like a variation against itself with other seeds it gives:"
+                f" {floor['verdict']} ({floor['difference']:+.{decimals}f}, 95 % interval"
+                f" {low:+.{decimals}f} to {high:+.{decimals}f}); anything but 'no difference seen'"
+                " there would be chance, about once in twenty studies."
             )
     fair = "All variations have the same number of parameters and of training tokens (within 2 %)."
     if not budget["equal"]:
@@ -84,18 +95,33 @@ def _sections(results: dict[str, Any]) -> list[tuple[str, str]]:
             for key, what in (("parameters", "parameters"), ("tokens_trained", "training tokens"))
             if budget[key] and budget[key] > 0.02
         )
-        fair = f"Not a comparison at equal budget: {spread} between the smallest and the largest variation."
+        fair = (
+            f"Not a comparison at equal budget: {spread} between the smallest and the largest"
+            " variation."
+        )
     method = (
-        "Differences are paired by seed (same data order, same start where shapes allow). Intervals are Student's t "
-        "below 8 seeds, the studentised bootstrap from there on; p-values are of the paired t-test, corrected by Holm "
-        "for the number of comparisons. 'No difference seen' means that the interval contains zero: a difference "
-        "smaller than the interval may exist. 'Perhaps' means that the interval excludes zero but the corrected "
-        "p-value is not below 0.05."
+        "Differences are paired by seed (same data order, same start where shapes allow). Intervals"
+        " are Student's t below 8 seeds, the studentised bootstrap from there on; p-values are of"
+        " the paired t-test, corrected by Holm for the number of comparisons. 'No difference seen'"
+        " means that the interval contains zero: a difference smaller than the interval may exist."
+        " 'Perhaps' means that the interval excludes zero but the corrected p-value is not below"
+        " 0.05."
     )
     return [("Noise floor", noise), ("Is it fair?", fair), ("How to read the verdicts", method)]
 
 
-COLUMNS = ["variation", "verdict", "mean", "difference", "95 % interval", "p (Holm)", "sd", "seeds", "size", "tokens"]
+COLUMNS = [
+    "variation",
+    "verdict",
+    "mean",
+    "difference",
+    "95 % interval",
+    "p (Holm)",
+    "sd",
+    "seeds",
+    "size",
+    "tokens",
+]
 
 
 def _rows(rungs: list[dict[str, Any]], decimals: int) -> list[list[str]]:
@@ -121,7 +147,9 @@ def _state(results: dict[str, Any]) -> str:
     text = f"{state['finished']} of {sum(state.values())} runs finished"
     if state["failed"]:
         text += f", {state['failed']} FAILED"
-    return text + (f", {state['to do']} to do: what follows is preliminary" if state["to do"] else "")
+    return text + (
+        f", {state['to do']} to do: what follows is preliminary" if state["to do"] else ""
+    )
 
 
 def _html(results: dict[str, Any], figures: dict[str, str]) -> str:
@@ -131,10 +159,15 @@ def _html(results: dict[str, Any], figures: dict[str, str]) -> str:
         f"<li>{escape(name)}: <b>{escape(word)}</b>{escape(evidence)}.</li>"
         for name, word, evidence in _findings(results)
     )
-    sections.append(("Verdicts", f"<ul>{verdicts}</ul>" + "".join(map(html.paragraph, results["notes"]))))
+    sections.append(
+        ("Verdicts", f"<ul>{verdicts}</ul>" + "".join(map(html.paragraph, results["notes"])))
+    )
     captions = {
         "levels": "Dots: single runs. Diamonds: means over seeds with their 95 % interval.",
-        "differences": "Paired differences with 95 % intervals. Filled: better or worse after correction; open: not.",
+        "differences": (
+            "Paired differences with 95 % intervals. Filled: better or worse after correction;"
+            " open: not."
+        ),
     }
     drawn = "".join(html.figure(svg, captions[name]) for name, svg in figures.items())
     sections.append(("Figures", f'<div style="max-width:33rem">{drawn}</div>'))
@@ -142,14 +175,17 @@ def _html(results: dict[str, Any], figures: dict[str, str]) -> str:
     sections += [(heading, html.paragraph(text)) for heading, text in _sections(results)]
     for other in results["other_measures"]:
         heading = f"{other['measure']['label']} ({other['measure']['better']} is better)"
-        sections.append((heading, html.table(COLUMNS[:8], [row[:8] for row in _rows(other["rungs"], 4)])))
+        sections.append(
+            (heading, html.table(COLUMNS[:8], [row[:8] for row in _rows(other["rungs"], 4)]))
+        )
     if results["by_source"]:
         columns, rows = _source_table(results)
         sections.append(("Bits per byte by kind of text", html.table(columns, rows)))
     failed = [run for run in results["runs"] if run["status"] == "failed"]
     if failed:
         listed = "".join(
-            html.paragraph(f"{run['id']}: {run['error']}") + (html.code(run["trace"], "trace") if run["trace"] else "")
+            html.paragraph(f"{run['id']}: {run['error']}")
+            + (html.code(run["trace"], "trace") if run["trace"] else "")
             for run in failed
         )
         sections.append(("Failed runs", listed))
@@ -161,7 +197,9 @@ def _tiles(results: dict[str, Any]) -> str:
     measured = [rung for rung in results["rungs"] if rung["mean"] is not None]
     if not measured:
         return html.paragraph("No run has finished yet.")
-    best = (min if results["measure"]["better"] == "lower" else max)(measured, key=lambda rung: rung["mean"])
+    best = (min if results["measure"]["better"] == "lower" else max)(
+        measured, key=lambda rung: rung["mean"]
+    )
     items = [(f"{best['mean']:.3f}", f"{results['measure']['label']}, best mean: {best['name']}")]
     if results["total_gain"]:
         items.append((f"{results['total_gain']['percent']:.1f} %", "gain of the whole ladder"))
@@ -180,14 +218,22 @@ def _claim(results: dict[str, Any]) -> str:
 
 def _source_table(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     names = [rung["name"] for rung in results["rungs"] if rung["values"]]
-    rows = [[source, *[_fixed(row.get(name), 3) for name in names]] for source, row in results["by_source"].items()]
+    rows = [
+        [source, *[_fixed(row.get(name), 3) for name in names]]
+        for source, row in results["by_source"].items()
+    ]
     return ["text", *names], rows
 
 
 def _repeat_html(results: dict[str, Any]) -> str:
     changes = {rung["name"]: rung["changes"] for rung in results["rungs"]}
     rows = [
-        [r["id"], r["status"] + (", noise floor" if r["noise"] else ""), _fixed(r["value"], 4), r["recipe_hash"]]
+        [
+            r["id"],
+            r["status"] + (", noise floor" if r["noise"] else ""),
+            _fixed(r["value"], 4),
+            r["recipe_hash"],
+        ]
         for r in results["runs"]
     ]
     return (
@@ -203,14 +249,27 @@ def _repeat_html(results: dict[str, Any]) -> str:
 
 def _environment(results: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
-    parts = [f"study hash {results['hash']}", *(f"machine: {machine}" for machine in results["machine"]), versions]
-    return "; ".join(part for part in [*parts, f"{results['times']['hours']:.2f} hours"] if part) + "."
+    parts = [
+        f"study hash {results['hash']}",
+        *(f"machine: {machine}" for machine in results["machine"]),
+        versions,
+    ]
+    return (
+        "; ".join(part for part in [*parts, f"{results['times']['hours']:.2f} hours"] if part) + "."
+    )
 
 
 def _markdown(results: dict[str, Any], figures: dict[str, str]) -> str:
     lines = [f"# {results['title']}", "", f"{_state(results)} · scale {results['scale']}", ""]
     lines += [f"The paper: {results['claim']}", ""] if results["claim"] else []
-    lines += ["## Verdicts", "", *(f"- {line}" for line in sentences(results)), "", *results["notes"], ""]
+    lines += [
+        "## Verdicts",
+        "",
+        *(f"- {line}" for line in sentences(results)),
+        "",
+        *results["notes"],
+        "",
+    ]
     lines += [f"![{name}](figures/{name}.svg)" for name in figures]
     lines += ["", html.markdown_table(COLUMNS, _rows(results["rungs"], _decimals(results)))]
     for heading, text in _sections(results):
@@ -219,14 +278,23 @@ def _markdown(results: dict[str, Any], figures: dict[str, str]) -> str:
         lines += [f"## {other['measure']['label']}", ""]
         lines += [html.markdown_table(COLUMNS[:8], [row[:8] for row in _rows(other["rungs"], 4)])]
     if results["by_source"]:
-        lines += ["## Bits per byte by kind of text", "", html.markdown_table(*_source_table(results))]
-    failed = [f"- {run['id']}: {run['error']}" for run in results["runs"] if run["status"] == "failed"]
+        lines += [
+            "## Bits per byte by kind of text",
+            "",
+            html.markdown_table(*_source_table(results)),
+        ]
+    failed = [
+        f"- {run['id']}: {run['error']}" for run in results["runs"] if run["status"] == "failed"
+    ]
     lines += ["## Failed runs", "", *failed, ""] if failed else []
-    return "\n".join([*lines, "## Repeat it", "", f"    {results['repeat']}", "", _environment(results), ""])
+    return "\n".join(
+        [*lines, "## Repeat it", "", f"    {results['repeat']}", "", _environment(results), ""]
+    )
 
 
 def _decimals(results: dict[str, Any]) -> int:
-    """Enough digits for the noise between seeds to show: 4 for bits per byte, fewer for large numbers."""
+    """Enough digits for the noise between seeds to show: 4 for bits per byte, fewer for large
+    numbers."""
     means = [abs(rung["mean"]) for rung in results["rungs"] if rung["mean"]]
     return 1 if means and max(means) >= 100 else 4
 
@@ -237,7 +305,9 @@ def _fixed(value: float | None, decimals: int, *, sign: bool = False) -> str:
 
 def _interval(interval: list[float] | None, decimals: int) -> str:
     """Both ends, with spaces that do not break a line."""
-    return f"{interval[0]:+.{decimals}f}\u00a0…\u00a0{interval[1]:+.{decimals}f}" if interval else NONE
+    return (
+        f"{interval[0]:+.{decimals}f}\u00a0…\u00a0{interval[1]:+.{decimals}f}" if interval else NONE
+    )
 
 
 def _p(value: float | None) -> str:

@@ -1,4 +1,5 @@
-"""Run a study: only what is missing, within a budget of hours, a failing run never stopping the others."""
+"""Run a study: only what is missing, within a budget of hours, a failing run never stopping the
+others."""
 
 import dataclasses
 import json
@@ -30,7 +31,8 @@ def run_study(
     max_hours: float = 0,
     runner: Runner | None = None,
 ) -> dict[str, Any]:
-    """Run what ``out`` does not hold yet, write results.json, report.html and report.md there, return the results.
+    """Run what ``out`` does not hold yet, write results.json, report.html and report.md there,
+    return the results.
 
     Args:
         out: the study's folder; runs share its ``work`` so that equal stages are computed once.
@@ -40,12 +42,14 @@ def run_study(
         runner: (recipe, out, work) -> results; the pipeline by default.
 
     Raises:
-        InputError: ``out`` holds another study. WorkError: runs failed; the report is written and says which and why.
+        InputError: ``out`` holds another study. WorkError: runs failed; the report is written and
+            says which and why.
     """
     if engine not in ("local", "ray"):
         raise InputError(f"--engine {engine}: use local or ray")
     _check_workers(workers)
-    if workers > 1:  # sums depend on the number of threads, so repeating to the last digit needs it too
+    # sums depend on the number of threads, so repeating to the last digit needs it too
+    if workers > 1:
         study = dataclasses.replace(study, repeat=f"{study.repeat} --workers {workers}")
     with alone_in(out):
         claim_folder(study, out)
@@ -53,7 +57,8 @@ def run_study(
     failed = [run["id"] for run in results["runs"] if run["status"] == "failed"]
     if failed:
         raise WorkError(
-            f"{len(failed)} of {len(results['runs'])} runs failed ({', '.join(failed)}): see {out / 'report.html'}"
+            f"{len(failed)} of {len(results['runs'])} runs failed ({', '.join(failed)}): see"
+            f" {out / 'report.html'}"
         )
     return results
 
@@ -63,7 +68,9 @@ def _run_missing(
 ) -> dict[str, Any]:
     runs = {run.id: run for run in study.runs()}
     todo = [run for run in runs.values() if _finished(out, run) is None]
-    finished = [(run.recipe, record["seconds"]) for run in runs.values() if (record := _finished(out, run))]
+    finished = [
+        (run.recipe, record["seconds"]) for run in runs.values() if (record := _finished(out, run))
+    ]
     print_plan(study, out, workers)
     cores = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
     threads = max(1, cores // workers)
@@ -86,12 +93,17 @@ def _run_missing(
 
 
 def claim_folder(study: Study, out: Path) -> None:
-    """Write ``study.json`` into ``out``. A study that is there already may gain runs; none that ended may change."""
+    """Write ``study.json`` into ``out``. A study that is there already may gain runs; none that
+    ended may change."""
     path, new = out / "study.json", definition(study)
     if path.exists():
         known = {run["id"]: run["recipe_hash"] for run in new["runs"]}
         records = [read_json(record) for record in sorted((out / "records").glob("*.json"))]
-        done = {record["id"]: record["recipe_hash"] for record in records if record["status"] == "finished"}
+        done = {
+            record["id"]: record["recipe_hash"]
+            for record in records
+            if record["status"] == "finished"
+        }
         left_out = sorted(done.keys() - known.keys())
         if left_out and len(left_out) == len(done):
             raise InputError(f"{out} holds another study: choose another --out")
@@ -111,10 +123,19 @@ def print_plan(study: Study, out: Path, workers: int) -> None:
     runs = {run.id: run for run in study.runs()}
     records = {run.id: _finished(out, run) for run in runs.values()}
     todo = [run.recipe for run in runs.values() if records[run.id] is None]
-    finished = [(run.recipe, record["seconds"]) for run in runs.values() if (record := records[run.id])]
-    seeds = f"seeds {_listed(study.seeds)}, noise floor {_listed(study.noise_seeds) or 'not measured'}"
-    console.print(f"{study.title} ({study.scale}): {len(study.variations)} variations, {seeds}: {len(runs)} runs")
-    console.print(cost.estimate(todo, finished, workers) if todo else "all runs are finished", markup=False)
+    finished = [
+        (run.recipe, record["seconds"]) for run in runs.values() if (record := records[run.id])
+    ]
+    seeds = (
+        f"seeds {_listed(study.seeds)}, noise floor {_listed(study.noise_seeds) or 'not measured'}"
+    )
+    console.print(
+        f"{study.title} ({study.scale}): {len(study.variations)} variations, {seeds}: {len(runs)}"
+        " runs"
+    )
+    console.print(
+        cost.estimate(todo, finished, workers) if todo else "all runs are finished", markup=False
+    )
 
 
 def _check_workers(workers: int) -> None:
@@ -125,7 +146,10 @@ def _check_workers(workers: int) -> None:
 def print_verdicts(results: dict[str, Any], out: Path) -> None:
     """The end of `tinylm study` on the terminal."""
     label = results["measure"]["label"]
-    rows = [(rung["name"], _fixed(rung["mean"]), _fixed(rung["sd"]), rung["verdict"]) for rung in results["rungs"]]
+    rows = [
+        (rung["name"], _fixed(rung["mean"]), _fixed(rung["sd"]), rung["verdict"])
+        for rung in results["rungs"]
+    ]
     print_table(results["title"], ["variation", label, "sd", "verdict"], rows)
     for sentence in sentences(results):
         print(sentence)
@@ -149,29 +173,36 @@ def _jobs(
     max_hours: float,
     finished: list[tuple[Recipe, float]],
 ) -> Iterator[Job]:
-    """Jobs, made only when one is wanted, so that each is checked against the hours left and what runs took so far."""
+    """Jobs, made only when one is wanted, so that each is checked against the hours left and what
+    runs took so far."""
     start = time.time()
     speed = cost.machine_speed() if max_hours and not finished else 0.0
     for position, run in enumerate(todo):
         left = max_hours * 3600 - (time.time() - start)
-        needed = (cost.predict_seconds(run.recipe, finished, speed) if finished or speed else None) or 0.0
+        needed = (
+            cost.predict_seconds(run.recipe, finished, speed) if finished or speed else None
+        ) or 0.0
         if max_hours and needed >= left:
             console.print(
-                f"stopped: {len(todo) - position} of {len(todo)} runs not started; --max-hours {max_hours:g} leaves "
-                f"{cost.hours(max(0, left))}, the next needs about {cost.hours(needed)}; run again to go on"
+                f"stopped: {len(todo) - position} of {len(todo)} runs not started; --max-hours"
+                f" {max_hours:g} leaves {cost.hours(max(0, left))}, the next needs about"
+                f" {cost.hours(needed)}; run again to go on"
             )
             return
         yield Job(run.id, run.variation, run.seed, run.recipe, str(out), runner, threads, quiet)
 
 
 def _finished(out: Path, run: Run) -> dict[str, Any] | None:
-    """The record of ``run`` if it ended well with exactly this recipe, settings unknown then at their defaults now."""
+    """The record of ``run`` if it ended well with exactly this recipe, settings unknown then at
+    their defaults now."""
     path = out / "records" / f"{run.id}.json"
     if not path.exists():
         return None
     record = read_json(path)
     now = flatten(json.loads(json.dumps(run.recipe.to_dict())))
-    same = all(now.get(key) == value for key, value in flatten(record["recipe"]).items() if key != "name")
+    same = all(
+        now.get(key) == value for key, value in flatten(record["recipe"]).items() if key != "name"
+    )
     same = same and record["recipe_hash"] == recipe_hash(run.recipe)
     return record if record["status"] == "finished" and same else None
 

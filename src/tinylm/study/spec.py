@@ -1,7 +1,9 @@
-"""A study file: base recipe, variations, seeds and measures, at a scale; read into plain dataclasses.
+"""A study file: base recipe, variations, seeds and measures, at a scale; read into plain
+dataclasses.
 
-The keys of [scale.NAME] replace those at the top (``recipe`` tables are merged), so one file serves a laptop and a
-cluster. The base recipe of a scale is ``bases/SCALE.toml`` beside the packaged studies unless the file names another.
+The keys of [scale.NAME] replace those at the top (``recipe`` tables are merged), so one file serves
+a laptop and a cluster. The base recipe of a scale is ``bases/SCALE.toml`` beside the packaged
+studies unless the file names another.
 """
 
 import re
@@ -21,7 +23,9 @@ from tinylm.study.grid import Variation, flatten, overlay, variations
 
 SCALES = ("cpu", "gpu", "full")
 KEYS: dict[str, type] = {
-    **dict.fromkeys(("title", "claim", "question", "kind", "baseline", "axis", "series", "base"), str),
+    **dict.fromkeys(
+        ("title", "claim", "question", "kind", "baseline", "axis", "series", "base"), str
+    ),
     **dict.fromkeys(("notes", "variation", "measure"), list),
     **dict.fromkeys(("recipe", "grid"), dict),
     **dict.fromkeys(("seeds", "noise_seeds"), object),  # see _seeds
@@ -31,7 +35,8 @@ NOISE_SEED_SHIFT = 1000  # the noise floor repeats the baseline with these other
 
 @dataclass(frozen=True)
 class Measure:
-    """One number of a run's results.json. ``error`` is the key of its standard error, if the run has one."""
+    """One number of a run's results.json. ``error`` is the key of its standard error, if the run
+    has one."""
 
     key: str
     label: str
@@ -40,7 +45,9 @@ class Measure:
     error: str = ""
 
 
-BITS_PER_BYTE = Measure("bits_per_byte.student", "bits per byte", "lower", "bits", "bits_per_byte_stderr.student")
+BITS_PER_BYTE = Measure(
+    "bits_per_byte.student", "bits per byte", "lower", "bits", "bits_per_byte_stderr.student"
+)
 
 
 @dataclass(frozen=True)
@@ -58,8 +65,8 @@ class Run:
 class Study:
     """A study at one scale.
 
-    ``axis`` is a dotted recipe key whose values stand on the x axis of the figure, ``series`` one that gives each line
-    its own value; without an axis the names of the variations stand there.
+    ``axis`` is a dotted recipe key whose values stand on the x axis of the figure, ``series`` one
+    that gives each line its own value; without an axis the names of the variations stand there.
     """
 
     name: str
@@ -85,13 +92,16 @@ class Study:
     def recipe(self, variation: Variation, seed: int) -> Recipe:
         """The recipe of one run; training draws from the same seed as everything else."""
         name = slug(f"{self.name}-{variation.name}-s{seed}")
-        table = overlay(self.base, {**variation.changes, "name": name, "seed": seed, "train.seed": seed})
+        table = overlay(
+            self.base, {**variation.changes, "name": name, "seed": seed, "train.seed": seed}
+        )
         recipe = from_table(Recipe, table, f"study {self.name}, {variation.name}")
         recipe.validate()
         return recipe
 
     def runs(self) -> list[Run]:
-        """Every run, one seed after the other, so that a half-finished study compares all variations."""
+        """Every run, one seed after the other, so that a half-finished study compares all
+        variations."""
         found: list[Run] = []
         ids: dict[str, str] = {}
         for seed in (*self.seeds, *self.noise_seeds):
@@ -114,7 +124,8 @@ def read_study(
     """The study in a TOML file, or the packaged one of that name, at ``scale``.
 
     Args:
-        settings: dotted recipe keys laid over the base recipe, e.g. {"teacher": "my/model"}; variations still vary.
+        settings: dotted recipe keys laid over the base recipe, e.g. {"teacher": "my/model"};
+            variations still vary.
         seeds, noise_seeds: instead of the file's.
 
     Raises:
@@ -124,19 +135,28 @@ def read_study(
     path, asked = _find(path), path
     top = _read_toml(path)
     scales = top.pop("scale", {})
-    for where, part in (("", top), *((f"scale.{name}: ", part) for name, part in _tables(scales, path).items())):
+    for where, part in (
+        ("", top),
+        *((f"scale.{name}: ", part) for name, part in _tables(scales, path).items()),
+    ):
         _check_keys(part, f"study {path}: {where}")
     if scale not in SCALES or (scales and scale not in scales):
         raise InputError(f"study {path}: no scale {scale!r}; it has {', '.join(scales or SCALES)}")
     table = {**top, **scales.get(scale, {})}
-    recipe_changes = flatten(top.get("recipe", {})) | flatten(scales.get(scale, {}).get("recipe", {}))
+    recipe_changes = flatten(top.get("recipe", {})) | flatten(
+        scales.get(scale, {}).get("recipe", {})
+    )
     kind = table.get("kind", "grid")
     if kind not in ("grid", "list", "ladder"):
         raise InputError(f"study {path}: kind = {kind!r} is not grid, list or ladder")
     base = _base_recipe(table.get("base", ""), path, scale)
-    table |= {key: list(given) for key, given in (("seeds", seeds), ("noise_seeds", noise_seeds)) if given}
+    table |= {
+        key: list(given) for key, given in (("seeds", seeds), ("noise_seeds", noise_seeds)) if given
+    }
     every_seed = _seeds(table.get("seeds", [0, 1, 2]), path, required=True)
-    other_seeds = _seeds(table.get("noise_seeds", [seed + NOISE_SEED_SHIFT for seed in every_seed]), path)
+    other_seeds = _seeds(
+        table.get("noise_seeds", [seed + NOISE_SEED_SHIFT for seed in every_seed]), path
+    )
     study = Study(
         name=slug(path.stem),
         scale=scale,
@@ -149,7 +169,8 @@ def read_study(
         base=overlay(overlay(base, recipe_changes), settings),
         seeds=every_seed,
         noise_seeds=other_seeds,
-        measures=tuple(_measure(entry, path) for entry in table.get("measure", [])) or (BITS_PER_BYTE,),
+        measures=tuple(_measure(entry, path) for entry in table.get("measure", []))
+        or (BITS_PER_BYTE,),
         axis=table.get("axis", ""),
         series=table.get("series", ""),
         repeat=_command(asked, scale, settings, seeds, noise_seeds),
@@ -158,14 +179,17 @@ def read_study(
         raise InputError(f"study {path}: noise_seeds must be other seeds than seeds")
     names = [slug(variation.name) for variation in study.variations]
     if len(set(names)) < len(names):
-        raise InputError(f"study {path}: names of variations must differ in letters or digits, got {', '.join(names)}")
+        raise InputError(
+            f"study {path}: names of variations must differ in letters or digits, got"
+            f" {', '.join(names)}"
+        )
     study.runs()  # every recipe is checked before anything starts
     return study
 
 
 def recipe_hash(recipe: Recipe) -> str:
-    """Names what a recipe sets. Its own name does not count, nor do settings left at their defaults, so that runs stay
-    finished when a later tinylm has more settings."""
+    """Names what a recipe sets. Its own name does not count, nor do settings left at their
+    defaults, so that runs stay finished when a later tinylm has more settings."""
     defaults = flatten(Recipe().to_dict())
     settings = flatten({**recipe.to_dict(), "name": defaults["name"]})
     return hash_of({key: value for key, value in settings.items() if value != defaults.get(key)})
@@ -187,7 +211,10 @@ def _check_keys(table: dict[str, Any], where: str) -> None:
     for key in ("notes", "variation", "measure"):
         kind = str if key == "notes" else dict
         if not all(isinstance(item, kind) for item in table.get(key, [])):
-            raise InputError(f"{where}{key} must be a list of {'texts' if kind is str else f'tables: write [[{key}]]'}")
+            raise InputError(
+                f"{where}{key} must be a list of"
+                f" {'texts' if kind is str else f'tables: write [[{key}]]'}"
+            )
 
 
 def packaged_studies() -> dict[str, Path]:
@@ -196,7 +223,8 @@ def packaged_studies() -> dict[str, Path]:
 
 
 def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
-    """["train.steps=20", "teacher='dir'"] -> {"train.steps": 20, "teacher": "dir"}; bare words are strings."""
+    """["train.steps=20", "teacher='dir'"] -> {"train.steps": 20, "teacher": "dir"}; bare words are
+    strings."""
     values = {}
     for setting in settings:
         key, equals, text = setting.partition("=")
@@ -211,13 +239,21 @@ def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
 
 
 def _command(
-    asked: str | Path, scale: str, settings: dict[str, Any], seeds: Sequence[int], noise_seeds: Sequence[int]
+    asked: str | Path,
+    scale: str,
+    settings: dict[str, Any],
+    seeds: Sequence[int],
+    noise_seeds: Sequence[int],
 ) -> str:
     """The command line that runs a study again."""
     words = ["tinylm", "study", "run", str(asked), "--scale", scale]
     for flag, given in (("--seeds", seeds), ("--noise-seeds", noise_seeds)):
         words += [flag, *map(str, given)] if given else []
-    words += ["--set", *(f"{key}={toml_value(value)}" for key, value in settings.items())] if settings else []
+    words += (
+        ["--set", *(f"{key}={toml_value(value)}" for key, value in settings.items())]
+        if settings
+        else []
+    )
     return shlex.join(words)
 
 
@@ -247,7 +283,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def _base_recipe(base: str, study: Path, scale: str) -> dict[str, Any]:
-    """The table of the base recipe: a file beside the study, a packaged recipe's name, or the scale's own base."""
+    """The table of the base recipe: a file beside the study, a packaged recipe's name, or the
+    scale's own base."""
     if not base:
         return _read_toml(_folder() / "bases" / f"{scale}.toml")
     beside = study.parent / base
@@ -255,18 +292,24 @@ def _base_recipe(base: str, study: Path, scale: str) -> dict[str, Any]:
         return _read_toml(beside)
     if base in packaged_recipes():
         return _read_toml(packaged_recipes()[base])
-    raise InputError(f"study {study}: base = {base!r} is neither a file beside it nor a packaged recipe")
+    raise InputError(
+        f"study {study}: base = {base!r} is neither a file beside it nor a packaged recipe"
+    )
 
 
 def _measure(entry: dict[str, Any], path: Path) -> Measure:
     if "key" not in entry:
-        raise InputError(f"study {path}: a [[measure]] lacks its key, a number in a run's results.json")
+        raise InputError(
+            f"study {path}: a [[measure]] lacks its key, a number in a run's results.json"
+        )
     return from_table(Measure, {"label": entry["key"], **entry}, f"study {path}: measure")
 
 
 def _seeds(value: Any, path: Path, required: bool = False) -> tuple[int, ...]:
     if not isinstance(value, list) or not all(type(seed) is int and seed >= 0 for seed in value):
-        raise InputError(f"study {path}: seeds = {value!r} must be a list of whole numbers of 0 or more")
+        raise InputError(
+            f"study {path}: seeds = {value!r} must be a list of whole numbers of 0 or more"
+        )
     if required and not value:
         raise InputError(f"study {path}: seeds is empty: give one or more")
     if len(set(value)) < len(value):

@@ -1,10 +1,12 @@
-"""Differences between runs, honestly: paired by seed, with intervals that cover and a correction for many looks.
+"""Differences between runs, honestly: paired by seed, with intervals that cover and a correction
+for many looks.
 
-Two runs of one seed share data order and start, so their difference is less noisy than either. All functions work on
-those differences. A handful of seeds is the usual case, and there the percentile bootstrap is badly wrong (its "95 %"
-covers 76 % at 3 seeds, 88 % at 8: docs/decisions/study.md), so the interval is Student's t below ``BOOTSTRAP_FROM``
-seeds and the studentised bootstrap from there on. The t distribution is written out here because scipy is no
-dependency; the tests compare it with scipy's.
+Two runs of one seed share data order and start, so their difference is less noisy than either. All
+functions work on those differences. A handful of seeds is the usual case, and there the percentile
+bootstrap is badly wrong (its "95 %" covers 76 % at 3 seeds, 88 % at 8: docs/decisions/study.md), so
+the interval is Student's t below ``BOOTSTRAP_FROM`` seeds and the studentised bootstrap from there
+on. The t distribution is written out here because scipy is no dependency; the tests compare it with
+scipy's.
 """
 
 import math
@@ -20,7 +22,8 @@ RESAMPLES = 10_000
 
 @dataclass(frozen=True)
 class Comparison:
-    """A minus B over the seeds both have. ``low`` to ``high`` is the 95 % interval of the mean difference."""
+    """A minus B over the seeds both have. ``low`` to ``high`` is the 95 % interval of the mean
+    difference."""
 
     seeds: int
     mean: float
@@ -32,7 +35,8 @@ class Comparison:
 
 
 def compare(a: Sequence[float], b: Sequence[float]) -> Comparison:
-    """The mean of ``a - b``, values of the same seeds in the same order. With one seed there is no interval: nan."""
+    """The mean of ``a - b``, values of the same seeds in the same order. With one seed there is no
+    interval: nan."""
     if len(a) != len(b) or not len(a):
         raise ValueError(f"compare needs the same seeds on both sides, got {len(a)} and {len(b)}")
     differences = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
@@ -54,7 +58,8 @@ def compare(a: Sequence[float], b: Sequence[float]) -> Comparison:
 def bootstrap_interval(
     values: np.ndarray, confidence: float = CONFIDENCE, resamples: int = 0, seed: int = 0
 ) -> tuple[float, float]:
-    """Studentised bootstrap interval of the mean of ``values`` (float[n], n of 8 or more): Efron & Tibshirani, 12.5."""
+    """Studentised bootstrap interval of the mean of ``values`` (float[n], n of 8 or more): Efron &
+    Tibshirani, 12.5."""
     n, mean = len(values), values.mean()
     drawn = values[np.random.default_rng(seed).integers(0, n, (resamples or RESAMPLES, n))]
     errors = drawn.std(axis=1, ddof=1) / math.sqrt(n)
@@ -66,9 +71,11 @@ def bootstrap_interval(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction: adjusted p-values in the order given; nan (not tested) stays nan and is not counted.
+    """Holm's step-down correction: adjusted p-values in the order given; nan (not tested) stays nan
+    and is not counted.
 
-    The chance that any true "no difference" gets an adjusted p below 0.05 is at most 5 %, whatever the dependence.
+    The chance that any true "no difference" gets an adjusted p below 0.05 is at most 5 %, whatever
+    the dependence.
     """
     tested = [index for index, p in enumerate(p_values) if not math.isnan(p)]
     adjusted = [math.nan] * len(p_values)
@@ -80,7 +87,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def verdict(comparison: Comparison | None, adjusted_p: float, better: str) -> str:
-    """One of the words a report uses. ``better`` is "lower" or "higher": the good direction of the measure."""
+    """One of the words a report uses. ``better`` is "lower" or "higher": the good direction of the
+    measure."""
     if comparison is None:
         return "not measured"
     if comparison.seeds < 2:
@@ -88,7 +96,8 @@ def verdict(comparison: Comparison | None, adjusted_p: float, better: str) -> st
     if comparison.low <= 0 <= comparison.high:
         return "no difference seen"
     word = "better" if (comparison.mean < 0) == (better == "lower") else "worse"
-    return word if adjusted_p < 1 - CONFIDENCE else f"perhaps {word}"  # the interval alone says so, the correction not
+    # the interval alone says so, the correction not
+    return word if adjusted_p < 1 - CONFIDENCE else f"perhaps {word}"
 
 
 def mean_with_error(values: Sequence[float], errors: Sequence[float]) -> tuple[float, float]:
@@ -117,7 +126,8 @@ def student_t_quantile(p: float, df: float) -> float:
 
 
 def _incomplete_beta(x: float, y: float, a: float, b: float) -> float:
-    """Regularised incomplete beta function I_x(a, b), y = 1 - x, by Lentz's continued fraction (DLMF 8.17.22)."""
+    """Regularised incomplete beta function I_x(a, b), y = 1 - x, by Lentz's continued fraction
+    (DLMF 8.17.22)."""
     if x == 0 or y == 0:
         return x
     if x > (a + 1) / (a + b + 2):  # where the fraction converges slowly

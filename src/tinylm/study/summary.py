@@ -1,6 +1,8 @@
-"""From the records of a study to its numbers: results.json, whatever part of the study has been run.
+"""From the records of a study to its numbers: results.json, whatever part of the study has been
+run.
 
-Everything in it is a function of the recipes and results alone, except what stands under ``times`` and ``machine``.
+Everything in it is a function of the recipes and results alone, except what stands under ``times``
+and ``machine``.
 """
 
 import dataclasses
@@ -16,14 +18,21 @@ from tinylm.errors import InputError
 from tinylm.study.spec import Study, recipe_hash
 from tinylm.study.statistics import Comparison, compare, holm, mean_with_error, verdict
 
-WIKITEXT = "wikitext"  # the one task whose score is bits per byte: lower is better, and it averages with no other
+# the one task whose score is bits per byte: lower is better, and it averages with no other
+WIKITEXT = "wikitext"
 Values = dict[str, dict[int, float]]  # variation -> seed -> value
 
 
 def definition(study: Study) -> dict[str, Any]:
     """The study as plain data (study.json): all that a report needs beside the records."""
     runs = [
-        {"id": r.id, "variation": r.variation, "seed": r.seed, "noise": r.noise, "recipe_hash": recipe_hash(r.recipe)}
+        {
+            "id": r.id,
+            "variation": r.variation,
+            "seed": r.seed,
+            "noise": r.noise,
+            "recipe_hash": recipe_hash(r.recipe),
+        }
         for r in study.runs()
     ]
     plain = dataclasses.asdict(study)
@@ -37,7 +46,9 @@ def summarise(out: Path) -> dict[str, Any]:
         InputError: no study there.
     """
     if not (out / "study.json").exists():
-        raise InputError(f"{out} holds no study (no study.json): give the --out of a `tinylm study run`")
+        raise InputError(
+            f"{out} holds no study (no study.json): give the --out of a `tinylm study run`"
+        )
     study = read_json(out / "study.json")
     records = _records(study["runs"], out)
     primary, *others = study["measures"]
@@ -56,7 +67,10 @@ def summarise(out: Path) -> dict[str, Any]:
         "repeat": study["repeat"],
         "hash": study["hash"],
         "measure": primary,
-        "state": {status: sum(run["status"] == status for run in runs) for status in ("finished", "failed", "to do")},
+        "state": {
+            status: sum(run["status"] == status for run in runs)
+            for status in ("finished", "failed", "to do")
+        },
         "verdicts": {rung["name"]: rung["verdict"] for rung in rungs if rung["reference"]},
         "rungs": rungs,
         "total_gain": _total_gain(study, records, primary) if study["kind"] == "ladder" else None,
@@ -69,11 +83,15 @@ def summarise(out: Path) -> dict[str, Any]:
         "by_source": _by_source(study, records),
         "runs": runs,
         "base_recipe": study["base"],
-        "versions": next((r["results"].get("versions", {}) for r in records.values() if _ok(r)), {}),
+        "versions": next(
+            (r["results"].get("versions", {}) for r in records.values() if _ok(r)), {}
+        ),
         "machine": sorted({str(_machine(r)) for r in records.values() if _ok(r)}),
         "times": {
             "hours": round(sum(record["seconds"] for record in records.values()) / 3600, 4),
-            "runs": {name: {"seconds": r["seconds"], "ended": r["ended"]} for name, r in records.items()},
+            "runs": {
+                name: {"seconds": r["seconds"], "ended": r["ended"]} for name, r in records.items()
+            },
         },
     }
 
@@ -82,7 +100,11 @@ def lookup(results: Any, key: str) -> float | None:
     """The finite number at the dotted ``key``, or None."""
     for part in key.split("."):
         results = results.get(part) if isinstance(results, dict) else None
-    number = isinstance(results, (int, float)) and not isinstance(results, bool) and math.isfinite(results)
+    number = (
+        isinstance(results, (int, float))
+        and not isinstance(results, bool)
+        and math.isfinite(results)
+    )
     return float(results) if number else None  # type: ignore[arg-type]
 
 
@@ -111,18 +133,29 @@ def _machine(record: dict[str, Any]) -> str:
 
 def _run_row(run: dict[str, Any], record: dict[str, Any] | None, key: str) -> dict[str, Any]:
     """One line of the run table."""
-    row = {**run, "status": record["status"] if record else "to do", "value": None, "error": "", "trace": ""}
+    row = {
+        **run,
+        "status": record["status"] if record else "to do",
+        "value": None,
+        "error": "",
+        "trace": "",
+    }
     if _ok(record):
         assert record is not None
         row["value"] = lookup(record["results"], key)
         if row["value"] is None:
-            row |= {"status": "failed", "error": f"the run ended but its results hold no finite {key}"}
+            row |= {
+                "status": "failed",
+                "error": f"the run ended but its results hold no finite {key}",
+            }
     elif record:
         row |= {"error": record["error"], "trace": record["trace"]}
     return row
 
 
-def _values(study: dict[str, Any], records: dict[str, dict[str, Any]], key: str, *, noise: bool = False) -> Values:
+def _values(
+    study: dict[str, Any], records: dict[str, dict[str, Any]], key: str, *, noise: bool = False
+) -> Values:
     values: Values = {variation["name"]: {} for variation in study["variations"]}
     for run in study["runs"]:
         record = records.get(run["id"])
@@ -135,14 +168,25 @@ def _values(study: dict[str, Any], records: dict[str, dict[str, Any]], key: str,
 
 def _compare(values: Values, name: str, reference: str) -> Comparison | None:
     seeds = sorted(set(values[name]) & set(values[reference]))
-    return compare([values[name][s] for s in seeds], [values[reference][s] for s in seeds]) if seeds else None
+    return (
+        compare([values[name][s] for s in seeds], [values[reference][s] for s in seeds])
+        if seeds
+        else None
+    )
 
 
-def _rungs(study: dict[str, Any], records: dict[str, dict[str, Any]], measure: dict[str, Any]) -> list[dict[str, Any]]:
-    """One entry a variation: its values, and how it compares with its reference, corrected over all of them."""
+def _rungs(
+    study: dict[str, Any], records: dict[str, dict[str, Any]], measure: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """One entry a variation: its values, and how it compares with its reference, corrected over all
+    of them."""
     values = _values(study, records, measure["key"])
     comparisons = [
-        _compare(values, variation["name"], variation["reference"]) if variation["reference"] else None
+        (
+            _compare(values, variation["name"], variation["reference"])
+            if variation["reference"]
+            else None
+        )
         for variation in study["variations"]
     ]
     adjusted = holm([math.nan if c is None else c.p for c in comparisons])
@@ -185,8 +229,11 @@ def _comparison(comparison: Comparison | None) -> dict[str, Any]:
     }
 
 
-def _total_gain(study: dict[str, Any], records: dict[str, dict[str, Any]], measure: dict[str, Any]) -> Any:
-    """The last rung against the first, over the seeds both have; ``percent`` is the relative change, gains positive."""
+def _total_gain(
+    study: dict[str, Any], records: dict[str, dict[str, Any]], measure: dict[str, Any]
+) -> Any:
+    """The last rung against the first, over the seeds both have; ``percent`` is the relative
+    change, gains positive."""
     values = _values(study, records, measure["key"])
     first, last = study["variations"][0]["name"], study["variations"][-1]["name"]
     comparison = _compare(values, last, first)
@@ -206,8 +253,11 @@ def _total_gain(study: dict[str, Any], records: dict[str, dict[str, Any]], measu
     }
 
 
-def _noise_floor(study: dict[str, Any], records: dict[str, dict[str, Any]], measure: dict[str, Any]) -> dict[str, Any]:
-    """The baseline against itself with other seeds, judged like any variation: what "no difference" looks like."""
+def _noise_floor(
+    study: dict[str, Any], records: dict[str, dict[str, Any]], measure: dict[str, Any]
+) -> dict[str, Any]:
+    """The baseline against itself with other seeds, judged like any variation: what "no difference"
+    looks like."""
     baseline = next(v["name"] for v in study["variations"] if v["reference"] is None)
     own = _values(study, records, measure["key"])[baseline]
     again = _values(study, records, measure["key"], noise=True)[baseline]
@@ -224,7 +274,8 @@ def _noise_floor(study: dict[str, Any], records: dict[str, dict[str, Any]], meas
 
 
 def _equal_budget(rungs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Whether all variations have the same size and saw as many tokens, within 2 % (a plan is within 1 %)."""
+    """Whether all variations have the same size and saw as many tokens, within 2 % (a plan is
+    within 1 %)."""
     spread = {}
     for key in ("parameters", "tokens_trained"):
         sizes = [rung[key] for rung in rungs if rung[key]]
@@ -233,20 +284,30 @@ def _equal_budget(rungs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _student_tasks(results: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """{task: {"score", "stderr"}} of the student, and their average with its error when there are several."""
+    """{task: {"score", "stderr"}} of the student, and their average with its error when there are
+    several."""
     models = (results.get("tasks") or {}).get("models", [])
-    scores: dict[str, Any] = next((model["tasks"] for model in models if model["model"] == "student"), {})
-    tasks = {name: {"score": score["score"], "stderr": score["stderr"] or 0.0} for name, score in scores.items()}
+    scores: dict[str, Any] = next(
+        (model["tasks"] for model in models if model["model"] == "student"), {}
+    )
+    tasks = {
+        name: {"score": score["score"], "stderr": score["stderr"] or 0.0}
+        for name, score in scores.items()
+    }
     averaged = [score for name, score in tasks.items() if name != WIKITEXT]
     if len(averaged) > 1:
-        mean, error = mean_with_error([score["score"] for score in averaged], [score["stderr"] for score in averaged])
+        mean, error = mean_with_error(
+            [score["score"] for score in averaged], [score["stderr"] for score in averaged]
+        )
         tasks["average"] = {"score": mean, "stderr": error}
     return tasks
 
 
 def _task_measures(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """A measure for every zero-shot task the runs scored."""
-    names = {name for record in records if _ok(record) for name in record["results"]["student_tasks"]}
+    names = {
+        name for record in records if _ok(record) for name in record["results"]["student_tasks"]
+    }
     key = "student_tasks.{}.{}"
     return [
         {
@@ -260,7 +321,9 @@ def _task_measures(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _by_source(study: dict[str, Any], records: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
+def _by_source(
+    study: dict[str, Any], records: dict[str, dict[str, Any]]
+) -> dict[str, dict[str, float]]:
     """Mean bits per byte of each variation on each source of the held-out text."""
     found: dict[str, dict[str, list[float]]] = {}
     for run in study["runs"]:
@@ -269,12 +332,20 @@ def _by_source(study: dict[str, Any], records: dict[str, dict[str, Any]]) -> dic
             continue
         sources = record["results"].get("scores", {}).get("student", {}).get("by_source", {})
         for source, score in sources.items():
-            found.setdefault(source, {}).setdefault(run["variation"], []).append(score["bits_per_byte"])
-    return {source: {name: float(np.mean(v)) for name, v in row.items()} for source, row in sorted(found.items())}
+            found.setdefault(source, {}).setdefault(run["variation"], []).append(
+                score["bits_per_byte"]
+            )
+    return {
+        source: {name: float(np.mean(v)) for name, v in row.items()}
+        for source, row in sorted(found.items())
+    }
 
 
-def _mean_of(study: dict[str, Any], records: dict[str, dict[str, Any]], name: str, key: str) -> float | None:
-    """Mean over seeds of another number of the results; of standard errors, the error of one run, not of their mean."""
+def _mean_of(
+    study: dict[str, Any], records: dict[str, dict[str, Any]], name: str, key: str
+) -> float | None:
+    """Mean over seeds of another number of the results; of standard errors, the error of one run,
+    not of their mean."""
     numbers = list(_values(study, records, key)[name].values()) if key else []
     return _number(np.mean(numbers)) if numbers else None
 

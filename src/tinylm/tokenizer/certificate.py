@@ -1,4 +1,5 @@
-"""The certificate: everything that must hold of a compact tokenizer and model, checked on the files as written."""
+"""The certificate: everything that must hold of a compact tokenizer and model, checked on the files
+as written."""
 
 import random
 import re
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from tinylm.tokenizer.choose import Cut
 
 FUZZ_STRINGS = 10_000
-WORD_BYTES = 1_000_000_000  # of the corpus, searched for distinct words: minutes, and some GB for the words
+# of the corpus, searched for distinct words: minutes, and some GB for the words
+WORD_BYTES = 1_000_000_000
 PROBE_SHAPE = (4, 32)  # sequences x tokens of kept-only text for the logits
 LOGIT_TOLERANCE = 2e-4  # float32; other sizes of a matrix product add in another order
 STALE = ("vocab.json", "merges.txt", "added_tokens.json", "vocab.txt", "spiece.model")
@@ -48,10 +50,18 @@ def check_tokenizer(
         _check_chat_template(parent, child, mapping),
         _check_reachable(parent, child, mapping),
         _check_lost_text(parent, child, fuzz),
-        _check_same_ids("words of the corpus", parent, child, mapping, words)
-        if texts is not None
-        else line("same ids: words of the corpus", True, "NOT CHECKED: the counted corpus is not where it was"),
-        _check_same_ids("fuzz and token strings", parent, child, mapping, fuzz + _spellings(parent)),
+        (
+            _check_same_ids("words of the corpus", parent, child, mapping, words)
+            if texts is not None
+            else line(
+                "same ids: words of the corpus",
+                True,
+                "NOT CHECKED: the counted corpus is not where it was",
+            )
+        ),
+        _check_same_ids(
+            "fuzz and token strings", parent, child, mapping, fuzz + _spellings(parent)
+        ),
         _check_stale(parent, folder),
         _check_transformers(parent, child, mapping, fuzz[:500]),
         *_check_sentencepiece(parent, child, fuzz),
@@ -76,7 +86,11 @@ def _check_ids(parent: Source, child: Source, mapping: dict[int, int]) -> dict[s
     loaded = fast.get_vocab(with_added_tokens=True)
     wrong = [token for token, new in expected.items() if loaded.get(token) != new]
     extra = len(loaded) - len(expected)
-    return line("token ids", not wrong and not extra, f"{len(expected):,} tokens, {len(wrong)} wrong, {extra} extra")
+    return line(
+        "token ids",
+        not wrong and not extra,
+        f"{len(expected):,} tokens, {len(wrong)} wrong, {extra} extra",
+    )
 
 
 def _check_special(parent: Source, child: Source, mapping: dict[int, int]) -> dict[str, Any]:
@@ -93,7 +107,9 @@ def _check_special(parent: Source, child: Source, mapping: dict[int, int]) -> di
             wrong.append(token["content"])
     kept = sum(old in mapping for old in parent.added)
     return line(
-        "added and special tokens", not wrong, f"{kept} of {len(parent.added)} kept, {len(wrong)} wrong {wrong[:3]}"
+        "added and special tokens",
+        not wrong,
+        f"{kept} of {len(parent.added)} kept, {len(wrong)} wrong {wrong[:3]}",
     )
 
 
@@ -130,11 +146,14 @@ def _check_chat_template(parent: Source, child: Source, mapping: dict[int, int])
         same = mapped == new if None not in mapped else old_fast.decode(old) == new_fast.decode(new)
         wrong += not same
     unseen = "" if shown == len(templates) else "; the text of the others was compared"
-    return line("chat template", not wrong, f"{shown} of {len(templates)} rendered, {wrong} differ{unseen}")
+    return line(
+        "chat template", not wrong, f"{shown} of {len(templates)} rendered, {wrong} differ{unseen}"
+    )
 
 
 def _check_reachable(parent: Source, child: Source, mapping: dict[int, int]) -> dict[str, Any]:
-    """Tokens that the parent's model can produce and the child's cannot (merges alone, then as whole pre-tokens)."""
+    """Tokens that the parent's model can produce and the child's cannot (merges alone, then as
+    whole pre-tokens)."""
     models = (parent.fast.model, child.fast.model)
     lost = _unreachable(parent, mapping, *models)
     if parent.model.get("ignore_merges"):
@@ -161,8 +180,13 @@ def _check_lost_text(parent: Source, child: Source, fuzz: list[str]) -> dict[str
     new = new_fast.encode_batch(fuzz, add_special_tokens=False)
     before = old_fast.decode_batch([one.ids for one in old], skip_special_tokens=False)
     after = new_fast.decode_batch([one.ids for one in new], skip_special_tokens=False)
-    unknown = [(_times(one.ids, parent.unk_id), _times(two.ids, child.unk_id)) for one, two in zip(old, new)]
-    lost = sum(text != again or one < two for text, again, (one, two) in zip(before, after, unknown))
+    unknown = [
+        (_times(one.ids, parent.unk_id), _times(two.ids, child.unk_id))
+        for one, two in zip(old, new)
+    ]
+    lost = sum(
+        text != again or one < two for text, again, (one, two) in zip(before, after, unknown)
+    )
     return line("lost text", lost == 0, f"{lost} of {len(fuzz):,} fuzzed strings")
 
 
@@ -170,7 +194,9 @@ def _times(ids: list[int], token: int | None) -> int:
     return 0 if token is None else ids.count(token)
 
 
-def _check_same_ids(name: str, parent: Source, child: Source, mapping: dict[int, int], strings: list[str]):
+def _check_same_ids(
+    name: str, parent: Source, child: Source, mapping: dict[int, int], strings: list[str]
+):
     """Strings whose old tokens are all kept must get exactly the mapped ids."""
     old_fast, new_fast = parent.fast, child.fast
     table = np.full(parent.size, -1, dtype=np.int64)
@@ -186,7 +212,11 @@ def _check_same_ids(name: str, parent: Source, child: Source, mapping: dict[int,
                 checked += 1
                 differ += mapped.tolist() != after.ids
     passed = differ == 0 and (checked > 0 or not strings)
-    return line(f"same ids: {name}", passed, f"{differ} differ of {checked:,} kept-only ({len(strings):,} in all)")
+    return line(
+        f"same ids: {name}",
+        passed,
+        f"{differ} differ of {checked:,} kept-only ({len(strings):,} in all)",
+    )
 
 
 def _check_stale(parent: Source, folder: Path) -> dict[str, Any]:
@@ -194,33 +224,49 @@ def _check_stale(parent: Source, folder: Path) -> dict[str, Any]:
     return line("no stale vocabulary files", not left, ", ".join(left) or "none left")
 
 
-def _check_transformers(parent: Source, child: Source, mapping: dict[int, int], strings: list[str]) -> dict[str, Any]:
-    """`transformers` loads the directory and gives the ids of tokenizer.json; bos, eos, pad, unk and what is put
-    around a text are those of the parent."""
+def _check_transformers(
+    parent: Source, child: Source, mapping: dict[int, int], strings: list[str]
+) -> dict[str, Any]:
+    """`transformers` loads the directory and gives the ids of tokenizer.json; bos, eos, pad, unk
+    and what is put around a text are those of the parent."""
     from transformers import AutoTokenizer
 
     loaded, fast = AutoTokenizer.from_pretrained(child.folder), child.fast
     wrong = sum(
-        loaded(text, add_special_tokens=False)["input_ids"] != fast.encode(text, add_special_tokens=False).ids
+        loaded(text, add_special_tokens=False)["input_ids"]
+        != fast.encode(text, add_special_tokens=False).ids
         for text in strings
     )
     named = _named_tokens(loaded)
-    strange = {key for key, token in named.items() if child.ids.get(token) != loaded.convert_tokens_to_ids(token)}
-    if (parent.folder / "tokenizer.json").exists():  # transformers may not read a bare tokenizer.model
+    strange = {
+        key
+        for key, token in named.items()
+        if child.ids.get(token) != loaded.convert_tokens_to_ids(token)
+    }
+    # transformers may not read a bare tokenizer.model
+    if (parent.folder / "tokenizer.json").exists():
         before = AutoTokenizer.from_pretrained(parent.folder)
-        kept = {key: token for key, token in _named_tokens(before).items() if parent.ids.get(token) in mapping}
+        kept = {
+            key: token
+            for key, token in _named_tokens(before).items()
+            if parent.ids.get(token) in mapping
+        }
         strange |= {key for key in kept.keys() | named.keys() if named.get(key) != kept.get(key)}
         for word in _kept_words(parent, mapping, 2):
             if [mapping.get(i) for i in before(word)["input_ids"]] != loaded(word)["input_ids"]:
                 strange.add(f"around {word!r}")
     passed = not wrong and not strange and len(loaded) == len(child.strings)
     return line(
-        "loads in transformers", passed, f"{len(loaded):,} tokens, {wrong} texts differ, wrong: {sorted(strange)}"
+        "loads in transformers",
+        passed,
+        f"{len(loaded):,} tokens, {wrong} texts differ, wrong: {sorted(strange)}",
     )
 
 
 def _named_tokens(tokenizer: Any) -> dict[str, str]:
-    return {key: token for key, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
+    return {
+        key: token for key, token in tokenizer.special_tokens_map.items() if isinstance(token, str)
+    }
 
 
 def _check_sentencepiece(parent: Source, child: Source, strings: list[str]) -> list[dict[str, Any]]:
@@ -232,7 +278,8 @@ def _check_sentencepiece(parent: Source, child: Source, strings: list[str]) -> l
 
 
 def teacher_answers(model, kept: np.ndarray) -> dict[str, Any]:
-    """Logits of the uncut model on kept-only ids, kept columns only, and its tables, for :func:`check_model`."""
+    """Logits of the uncut model on kept-only ids, kept columns only, and its tables, for
+    :func:`check_model`."""
     import torch
 
     generator = np.random.default_rng(0)
@@ -242,7 +289,8 @@ def teacher_answers(model, kept: np.ndarray) -> dict[str, Any]:
         logits = model(input_ids=index[torch.as_tensor(probes)]).logits[..., index].float()
     tables = _tables(model)
     tied = "head" in tables and tables["head"] is tables["embedding"]
-    copies = {name: table.detach() for name, table in tables.items()}  # cutting replaces tables, it changes none
+    # cutting replaces tables, it changes none
+    copies = {name: table.detach() for name, table in tables.items()}
     return {"probes": probes, "logits": logits, "tables": copies, "tied": tied}
 
 
@@ -257,7 +305,9 @@ def _tables(model) -> dict[str, Any]:
     return tables
 
 
-def check_model(cut: "Cut", child: Source, model_dir: Path, expected: dict[str, Any]) -> list[dict[str, Any]]:
+def check_model(
+    cut: "Cut", child: Source, model_dir: Path, expected: dict[str, Any]
+) -> list[dict[str, Any]]:
     """All lines about the weights and configs in ``folder``, read back from disk."""
     import torch
 
@@ -266,27 +316,45 @@ def check_model(cut: "Cut", child: Source, model_dir: Path, expected: dict[str, 
     folder = child.folder
     model = load_model(folder, dtype="auto")  # type: ignore[arg-type]
     tables, found = expected["tables"], _tables(model)
-    # Rows are compared by the token's spelling in the two tokenizers as loaded, not by the map that cut them.
+    # Rows are compared by the token's spelling in the two tokenizers as loaded, not by the map that
+    # cut them.
     old = torch.tensor([cut.source.ids[token] for token in child.ids])
     new = torch.tensor(list(child.ids.values()))
-    wrong = [name for name, table in tables.items() if not torch.equal(found[name][new], table[old])]
+    wrong = [
+        name for name, table in tables.items() if not torch.equal(found[name][new], table[old])
+    ]
     sizes = {name: table.shape[0] for name, table in found.items()}
     right_size = all(size == len(cut.kept) for size in sizes.values())
-    lines = [line("rows equal the teacher's", not wrong and right_size, f"{sizes}, differ: {wrong or 'none'}")]
+    lines = [
+        line(
+            "rows equal the teacher's",
+            not wrong and right_size,
+            f"{sizes}, differ: {wrong or 'none'}",
+        )
+    ]
     tied = "head" in found and found["head"] is found["embedding"]
-    lines.append(line("tied stays tied", tied == expected["tied"], f"before {expected['tied']}, now {tied}"))
+    lines.append(
+        line("tied stays tied", tied == expected["tied"], f"before {expected['tied']}, now {tied}")
+    )
     with torch.inference_mode():
         logits = model(input_ids=torch.as_tensor(expected["probes"])).logits.float()
-    gap = float((logits - expected["logits"]).abs().max()) if logits.shape == expected["logits"].shape else float("inf")
+    gap = (
+        float((logits - expected["logits"]).abs().max())
+        if logits.shape == expected["logits"].shape
+        else float("inf")
+    )
     exact = found["embedding"].dtype == torch.float32
     tolerance = LOGIT_TOLERANCE if exact else 0.02 * float(expected["logits"].abs().max())
-    lines.append(line("logits on kept-only text", gap <= tolerance, f"largest difference {gap:.1e}"))
+    lines.append(
+        line("logits on kept-only text", gap <= tolerance, f"largest difference {gap:.1e}")
+    )
     lines.append(_check_configs(cut, child, model_dir, folder, tables["embedding"].shape[0]))
     return lines
 
 
 def spelled_ids(config: Any, strings: dict[int, str], at: str = "") -> dict[str, list[str]]:
-    """Dotted key -> the tokens that its ids spell, for every key of a config that holds token ids."""
+    """Dotted key -> the tokens that its ids spell, for every key of a config that holds token
+    ids."""
     found: dict[str, list[str]] = {}
     for key, value in (config or {}).items():
         if isinstance(value, dict):
@@ -297,8 +365,11 @@ def spelled_ids(config: Any, strings: dict[int, str], at: str = "") -> dict[str,
     return found
 
 
-def _check_configs(cut: "Cut", child: Source, model_dir: Path, folder: Path, rows: int) -> dict[str, Any]:
-    """Each id in a config names the same token as before, by its spelling in the two tokenizers as loaded."""
+def _check_configs(
+    cut: "Cut", child: Source, model_dir: Path, folder: Path, rows: int
+) -> dict[str, Any]:
+    """Each id in a config names the same token as before, by its spelling in the two tokenizers as
+    loaded."""
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(folder)
@@ -306,7 +377,10 @@ def _check_configs(cut: "Cut", child: Source, model_dir: Path, folder: Path, row
     for name in ("config.json", "generation_config.json"):
         before, now = optional_json(model_dir / name), optional_json(folder / name)
         wrong += [] if cut_config(before, cut.mapping, rows) == now else [name]
-        spelled_before, spelled_now = spelled_ids(before, cut.source.strings), spelled_ids(now, child.strings)
+        spelled_before, spelled_now = (
+            spelled_ids(before, cut.source.strings),
+            spelled_ids(now, child.strings),
+        )
         for key, tokens in spelled_before.items():
             kept = [token for token in tokens if token in child.ids]
             wrong += [f"{name}: {key}"] if spelled_now.get(key, []) != kept else []

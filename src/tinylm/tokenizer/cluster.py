@@ -1,7 +1,8 @@
-"""Count over a Ray cluster: this process reads, the workers tokenize. Same shards, same numbers as on one machine.
+"""Count over a Ray cluster: this process reads, the workers tokenize. Same shards, same numbers as
+on one machine.
 
-Install the extra (`pip install tinylm[cluster]`); RAY_ADDRESS or `ray.init` in the caller picks the cluster, otherwise
-a local one is started.
+Install the extra (`pip install tinylm[cluster]`); RAY_ADDRESS or `ray.init` in the caller picks the
+cluster, otherwise a local one is started.
 """
 
 import json
@@ -35,20 +36,25 @@ class Worker:
 def count_with_ray(
     source: Source, shards: Iterator[Shard], parts: Path | None, workers: int | None
 ) -> Iterator[tuple[Shard, np.ndarray, str]]:
-    """(shard without its texts, int64[V], "ray: what ran") for every shard, in the order they finish.
+    """(shard without its texts, int64[V], "ray: what ran") for every shard, in the order they
+    finish.
 
-    ``workers``: processes at work at once; by default one per CPU of the cluster. ``parts`` must be a folder that
-    every machine sees.
+    ``workers``: processes at work at once; by default one per CPU of the cluster. ``parts`` must be
+    a folder that every machine sees.
     """
     try:
         import ray
     except ImportError as error:
-        raise InputError("engine ray needs the package ray: pip install ray, or leave --engine out") from error
+        raise InputError(
+            "engine ray needs the package ray: pip install ray, or leave --engine out"
+        ) from error
     started = not ray.is_initialized()
     if started:
         ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False)
     try:
-        yield from _spread(ray, source, shards, parts, workers or int(ray.cluster_resources().get("CPU", 1)))
+        yield from _spread(
+            ray, source, shards, parts, workers or int(ray.cluster_resources().get("CPU", 1))
+        )
     finally:
         if started:
             ray.shutdown()

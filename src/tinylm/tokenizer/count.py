@@ -1,8 +1,9 @@
-"""Count how often each token is emitted over a corpus of any size: shard by shard, in constant memory, resumable.
+"""Count how often each token is emitted over a corpus of any size: shard by shard, in constant
+memory, resumable.
 
-A shard is some megabytes of text. Each gives one int64[V] vector and two totals; sums merge. With ``parts`` given, the
-vector of each shard is kept on disk under the hash of (tokenizer, its text): a second run of the same command reads
-the text again but tokenizes only what is new.
+A shard is some megabytes of text. Each gives one int64[V] vector and two totals; sums merge. With
+``parts`` given, the vector of each shard is kept on disk under the hash of (tokenizer, its text): a
+second run of the same command reads the text again but tokenizes only what is new.
 """
 
 import shutil
@@ -27,7 +28,8 @@ ENGINES = ("local", "tokenizers", "ray")
 
 @dataclass(frozen=True)
 class Counts:
-    """What was counted. ``counts[t]`` = times token t was emitted; ``bytes`` are UTF-8 bytes of text."""
+    """What was counted. ``counts[t]`` = times token t was emitted; ``bytes`` are UTF-8 bytes of
+    text."""
 
     counts: np.ndarray  # int64[V]
     bytes: int
@@ -47,7 +49,9 @@ class Counts:
 
     def __add__(self, other: "Counts") -> "Counts":
         if other.tokenizer_hash != self.tokenizer_hash:
-            raise InputError(f"counts of {self.tokenizer} and {other.tokenizer} do not add: different tokenizers")
+            raise InputError(
+                f"counts of {self.tokenizer} and {other.tokenizer} do not add: different tokenizers"
+            )
         return replace(
             self,
             counts=self.counts + other.counts,
@@ -74,7 +78,8 @@ class Counts:
 
     @staticmethod
     def load(path: str | Path) -> "Counts":
-        """Read what :meth:`save` wrote. Raises InputError for a file that is missing, broken or of another kind."""
+        """Read what :meth:`save` wrote. Raises InputError for a file that is missing, broken or of
+        another kind."""
         path = Path(path)
         try:
             with np.load(path, allow_pickle=False) as data:
@@ -88,7 +93,9 @@ class Counts:
                     engine=str(data["engine"]),
                 )
         except FileNotFoundError as error:
-            raise InputError(f"counts {path} do not exist: make them with `tinylm tokenizer count`") from error
+            raise InputError(
+                f"counts {path} do not exist: make them with `tinylm tokenizer count`"
+            ) from error
         except Exception as error:  # zip, numpy and key errors: all mean the same to the reader
             raise InputError(f"{path} is no counts file ({error}): make it again") from error
 
@@ -103,10 +110,12 @@ def count(
     workers: int | None = None,
     total_bytes: int | None = None,
 ) -> Counts:
-    """Count the tokens of ``texts`` (documents, or paths of corpora as :func:`tinylm.corpus.read.documents` takes).
+    """Count the tokens of ``texts`` (documents, or paths of corpora as
+    :func:`tinylm.corpus.read.documents` takes).
 
-    engine: "local" = gigatoken where it is exact, else tokenizers; "ray" spreads shards over a Ray cluster.
-    parts: folder for the counts of finished shards (resume). workers: shards at work at once (ray).
+    engine: "local" = gigatoken where it is exact, else tokenizers; "ray" spreads shards over a Ray
+    cluster. parts: folder for the counts of finished shards (resume). workers: shards at work at
+    once (ray).
     """
     if engine not in ENGINES:
         raise InputError(f"engine {engine!r} is unknown: use one of {', '.join(ENGINES)}")
@@ -126,7 +135,9 @@ def count(
             total += vector
             names.append(ran)
             done = [done[0] + shard.bytes, done[1] + shard.documents]
-            bar.advance(shard.bytes / 1e6, f"{done[0] / 1e6 / (time.perf_counter() - start):.1f} MB/s")
+            bar.advance(
+                shard.bytes / 1e6, f"{done[0] / 1e6 / (time.perf_counter() - start):.1f} MB/s"
+            )
     if not done[1]:
         raise InputError("the corpus holds no text: nothing to count")
     ran = "; ".join(dict.fromkeys(names))
@@ -142,10 +153,13 @@ def count_files(
     workers: int | None = None,
     resume: bool = True,
 ) -> Counts:
-    """:func:`count` over corpora on disk, saved as ``out``. Finished shards wait in ``out``.parts until the end."""
+    """:func:`count` over corpora on disk, saved as ``out``. Finished shards wait in ``out``.parts
+    until the end."""
     parts = out.with_name(out.name + ".parts") if resume else None
     size = estimated_bytes(corpora)
-    counts = count(tokenizer_dir, list(corpora), engine=engine, parts=parts, workers=workers, total_bytes=size)
+    counts = count(
+        tokenizer_dir, list(corpora), engine=engine, parts=parts, workers=workers, total_bytes=size
+    )
     counts.save(out)
     if parts is not None:
         shutil.rmtree(parts, ignore_errors=True)
@@ -159,7 +173,9 @@ def corpus_of(counts: Counts) -> Iterator[Document] | None:
     return documents(counts.corpora) if counts.corpora and here else None
 
 
-def count_shard(engine: Engine, shard: Shard, parts: Path | None, tokenizer_hash: str) -> tuple[np.ndarray, str]:
+def count_shard(
+    engine: Engine, shard: Shard, parts: Path | None, tokenizer_hash: str
+) -> tuple[np.ndarray, str]:
     """The counts of one shard, from ``parts`` if they are there. Returns (int64[V], what ran)."""
     if parts is None:
         return engine.count(shard.texts), engine.name
@@ -182,7 +198,9 @@ def _count_here(source: Source, stream: Iterator[Shard], parts: Path | None, eng
         yield shard, *count_shard(runner, shard, parts, source.hash)
 
 
-def _as_documents(texts: Iterable[Document | str | Path]) -> tuple[Iterator[Document], tuple[str, ...]]:
+def _as_documents(
+    texts: Iterable[Document | str | Path],
+) -> tuple[Iterator[Document], tuple[str, ...]]:
     """Documents, and the corpora's names when ``texts`` are paths."""
     if isinstance(texts, (list, tuple)) and texts and not isinstance(texts[0], Document):
         return documents(texts), tuple(map(str, texts))
@@ -190,7 +208,11 @@ def _as_documents(texts: Iterable[Document | str | Path]) -> tuple[Iterator[Docu
 
 
 def estimated_bytes(corpora: Sequence[str]) -> int | None:
-    """About how much text the corpora hold, for the time left: exact for plain text, x 3 for compressed files."""
+    """About how much text the corpora hold, for the time left: exact for plain text, x 3 for
+    compressed files."""
     if any(name.startswith("hub:") or name == EMBEDDED for name in corpora):
         return None
-    return sum(path.stat().st_size * (3 if path.suffix in (".gz", ".zst") else 1) for path in expand(corpora))
+    return sum(
+        path.stat().st_size * (3 if path.suffix in (".gz", ".zst") else 1)
+        for path in expand(corpora)
+    )

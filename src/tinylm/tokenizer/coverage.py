@@ -1,4 +1,5 @@
-"""Does a vocabulary chosen on one corpus carry over to another? The matrix "chosen on A, measured on B"."""
+"""Does a vocabulary chosen on one corpus carry over to another? The matrix "chosen on A, measured
+on B"."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,12 +28,15 @@ def study(
     parameters: int | None = None,
     tied: bool = True,
 ) -> dict[str, Any]:
-    """Everything `tinylm tokenizer coverage` tells: a curve per corpus and, for two or more, the matrices.
+    """Everything `tinylm tokenizer coverage` tells: a curve per corpus and, for two or more, the
+    matrices.
 
     Raises InputError when counts and tokenizer differ, or a size is not possible.
     """
     if parameters is not None and hidden_size is None:
-        raise InputError("--parameters needs --hidden-size: the share is that of embedding and head")
+        raise InputError(
+            "--parameters needs --hidden-size: the share is that of embedding and head"
+        )
     source = read_source(folder)
     splits = splits_of(source)
     rankings = [choose.rank(source, one, splits) for one in counts]
@@ -45,11 +49,17 @@ def study(
         "measured_on": list(names),
         "tokens_per_byte": [one.tokens_per_byte for one in counts],
         "paper_coverage": PAPER_COVERAGE,
-        "curves": [ranking.curve(sizes, hidden_size, parameters, tied=tied) for ranking in rankings],
-        "smallest_above_90_percent": [ranking.smallest(coverage=choose.PAPER_RULE) for ranking in rankings],
+        "curves": [
+            ranking.curve(sizes, hidden_size, parameters, tied=tied) for ranking in rankings
+        ],
+        "smallest_above_90_percent": [
+            ranking.smallest(coverage=choose.PAPER_RULE) for ranking in rankings
+        ],
     }
     if hidden_size and parameters:
-        result["recommended"] = [ranking.recommended(parameters, hidden_size, tied=tied) for ranking in rankings]
+        result["recommended"] = [
+            ranking.recommended(parameters, hidden_size, tied=tied) for ranking in rankings
+        ]
     if len(rankings) > 1:
         mixed = choose.rank(source, _mixed(counts), splits)
         result["chosen_on"] = [*names, "all"]
@@ -64,9 +74,12 @@ def default_sizes(rankings: Sequence[choose.Ranking]) -> list[int]:
     return [size for size in series if least <= size < most] + [most]
 
 
-def _matrices(choosers: Sequence[choose.Ranking], measured: Sequence[choose.Ranking], size: int) -> dict[str, Any]:
-    """Coverage and growth, each [chosen on][measured on]. Coverage: share of B's tokens in the vocabulary chosen on A.
-    Growth: predicted tokens of B after / before. The last row is chosen on all corpora with the same weight."""
+def _matrices(
+    choosers: Sequence[choose.Ranking], measured: Sequence[choose.Ranking], size: int
+) -> dict[str, Any]:
+    """Coverage and growth, each [chosen on][measured on]. Coverage: share of B's tokens in the
+    vocabulary chosen on A. Growth: predicted tokens of B after / before. The last row is chosen on
+    all corpora with the same weight."""
     coverage, growth = [], []
     for chooser in choosers:
         kept = np.isin(np.arange(len(chooser.emitted)), chooser.order[:size])
@@ -86,7 +99,11 @@ def _mixed(counts: Sequence[Counts]) -> Counts:
     total = max(one.tokens for one in counts)
     scaled = [np.rint(one.counts * (total / max(1, one.tokens))).astype(np.int64) for one in counts]
     return Counts(
-        np.sum(scaled, axis=0), sum(one.bytes for one in counts), 0, counts[0].tokenizer_hash, counts[0].tokenizer
+        np.sum(scaled, axis=0),
+        sum(one.bytes for one in counts),
+        0,
+        counts[0].tokenizer_hash,
+        counts[0].tokenizer,
     )
 
 
@@ -102,16 +119,22 @@ def print_study(result: dict[str, Any]) -> None:
     for index, (name, curve) in enumerate(zip(result["measured_on"], result["curves"])):
         print_table(name, *_curve_table(curve))
         print(
-            f"smallest vocabulary that covers 90 % (the paper's rule): {result['smallest_above_90_percent'][index]:,}"
+            "smallest vocabulary that covers 90 % (the paper's rule):"
+            f" {result['smallest_above_90_percent'][index]:,}"
         )
         if "recommended" in result:
             print(f"recommended for this budget: {result['recommended'][index]:,}")
     for matrix in result.get("matrices", []):
         rows = [
             [name, *(f"{100 * one:.2f} % x{longer:.3f}" for one, longer in zip(coverage, growth))]
-            for name, coverage, growth in zip(result["chosen_on"], matrix["coverage"], matrix["growth"])
+            for name, coverage, growth in zip(
+                result["chosen_on"], matrix["coverage"], matrix["growth"]
+            )
         ]
-        title = f"{matrix['vocab_size']:,} tokens: chosen on (row), measured on (column): coverage, growth of text"
+        title = (
+            f"{matrix['vocab_size']:,} tokens: chosen on (row), measured on (column): coverage,"
+            " growth of text"
+        )
         print_table(title, ["", *result["measured_on"]], rows)
 
 
@@ -144,7 +167,8 @@ def write_coverage(result: dict[str, Any], out: Path) -> None:
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """Growth against K for every corpus and, below, one pair of heat maps (coverage, growth) per size."""
+    """Growth against K for every corpus and, below, one pair of heat maps (coverage, growth) per
+    size."""
     from tinylm.render import figures
 
     matrices = result.get("matrices", [])
@@ -158,17 +182,28 @@ def draw(result: dict[str, Any], path: Path) -> None:
         for row, matrix in enumerate(matrices, start=1):
             label = f"{matrix['vocab_size']:,} tokens"
             _heat_map(
-                figure.add_subplot(grid[row, 0]), result, 100 * np.array(matrix["coverage"]), f"{label}: coverage, %"
+                figure.add_subplot(grid[row, 0]),
+                result,
+                100 * np.array(matrix["coverage"]),
+                f"{label}: coverage, %",
             )
             _heat_map(
-                figure.add_subplot(grid[row, 1]), result, np.array(matrix["growth"]), f"{label}: growth of text, x"
+                figure.add_subplot(grid[row, 1]),
+                result,
+                np.array(matrix["growth"]),
+                f"{label}: growth of text, x",
             )
         path.write_text(figures.to_svg(figure))
 
 
 def _curves(axis, result: dict[str, Any]) -> None:
     for name, curve in zip(result["measured_on"], result["curves"]):
-        axis.plot([row["vocab_size"] for row in curve], [row["growth"] for row in curve], marker="o", label=name)
+        axis.plot(
+            [row["vocab_size"] for row in curve],
+            [row["growth"] for row in curve],
+            marker="o",
+            label=name,
+        )
     axis.set_xscale("log")
     sizes = sorted({row["vocab_size"] for curve in result["curves"] for row in curve})
     axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
@@ -182,10 +217,20 @@ def _heat_map(axis, result: dict[str, Any], values: np.ndarray, title: str) -> N
     """Cells with their numbers: white is the best possible (100 %, x1), dark is bad."""
     loss = 1 - values / 100 if values.max() > 50 else values - 1
     axis.imshow(loss, cmap="Oranges", vmin=0, vmax=max(0.05, float(loss.max())), aspect="auto")
-    axis.set_xticks(range(values.shape[1]), result["measured_on"], rotation=25, ha="right", fontsize=7)
+    axis.set_xticks(
+        range(values.shape[1]), result["measured_on"], rotation=25, ha="right", fontsize=7
+    )
     axis.set_yticks(range(values.shape[0]), result["chosen_on"], fontsize=7)
     axis.set_title(title + " (row: chosen on, column: measured on)", fontsize=6)
     axis.grid(False)
     for (y, x), value in np.ndenumerate(values):
         light = loss[y, x] < 0.6 * max(0.05, float(loss.max()))
-        axis.text(x, y, f"{value:.4g}", ha="center", va="center", fontsize=6, color="black" if light else "white")
+        axis.text(
+            x,
+            y,
+            f"{value:.4g}",
+            ha="center",
+            va="center",
+            fontsize=6,
+            color="black" if light else "white",
+        )

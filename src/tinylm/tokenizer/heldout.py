@@ -10,8 +10,11 @@ from tinylm.tokenizer.source import Source
 BATCH_BYTES = 8_000_000
 
 
-def growth_by_source(parent: Source, child: Source, texts: Iterable[Document]) -> dict[str, dict[str, Any]]:
-    """{source: bytes, tokens_before, tokens_after, growth, tokens_per_byte_before, tokens_per_byte_after} and "all"."""
+def growth_by_source(
+    parent: Source, child: Source, texts: Iterable[Document]
+) -> dict[str, dict[str, Any]]:
+    """{source: bytes, tokens_before, tokens_after, growth, tokens_per_byte_before,
+    tokens_per_byte_after} and "all"."""
     engines = (Engine(parent), Engine(child))
     totals: dict[str, list[int]] = {}
     waiting: dict[str, list[str]] = {}
@@ -29,8 +32,13 @@ def growth_by_source(parent: Source, child: Source, texts: Iterable[Document]) -
     return {source: _row(*total) for source, total in totals.items()}
 
 
-def _add(totals: dict[str, list[int]], engines: tuple[Engine, Engine], source: str, batch: list[str]) -> None:
-    found = [sum(len(text.encode()) for text in batch), *(int(engine.count(batch).sum()) for engine in engines)]
+def _add(
+    totals: dict[str, list[int]], engines: tuple[Engine, Engine], source: str, batch: list[str]
+) -> None:
+    found = [
+        sum(len(text.encode()) for text in batch),
+        *(int(engine.count(batch).sum()) for engine in engines),
+    ]
     totals[source] = [a + b for a, b in zip(totals.get(source, [0, 0, 0]), found)]
 
 

@@ -1,7 +1,8 @@
 """Old ids -> new ids without the text: for token stores on disk and for cached teacher logits.
 
-A kept token becomes its new id; a removed one becomes the new ids of its string. The decoded text stays the same. The
-result can differ from tokenizing the text again where a piece could now merge with its neighbour.
+A kept token becomes its new id; a removed one becomes the new ids of its string. The decoded text
+stays the same. The result can differ from tokenizing the text again where a piece could now merge
+with its neighbour.
 """
 
 from dataclasses import dataclass
@@ -10,7 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from tinylm.artifact import atomic_directory, atomic_file
-from tinylm.corpus.store import DOCUMENTS, TOKENS, TokenStore, open_store, tokenizer_hash, write_header
+from tinylm.corpus.store import (
+    DOCUMENTS,
+    TOKENS,
+    TokenStore,
+    open_store,
+    tokenizer_hash,
+    write_header,
+)
 from tinylm.errors import InputError
 from tinylm.models.teacher import load_tokenizer
 from tinylm.tokenizer.source import Source, optional_json
@@ -20,7 +28,8 @@ CHUNK = 4_000_000  # tokens at a time
 
 @dataclass(frozen=True)
 class Expansion:
-    """Old id t becomes ``pieces[starts[t] : starts[t + 1]]`` (an id that is no token becomes nothing)."""
+    """Old id t becomes ``pieces[starts[t] : starts[t + 1]]`` (an id that is no token becomes
+    nothing)."""
 
     starts: np.ndarray  # int64[V_old + 1]
     pieces: np.ndarray  # uint32[...]
@@ -51,10 +60,14 @@ class Expansion:
         """uint32[...]: the new ids of a flat array of old ids."""
         tokens = np.asarray(tokens, dtype=np.int64)
         if tokens.size and not (tokens.min() >= 0 and tokens.max() < len(self.lengths)):
-            raise InputError(f"token id {int(tokens.max())} is not of the old tokenizer ({len(self.lengths)} ids)")
+            raise InputError(
+                f"token id {int(tokens.max())} is not of the old tokenizer ({len(self.lengths)}"
+                " ids)"
+            )
         lengths = self.lengths[tokens]
         ends = np.cumsum(lengths)
-        # Position of every output token inside `pieces`: start of its row + how far into the row it is.
+        # Position of every output token inside `pieces`: start of its row + how far into the row it
+        # is.
         within = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)
         return self.pieces[np.repeat(self.starts[tokens], lengths) + within]
 
@@ -68,14 +81,17 @@ class Expansion:
 
     @staticmethod
     def load(path: str | Path) -> "Expansion":
-        """Read expansion.npz of a directory that `tinylm tokenizer compress` wrote (or that directory)."""
+        """Read expansion.npz of a directory that `tinylm tokenizer compress` wrote (or that
+        directory)."""
         path = Path(path)
         path = path / "expansion.npz" if path.is_dir() else path
         try:
             with np.load(path, allow_pickle=False) as data:
                 return Expansion(data["starts"], data["pieces"])
         except Exception as error:  # missing file, zip and key errors
-            raise InputError(f"{path} is no expansion of `tinylm tokenizer compress` ({error})") from error
+            raise InputError(
+                f"{path} is no expansion of `tinylm tokenizer compress` ({error})"
+            ) from error
 
 
 def remap_file(
@@ -86,10 +102,11 @@ def remap_file(
     dtype: str,
     starts: np.ndarray,
 ) -> tuple[np.ndarray, int]:
-    """Remap a raw array of ``dtype`` tokens on disk into ``out`` (uint16 when ``vocab_size`` allows, else uint32).
+    """Remap a raw array of ``dtype`` tokens on disk into ``out`` (uint16 when ``vocab_size``
+    allows, else uint32).
 
-    ``starts``: positions in the old file (int64[D + 1], e.g. of documents). Returns where they are in the new file,
-    and its number of tokens. Reads and writes a chunk at a time.
+    ``starts``: positions in the old file (int64[D + 1], e.g. of documents). Returns where they are
+    in the new file, and its number of tokens. Reads and writes a chunk at a time.
     """
     old = np.memmap(tokens, dtype=dtype, mode="r")
     new_dtype = np.uint16 if vocab_size <= 2**16 else np.uint32
@@ -108,25 +125,35 @@ def remap_file(
 
 
 def remap_store(store_dir: str | Path, compact_dir: str | Path, out: str | Path) -> TokenStore:
-    """A packed store in the tokens of ``compact_dir`` (made by `tinylm tokenizer compress`), without its text.
+    """A packed store in the tokens of ``compact_dir`` (made by `tinylm tokenizer compress`),
+    without its text.
 
     Raises InputError when the store has ids that the compact tokenizer's parent did not have.
     """
     store, expansion = open_store(store_dir), Expansion.load(compact_dir)
     if store.vocab_size > len(expansion.lengths):
         raise InputError(
-            f"store {store_dir} has a vocabulary of {store.vocab_size}, the parent of {compact_dir} only "
-            f"{len(expansion.lengths)}: they do not belong together"
+            f"store {store_dir} has a vocabulary of {store.vocab_size}, the parent of {compact_dir}"
+            f" only {len(expansion.lengths)}: they do not belong together"
         )
-    parent = optional_json(Path(compact_dir) / "tinylm.json").get("parent_store_hash", store.tokenizer_hash)
+    parent = optional_json(Path(compact_dir) / "tinylm.json").get(
+        "parent_store_hash", store.tokenizer_hash
+    )
     if parent != store.tokenizer_hash:
-        raise InputError(f"store {store_dir} was packed with another tokenizer than the parent of {compact_dir}")
+        raise InputError(
+            f"store {store_dir} was packed with another tokenizer than the parent of {compact_dir}"
+        )
     tokenizer = load_tokenizer(compact_dir)
     separator = expansion.apply(np.array([store.separator]))
     with atomic_directory(Path(out)) as folder:
         dtype = "uint16" if len(tokenizer) <= 2**16 else "uint32"
         starts, total = remap_file(
-            store.path / TOKENS, folder / TOKENS, expansion, len(tokenizer), store.dtype, np.asarray(store.documents)
+            store.path / TOKENS,
+            folder / TOKENS,
+            expansion,
+            len(tokenizer),
+            store.dtype,
+            np.asarray(store.documents),
         )
         np.save(folder / DOCUMENTS, starts)
         write_header(
@@ -143,10 +170,14 @@ def remap_store(store_dir: str | Path, compact_dir: str | Path, out: str | Path)
     return open_store(out)
 
 
-def remap_logits(ids: np.ndarray, logits: np.ndarray, kept: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cached top-k teacher logits in the new vocabulary: ids [..., k] old -> new, removed ones get logit -inf, id 0.
+def remap_logits(
+    ids: np.ndarray, logits: np.ndarray, kept: np.ndarray, size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cached top-k teacher logits in the new vocabulary: ids [..., k] old -> new, removed ones get
+    logit -inf, id 0.
 
-    A softmax over the result is the teacher restricted to the kept tokens. ``size`` is the old vocabulary's.
+    A softmax over the result is the teacher restricted to the kept tokens. ``size`` is the old
+    vocabulary's.
     """
     new_ids = np.full(size, -1, dtype=np.int64)
     new_ids[kept] = np.arange(len(kept))

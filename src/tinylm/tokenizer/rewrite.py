@@ -1,4 +1,5 @@
-"""Write a smaller tokenizer: every id in every file of the directory goes through one old -> new map."""
+"""Write a smaller tokenizer: every id in every file of the directory goes through one old -> new
+map."""
 
 import copy
 import shutil
@@ -12,12 +13,14 @@ from tinylm.models.token_ids import IdMap
 from tinylm.tokenizer.source import Source, optional_json
 from tinylm.tokenizer.splits import pairs
 
-# Copied as they are when present; other files (old vocab.json, merges.txt, README) would contradict the new tokenizer.
+# Copied as they are when present; other files (old vocab.json, merges.txt, README) would contradict
+# the new tokenizer.
 CARRIED = ("chat_template.jinja", "LICENSE", "LICENSE.txt", "NOTICE")
 
 
 def write_tokenizer(source: Source, kept: np.ndarray, folder: Path) -> None:
-    """Write the tokenizer of the ``kept`` old ids (ascending; position = new id) into ``folder``."""
+    """Write the tokenizer of the ``kept`` old ids (ascending; position = new id) into
+    ``folder``."""
     mapping = {int(old): new for new, old in enumerate(kept)}
     write_json(folder / "tokenizer.json", cut(source, mapping))
     settings = cut_settings(optional_json(source.folder / "tokenizer_config.json"), mapping)
@@ -30,20 +33,27 @@ def write_tokenizer(source: Source, kept: np.ndarray, folder: Path) -> None:
         if (source.folder / name).exists():
             shutil.copyfile(source.folder / name, folder / name)
     if (source.folder / "additional_chat_templates").is_dir():
-        shutil.copytree(source.folder / "additional_chat_templates", folder / "additional_chat_templates")
+        shutil.copytree(
+            source.folder / "additional_chat_templates", folder / "additional_chat_templates"
+        )
     if (source.folder / "tokenizer.model").exists():
         from tinylm.tokenizer.sentencepiece import write_sentencepiece
 
-        write_sentencepiece(source.folder / "tokenizer.model", {source.strings[old] for old in mapping}, folder)
+        write_sentencepiece(
+            source.folder / "tokenizer.model", {source.strings[old] for old in mapping}, folder
+        )
 
 
 def cut(source: Source, mapping: IdMap) -> dict[str, Any]:
-    """tokenizer.json with only the tokens in ``mapping``. Ids stay in order, so ``mapping`` must be increasing."""
+    """tokenizer.json with only the tokens in ``mapping``. Ids stay in order, so ``mapping`` must be
+    increasing."""
     data = {key: value for key, value in source.data.items() if key != "model"}
     data = copy.deepcopy(data)
     data["model"] = _cut_model(source, mapping)
     data["added_tokens"] = [
-        {**token, "id": mapping[token["id"]]} for token in data["added_tokens"] if token["id"] in mapping
+        {**token, "id": mapping[token["id"]]}
+        for token in data["added_tokens"]
+        if token["id"] in mapping
     ]
     _cut_post_processor(data.get("post_processor"), mapping)
     if data.get("padding"):
@@ -84,8 +94,9 @@ def _cut_post_processor(processor: dict[str, Any] | None, mapping: IdMap) -> Non
 
 
 def cut_settings(settings: dict[str, Any], mapping: IdMap) -> dict[str, Any]:
-    """tokenizer_config.json with new ids. The class becomes the generic fast one, which reads tokenizer.json as it
-    is; model-specific classes rebuild the tokenizer from code and may drop what the file says."""
+    """tokenizer_config.json with new ids. The class becomes the generic fast one, which reads
+    tokenizer.json as it is; model-specific classes rebuild the tokenizer from code and may drop
+    what the file says."""
     settings = dict(settings)
     decoder = settings.get("added_tokens_decoder")
     if decoder:
@@ -97,7 +108,8 @@ def cut_settings(settings: dict[str, Any], mapping: IdMap) -> dict[str, Any]:
 
 
 def _without(settings: Any, removed: set[str]) -> Any:
-    """``settings`` without entries that name a ``removed`` token: a tokenizer would add it again when it loads them."""
+    """``settings`` without entries that name a ``removed`` token: a tokenizer would add it again
+    when it loads them."""
 
     def stays(value: Any) -> bool:
         content = value.get("content") if isinstance(value, dict) else value

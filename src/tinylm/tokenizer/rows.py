@@ -1,7 +1,7 @@
 """Cut the embedding and the head of a model to the kept tokens, by **old id**.
 
-Rows and tokens need not agree (Gemma-3 has 262,208 rows for 262,145 tokens), so the length of a tokenizer never
-decides anything here; the id of a token does.
+Rows and tokens need not agree (Gemma-3 has 262,208 rows for 262,145 tokens), so the length of a
+tokenizer never decides anything here; the id of a token does.
 """
 
 import json
@@ -17,11 +17,15 @@ from tinylm.tokenizer.source import optional_json
 
 
 def has_weights(folder: Path) -> bool:
-    """Whether there is a model to cut beside the tokenizer. InputError for weights of a kind that is not read."""
+    """Whether there is a model to cut beside the tokenizer. InputError for weights of a kind that
+    is not read."""
     pickled = next(folder.glob("pytorch_model*.bin"), None)
     found = (folder / "config.json").exists() and any(folder.glob("*.safetensors"))
     if pickled is not None and not found:
-        raise InputError(f"{pickled} is a pickle checkpoint, which is not read: save the model as safetensors first")
+        raise InputError(
+            f"{pickled} is a pickle checkpoint, which is not read: save the model as safetensors"
+            " first"
+        )
     return found
 
 
@@ -33,7 +37,8 @@ def rows_of(folder: Path) -> int:
 
 
 def slice_rows(model, kept: np.ndarray) -> None:
-    """Cut every table of ``model`` with one row per token id to the rows ``kept`` (int[K], old ids), in place.
+    """Cut every table of ``model`` with one row per token id to the rows ``kept`` (int[K], old
+    ids), in place.
 
     Tied tables stay tied, head biases are cut along.
     """
@@ -43,20 +48,25 @@ def slice_rows(model, kept: np.ndarray) -> None:
     tied = head is not None and head.weight is model.get_input_embeddings().weight
     for module in model.modules():
         if isinstance(module, torch.nn.Embedding) and module.num_embeddings == rows:
-            module.weight = torch.nn.Parameter(module.weight.detach()[index].clone(), requires_grad=False)
+            module.weight = torch.nn.Parameter(
+                module.weight.detach()[index].clone(), requires_grad=False
+            )
             module.num_embeddings = len(kept)
             if module.padding_idx is not None:
                 found = np.flatnonzero(kept == module.padding_idx)
                 module.padding_idx = int(found[0]) if len(found) else None
     if head is not None:
         weight = (
-            model.get_input_embeddings().weight if tied else torch.nn.Parameter(head.weight.detach()[index].clone())
+            model.get_input_embeddings().weight
+            if tied
+            else torch.nn.Parameter(head.weight.detach()[index].clone())
         )
         head.weight, head.out_features = weight, len(kept)
         if getattr(head, "bias", None) is not None:
             head.bias = torch.nn.Parameter(head.bias.detach()[index].clone())
     for name, buffer in list(model.named_buffers()):
-        if name.endswith("final_logits_bias"):  # a bias that encoder-decoder models keep beside the head
+        # a bias that encoder-decoder models keep beside the head
+        if name.endswith("final_logits_bias"):
             buffer.data = buffer.data[..., index].clone()
 
 
@@ -69,23 +79,26 @@ def require_rows(model, kept: np.ndarray) -> None:
     """Raise InputError when a kept id has no row."""
     if int(kept.max()) >= vocabulary_rows(model):
         raise InputError(
-            f"the tokenizer has id {int(kept.max())} but the model only {vocabulary_rows(model)} embedding rows: "
-            "they do not belong together"
+            f"the tokenizer has id {int(kept.max())} but the model only {vocabulary_rows(model)}"
+            " embedding rows: they do not belong together"
         )
 
 
 def write_model(model, parent: Path, mapping: IdMap, rows: int, folder: Path) -> None:
-    """Save the cut ``model`` with the parent's configs carried over: same settings, new ids and size.
+    """Save the cut ``model`` with the parent's configs carried over: same settings, new ids and
+    size.
 
-    ``rows`` is the parent's number of embedding rows. The configs are cut as files, not through `transformers`
-    objects, so that nothing is added to them or lost.
+    ``rows`` is the parent's number of embedding rows. The configs are cut as files, not through
+    `transformers` objects, so that nothing is added to them or lost.
     """
     settings = cut_config(json.loads((parent / "config.json").read_text()), mapping, rows)
     text = settings["text_config"] if isinstance(settings.get("text_config"), dict) else settings
-    text["vocab_size"] = len(mapping)  # also where the parent leaves it at its family's default (Gemma 3 4B)
+    # also where the parent leaves it at its family's default (Gemma 3 4B)
+    text["vocab_size"] = len(mapping)
     model.config.get_text_config().vocab_size = len(mapping)
     if getattr(model, "generation_config", None) is not None:
-        model.generation_config = type(model.generation_config)()  # old ids would not pass its checks; written below
+        # old ids would not pass its checks; written below
+        model.generation_config = type(model.generation_config)()
     model.save_pretrained(folder)
     write_json(folder / "config.json", settings)
     generation = optional_json(parent / "generation_config.json")

@@ -8,7 +8,8 @@ from tinylm.tokenizer.source import Source
 
 
 def write_sentencepiece(path: Path, kept: set[str], folder: Path) -> None:
-    """Write ``folder/tokenizer.model`` with those pieces of ``path`` whose spelling is in ``kept``."""
+    """Write ``folder/tokenizer.model`` with those pieces of ``path`` whose spelling is in
+    ``kept``."""
     model = _read(path)
     pieces = [piece for piece in model.pieces if piece.piece in kept]
     del model.pieces[:]
@@ -24,14 +25,17 @@ def write_sentencepiece(path: Path, kept: set[str], folder: Path) -> None:
 def differences(parent: Source, child: Source, strings: list[str]) -> tuple[bool, str]:
     """Whether the cut ``tokenizer.model`` does what the old one did: (passed, what was found).
 
-    Strings whose old pieces are all kept must give the same pieces; and where the old file agreed with the old
-    tokenizer.json (conversions of some families do not always) the new one must agree with the new. Strings with the
-    spelling of an added token are left out: SentencePiece treats control pieces in text as plain letters.
+    Strings whose old pieces are all kept must give the same pieces; and where the old file agreed
+    with the old tokenizer.json (conversions of some families do not always) the new one must agree
+    with the new. Strings with the spelling of an added token are left out: SentencePiece treats
+    control pieces in text as plain letters.
     """
     import sentencepiece
 
     old, new = (
-        sentencepiece.SentencePieceProcessor(model_proto=(one.folder / "tokenizer.model").read_bytes())
+        sentencepiece.SentencePieceProcessor(
+            model_proto=(one.folder / "tokenizer.model").read_bytes()
+        )
         for one in (parent, child)
     )
     added = [token["content"] for token in parent.data["added_tokens"]]
@@ -43,7 +47,10 @@ def differences(parent: Source, child: Source, strings: list[str]) -> tuple[bool
         if before == parent.fast.encode(text, add_special_tokens=False).tokens:
             same += 1
             wrong += after != child.fast.encode(text, add_special_tokens=False).tokens
-    found = f"{new.vocab_size():,} pieces, {wrong} differ of {len(plain):,} texts ({same:,} as in tokenizer.json)"
+    found = (
+        f"{new.vocab_size():,} pieces, {wrong} differ of {len(plain):,} texts ({same:,} as in"
+        " tokenizer.json)"
+    )
     return wrong == 0 and new.unk_id() >= 0, found
 
 
@@ -55,5 +62,7 @@ def _read(path: Path):
     try:
         model.ParseFromString(path.read_bytes())
     except DecodeError as error:
-        raise InputError(f"{path} is no SentencePiece model ({error}): remove it or download it again") from error
+        raise InputError(
+            f"{path} is no SentencePiece model ({error}): remove it or download it again"
+        ) from error
     return model

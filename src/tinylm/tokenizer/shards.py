@@ -1,4 +1,5 @@
-"""Documents in shards of some megabytes: the unit that is counted, named by its content and resumed."""
+"""Documents in shards of some megabytes: the unit that is counted, named by its content and
+resumed."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -18,7 +19,8 @@ class Shard:
     documents: int
 
     def digest(self) -> str:
-        """Names the content. A sixth of the counting time, so only asked for where counts are kept."""
+        """Names the content. A sixth of the counting time, so only asked for where counts are
+        kept."""
         hasher = hashlib.blake2b(digest_size=12)
         for text in self.texts:
             data = text.encode()

@@ -1,4 +1,5 @@
-"""A tokenizer as data: the JSON of a fast tokenizer, its tokens by id, and what kind of model it holds."""
+"""A tokenizer as data: the JSON of a fast tokenizer, its tokens by id, and what kind of model it
+holds."""
 
 import json
 from collections.abc import Iterator
@@ -17,7 +18,8 @@ KINDS = ("BPE", "Unigram", "WordPiece")
 
 @dataclass(frozen=True)
 class Source:
-    """A tokenizer read from ``folder``. ``data`` is tokenizer.json as parsed; nothing here changes it."""
+    """A tokenizer read from ``folder``. ``data`` is tokenizer.json as parsed; nothing here changes
+    it."""
 
     folder: Path
     data: dict[str, Any]
@@ -33,9 +35,14 @@ class Source:
 
     @cached_property
     def strings(self) -> dict[int, str]:
-        """id -> token as the file spells it, model tokens and added tokens, in the order of the ids."""
+        """id -> token as the file spells it, model tokens and added tokens, in the order of the
+        ids."""
         vocab = self.model["vocab"]
-        tokens = dict(enumerate(piece for piece, _ in vocab)) if self.kind == "Unigram" else invert(vocab)
+        tokens = (
+            dict(enumerate(piece for piece, _ in vocab))
+            if self.kind == "Unigram"
+            else invert(vocab)
+        )
         tokens.update({token["id"]: token["content"] for token in self.data["added_tokens"]})
         return dict(sorted(tokens.items()))
 
@@ -61,7 +68,8 @@ class Source:
 
     @property
     def byte_level(self) -> bool:
-        """True when text becomes the 256 byte letters before the model sees it (GPT-2, Llama-3, Qwen)."""
+        """True when text becomes the 256 byte letters before the model sees it (GPT-2, Llama-3,
+        Qwen)."""
         steps = [*_steps(self.data.get("pre_tokenizer")), *_steps(self.data.get("normalizer"))]
         return any(step["type"] == "ByteLevel" for step in steps)
 
@@ -77,7 +85,11 @@ class Source:
             spelled = {byte: letter for letter, byte in byte_letters().items()}
         else:
             spelled = {byte: f"<0x{byte:02X}>" for byte in range(256)}
-        return {byte: self.model_ids[token] for byte, token in spelled.items() if token in self.model_ids}
+        return {
+            byte: self.model_ids[token]
+            for byte, token in spelled.items()
+            if token in self.model_ids
+        }
 
     @cached_property
     def unk_id(self) -> int | None:
@@ -87,13 +99,18 @@ class Source:
 
     @cached_property
     def hash(self) -> str:
-        """Names what decides the ids of a text; file formatting, post-processor and templates do not count."""
-        parts = {key: self.data.get(key) for key in ("model", "added_tokens", "normalizer", "pre_tokenizer")}
+        """Names what decides the ids of a text; file formatting, post-processor and templates do
+        not count."""
+        parts = {
+            key: self.data.get(key)
+            for key in ("model", "added_tokens", "normalizer", "pre_tokenizer")
+        }
         return hash_of(parts)
 
     @cached_property
     def fast(self) -> tokenizers.Tokenizer:
-        """The tokenizer at work (no truncation, no padding). Built once: up to 2 s for 262k tokens."""
+        """The tokenizer at work (no truncation, no padding). Built once: up to 2 s for 262k
+        tokens."""
         tokenizer = tokenizers.Tokenizer.from_str(json.dumps(self.data))
         tokenizer.no_truncation()
         tokenizer.no_padding()
@@ -101,9 +118,11 @@ class Source:
 
 
 def read_source(folder: str | Path) -> Source:
-    """The tokenizer of a model directory. Without a (complete) tokenizer.json `transformers` converts what is there.
+    """The tokenizer of a model directory. Without a (complete) tokenizer.json `transformers`
+    converts what is there.
 
-    Raises InputError when there is none, or when it is of a kind whose vocabulary cannot be cut exactly.
+    Raises InputError when there is none, or when it is of a kind whose vocabulary cannot be cut
+    exactly.
     """
     folder = Path(folder)
     path = folder / "tokenizer.json"
@@ -129,7 +148,8 @@ def optional_json(path: Path) -> dict[str, Any]:
 
 
 def byte_letters() -> dict[str, int]:
-    """The letter that byte-level tokenizers write for each byte (GPT-2's table): printable bytes stay themselves."""
+    """The letter that byte-level tokenizers write for each byte (GPT-2's table): printable bytes
+    stay themselves."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     letters = {chr(byte): byte for byte in printable}
     others = (byte for byte in range(256) if byte not in set(printable))
@@ -153,26 +173,42 @@ def _steps(part: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
 
 
 def _guess_kind(model: dict[str, Any]) -> str:
-    return "BPE" if "merges" in model else "Unigram" if isinstance(model.get("vocab"), list) else "WordPiece"
+    return (
+        "BPE"
+        if "merges" in model
+        else "Unigram"
+        if isinstance(model.get("vocab"), list)
+        else "WordPiece"
+    )
 
 
 def _require_known(folder: Path, model: dict[str, Any]) -> None:
     if model["type"] not in KINDS:
         raise InputError(
-            f"tokenizer of {folder} is of type {model['type']}: only {', '.join(KINDS)} vocabularies can be cut"
+            f"tokenizer of {folder} is of type {model['type']}: only {', '.join(KINDS)}"
+            " vocabularies can be cut"
         )
     for key in ("continuing_subword_prefix", "end_of_word_suffix"):
         if model["type"] == "BPE" and model.get(key):
-            raise InputError(f"tokenizer of {folder} is a BPE with {key} {model[key]!r}: that variant is not supported")
+            raise InputError(
+                f"tokenizer of {folder} is a BPE with {key} {model[key]!r}: that variant is not"
+                " supported"
+            )
     if model.get("dropout"):
-        raise InputError(f"tokenizer of {folder} uses BPE dropout: its output is random, so nothing can be certified")
+        raise InputError(
+            f"tokenizer of {folder} uses BPE dropout: its output is random, so nothing can be"
+            " certified"
+        )
 
 
 def _unknown_added(folder: Path, data: dict[str, Any]) -> bool:
-    """True when tokenizer_config.json adds tokens that tokenizer.json does not hold (older repositories)."""
+    """True when tokenizer_config.json adds tokens that tokenizer.json does not hold (older
+    repositories)."""
     decoder = optional_json(folder / "tokenizer_config.json").get("added_tokens_decoder") or {}
     known = {token["content"] for token in data.get("added_tokens", [])}
-    return any(token.get("content") not in known for token in decoder.values() if isinstance(token, dict))
+    return any(
+        token.get("content") not in known for token in decoder.values() if isinstance(token, dict)
+    )
 
 
 def _converted(folder: Path) -> dict[str, Any]:
@@ -183,7 +219,8 @@ def _converted(folder: Path) -> dict[str, Any]:
     quiet_transformers()
     try:
         return json.loads(AutoTokenizer.from_pretrained(folder).backend_tokenizer.to_str())
-    except Exception as error:  # transformers raises many kinds for a folder without a usable tokenizer
+    # transformers raises many kinds for a folder without a usable tokenizer
+    except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise InputError(
             f"{folder} holds no tokenizer.json and no tokenizer that converts to one ({reason})"

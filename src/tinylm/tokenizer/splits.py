@@ -1,14 +1,16 @@
-"""What each token falls apart into when it leaves the vocabulary, and how many tokens its removal would cost.
+"""What each token falls apart into when it leaves the vocabulary, and how many tokens its removal
+would cost.
 
-For BPE the split of a token is the *last merge BPE really performs* on its string. A token may be listed with several
-merges (all pairs that spell it); in Llama-3 the first listed one is not the real one for 43 % of the tokens. Because
-merges that cross a token's border cannot have happened when the token came out, the split is the same wherever the
+For BPE the split of a token is the *last merge BPE really performs* on its string. A token may be
+listed with several merges (all pairs that spell it); in Llama-3 the first listed one is not the
+real one for 43 % of the tokens. Because merges that cross a token's border cannot have happened
+when the token came out, the split is the same wherever the
 token occurs, so counts can be pushed from a token down to its two children exactly::
 
     formed(t) = emitted(t) + sum of formed(parents of t)
 
-Removing t costs one more token each time it was formed. formed(child) >= formed(parent), so "the K most formed" is
-closed under splitting: every kept token can still be built from kept tokens.
+Removing t costs one more token each time it was formed. formed(child) >= formed(parent), so "the K
+most formed" is closed under splitting: every kept token can still be built from kept tokens.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,16 +25,19 @@ Merges = Mapping[tuple[int, int], tuple[int, int]]  # (left, right) -> (rank, me
 
 @dataclass(frozen=True)
 class Splits:
-    """``pieces[t]``: what replaces token t (empty: nothing can). ``merged[t]``: t is built by a merge of its pieces."""
+    """``pieces[t]``: what replaces token t (empty: nothing can). ``merged[t]``: t is built by a
+    merge of its pieces."""
 
     pieces: list[tuple[int, ...]]
     merged: np.ndarray  # bool[V]
     lengths: np.ndarray  # int32[V], characters of the token's spelling
 
     def formed(self, emitted: np.ndarray) -> np.ndarray:
-        """int64[V]: how often each token is built, counting those that were merged on into longer tokens."""
+        """int64[V]: how often each token is built, counting those that were merged on into longer
+        tokens."""
         formed = emitted.astype(np.int64).copy()
-        for token in np.argsort(-self.lengths, kind="stable"):  # a piece is shorter than what it is a piece of
+        # a piece is shorter than what it is a piece of
+        for token in np.argsort(-self.lengths, kind="stable"):
             if self.merged[token] and formed[token]:
                 for piece in self.pieces[token]:
                     formed[piece] += formed[token]
@@ -69,7 +74,8 @@ def splits_of(source: Source) -> Splits:
 
 
 def merge_table(source: Source) -> dict[tuple[int, int], tuple[int, int]]:
-    """The merges of a BPE by token ids. A pair listed twice counts with its last rank, as in `tokenizers`."""
+    """The merges of a BPE by token ids. A pair listed twice counts with its last rank, as in
+    `tokenizers`."""
     ids = source.model_ids
     table = {}
     for rank, (left, right) in enumerate(pairs(source.model["merges"])):
@@ -84,7 +90,8 @@ def pairs(merges: Sequence) -> list[tuple[str, str]]:
 
 
 def bpe(symbols: Sequence[int], merges: Merges) -> tuple[list[int], tuple[int, int] | None]:
-    """Byte-pair encoding of one string: lowest rank first, leftmost first. Returns the tokens and the last merge."""
+    """Byte-pair encoding of one string: lowest rank first, leftmost first. Returns the tokens and
+    the last merge."""
     tokens, last = list(symbols), None
     while len(tokens) > 1:
         best, where = None, -1
@@ -111,7 +118,8 @@ def _bpe_splits(source: Source) -> tuple[list[tuple[int, ...]], np.ndarray]:
         result, last = bpe(symbols, merges)
         if result == [token] and last is not None:
             pieces[token] = last
-            merged[token] = token not in source.added  # added tokens are matched as text, never merged
+            # added tokens are matched as text, never merged
+            merged[token] = token not in source.added
         elif token not in result:
             pieces[token] = tuple(result)  # merges cannot build it: `ignore_merges`, added, or dead
     return pieces, merged
@@ -128,7 +136,8 @@ def _symbols(source: Source, letter: str) -> tuple[int, ...]:
 
 
 def _bytes_of(source: Source, letter: str) -> tuple[int, ...]:
-    """The ``<0xNN>`` pieces of a character, or () when one of them is missing or the model has no byte fallback."""
+    """The ``<0xNN>`` pieces of a character, or () when one of them is missing or the model has no
+    byte fallback."""
     if not source.byte_fallback:
         return ()
     tokens = [source.byte_ids.get(byte) for byte in letter.encode("utf-8", "surrogatepass")]
@@ -152,7 +161,9 @@ def _unigram_splits(source: Source) -> list[tuple[int, ...]]:
     return pieces
 
 
-def _best_path(source: Source, string: str, scores: dict[str, float], longest: int, unk_score: float):
+def _best_path(
+    source: Source, string: str, scores: dict[str, float], longest: int, unk_score: float
+):
     best: list[tuple[float, int]] = [(0.0, 0)] + [(-np.inf, 0)] * len(string)
     for end in range(1, len(string) + 1):
         for start in range(max(0, end - longest), end):
@@ -166,7 +177,11 @@ def _best_path(source: Source, string: str, scores: dict[str, float], longest: i
     end = len(string)
     while end:
         start = best[end][1]
-        path[:0] = _symbols(source, string[start:end]) if end - start == 1 else [source.model_ids[string[start:end]]]
+        path[:0] = (
+            _symbols(source, string[start:end])
+            if end - start == 1
+            else [source.model_ids[string[start:end]]]
+        )
         end = start
     return tuple(path)
 

@@ -1,9 +1,10 @@
 """Causal attention for training on a CPU in bfloat16: plain matrix products over blocks of queries.
 
-PyTorch's fused attention is good forwards on a CPU, but its backward pass took a third of a training step here. Blocks
-of queries against all keys they may see keep the work in matrix products, which AMX and AVX512-BF16 do well, skip
-most of what the causal mask hides, and keep scores in the cache. Query heads that share a key head are stacked as
-rows, so keys are never repeated.
+PyTorch's fused attention is good forwards on a CPU, but its backward pass took a third of a
+training step here. Blocks of queries against all keys they may see keep the work in matrix
+products, which AMX and AVX512-BF16 do well, skip most of what the causal mask hides, and keep
+scores in the cache. Query heads that share a key head are stacked as rows, so keys are never
+repeated.
 """
 
 from typing import Any
@@ -16,7 +17,8 @@ NAME = "tinylm_blocked"
 
 
 def use_blocked_attention(model: Any) -> None:
-    """Let a `transformers` model use it wherever plain causal attention is asked for; other cases stay with SDPA."""
+    """Let a `transformers` model use it wherever plain causal attention is asked for; other cases
+    stay with SDPA."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
@@ -26,7 +28,12 @@ def use_blocked_attention(model: Any) -> None:
 
 
 def _attention(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **options: Any,
 ) -> tuple[Tensor, None]:
     scale = options.get("scaling") or query.shape[-1] ** -0.5
     plain = attention_mask is None and not options.get("dropout") and query.shape[2] == key.shape[2]
@@ -40,19 +47,27 @@ def _attention(
 
 @torch.library.custom_op("tinylm::blocked_attention", mutates_args=())
 def blocked_attention(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Causal attention of scaled queries [B, H, T, D] on keys and values [B, K, T, D], K a divisor of H.
+    """Causal attention of scaled queries [B, H, T, D] on keys and values [B, K, T, D], K a divisor
+    of H.
 
-    Returns the mix [B, H, T, D] and, for the backward pass, each block's probabilities [B * K, H / K * block, keys].
+    Returns the mix [B, H, T, D] and, for the backward pass, each block's probabilities [B * K, H /
+    K * block, keys].
     """
     batch, heads, length, width = query.shape
     groups = heads // key.shape[1]
-    q, k, v = query.reshape(-1, groups, length, width), key.view(-1, length, width), value.view(-1, length, width)
-    out, kept = q.new_empty(q.shape), []  # not empty_like: a view of one group would pass its strides on
+    q, k, v = (
+        query.reshape(-1, groups, length, width),
+        key.view(-1, length, width),
+        value.view(-1, length, width),
+    )
+    # not empty_like: a view of one group would pass its strides on
+    out, kept = q.new_empty(q.shape), []
     hidden = torch.ones(BLOCK, BLOCK, dtype=torch.bool, device=query.device).triu(1)
     for start, end in _blocks(length):
         rows = end - start
         scores = torch.bmm(_rows(q, start, end), k[:, :end].transpose(1, 2))
-        corner = scores.view(-1, groups, rows, end)[..., start:]  # the only part where a key may lie in the future
+        # the only part where a key may lie in the future
+        corner = scores.view(-1, groups, rows, end)[..., start:]
         corner.masked_fill_(hidden[:rows, :rows], float("-inf"))
         probabilities = torch.softmax(scores, dim=-1)
         out[:, :, start:end] = torch.bmm(probabilities, v[:, :end]).view(-1, groups, rows, width)
@@ -68,14 +83,22 @@ def _backward(
     groups = heads // key.shape[1]
     q, g = query.reshape(-1, groups, length, width), gradient.reshape(-1, groups, length, width)
     k, v = key.view(-1, length, width), value.view(-1, length, width)
-    query_gradient, key_gradient, value_gradient = q.new_empty(q.shape), torch.zeros_like(k), torch.zeros_like(v)
+    query_gradient, key_gradient, value_gradient = (
+        q.new_empty(q.shape),
+        torch.zeros_like(k),
+        torch.zeros_like(v),
+    )
     for (start, end), probabilities in zip(_blocks(length), kept, strict=True):
         q_rows, g_rows = _rows(q, start, end), _rows(g, start, end)
         value_gradient[:, :end] += torch.bmm(probabilities.transpose(1, 2), g_rows)
         towards = torch.bmm(g_rows, v[:, :end].transpose(1, 2))
-        score_gradient = torch._softmax_backward_data(towards, probabilities, -1, probabilities.dtype)
+        score_gradient = torch._softmax_backward_data(
+            towards, probabilities, -1, probabilities.dtype
+        )
         key_gradient[:, :end] += torch.bmm(score_gradient.transpose(1, 2), q_rows)
-        query_gradient[:, :, start:end] = torch.bmm(score_gradient, k[:, :end]).view(-1, groups, end - start, width)
+        query_gradient[:, :, start:end] = torch.bmm(score_gradient, k[:, :end]).view(
+            -1, groups, end - start, width
+        )
     return query_gradient.view_as(query), key_gradient.view_as(key), value_gradient.view_as(value)
 
 
@@ -84,7 +107,8 @@ def _blocks(length: int) -> list[tuple[int, int]]:
 
 
 def _rows(x: Tensor, start: int, end: int) -> Tensor:
-    """Rows start:end of every query head in a group, stacked: [groups of heads, heads in it * rows, width]."""
+    """Rows start:end of every query head in a group, stacked: [groups of heads, heads in it * rows,
+    width]."""
     return x[:, :, start:end].reshape(x.shape[0], -1, x.shape[-1])
 
 
@@ -92,16 +116,23 @@ def _rows(x: Tensor, start: int, end: int) -> Tensor:
 def _(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, list[Tensor]]:
     groups = query.shape[0] * key.shape[1]
     stacked = query.shape[1] // key.shape[1]
-    kept = [query.new_empty(groups, stacked * (end - start), end) for start, end in _blocks(query.shape[2])]
+    kept = [
+        query.new_empty(groups, stacked * (end - start), end)
+        for start, end in _blocks(query.shape[2])
+    ]
     return query.new_empty(query.shape), kept
 
 
 @_backward.register_fake
-def _(gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, kept: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+def _(
+    gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, kept: list[Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
     return query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape)
 
 
-def _remember(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: tuple[Tensor, list[Tensor]]) -> None:
+def _remember(
+    ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: tuple[Tensor, list[Tensor]]
+) -> None:
     ctx.save_for_backward(*inputs, *output[1])
 
 

@@ -1,7 +1,9 @@
-"""The data order. A batch is a pure function of (seed, round, step), whatever the number of processes.
+"""The data order. A batch is a pure function of (seed, round, step), whatever the number of
+processes.
 
-The corpus is cut into fixed sequences; round 0's pool is a random choice of them in a random order, cut into batches.
-A unit of later rounds is one of those batches (the paper) or one of those sequences.
+The corpus is cut into fixed sequences; round 0's pool is a random choice of them in a random order,
+cut into batches. A unit of later rounds is one of those batches (the paper) or one of those
+sequences.
 """
 
 from collections.abc import Callable, Iterator
@@ -49,14 +51,15 @@ class Plan:
     def batch(self, round_number: int, step: int, chosen: np.ndarray | None = None) -> np.ndarray:
         """Places in the (flat) pool of one batch's sequences, int64[batch_size].
 
-        ``chosen`` are the round's units (None: all). A round longer than its data passes over them again in a new
-        order.
+        ``chosen`` are the round's units (None: all). A round longer than its data passes over them
+        again in a new order.
         """
         size = self.config.batch_size
         units = np.arange(self.num_units) if chosen is None else chosen
         per_pass = len(units) if self.config.granularity == "batch" else max(1, len(units) // size)
         epoch, step = divmod(step, per_pass)
-        if round_number > 0 or epoch > 0:  # round 0, first pass: the pool is in random order already
+        # round 0, first pass: the pool is in random order already
+        if round_number > 0 or epoch > 0:
             units = generator(self.config.seed, "order", round_number, epoch).permutation(units)
         if self.config.granularity == "batch":
             return units[step] * size + np.arange(size)
@@ -75,8 +78,9 @@ def make_plan(config: TrainConfig, store: TokenStore) -> Plan:
     available = sequences // config.batch_size
     if available == 0:
         raise InputError(
-            f"{store.path} holds {store.num_tokens:,} tokens, less than one batch of {config.batch_size} sequences of "
-            f"{config.sequence_length}: add documents, or lower train.batch_size or train.sequence_length"
+            f"{store.path} holds {store.num_tokens:,} tokens, less than one batch of"
+            f" {config.batch_size} sequences of {config.sequence_length}: add documents, or lower"
+            " train.batch_size or train.sequence_length"
         )
     later = 1.0 if config.strategy == "all" else config.sampling_rate
     if config.steps == 0:
@@ -84,9 +88,13 @@ def make_plan(config: TrainConfig, store: TokenStore) -> Plan:
         steps = [first] + [max(1, round(later * first))] * (config.rounds - 1)
     else:
         if config.steps < config.rounds:
-            raise InputError(f"train.steps = {config.steps}: must be at least one for each of {config.rounds} rounds")
+            raise InputError(
+                f"train.steps = {config.steps}: must be at least one for each of {config.rounds}"
+                " rounds"
+            )
         share = 1 + later * (config.rounds - 1)
-        most = (config.steps - 1) // max(1, config.rounds - 1)  # the first round has at least one step
+        # the first round has at least one step
+        most = (config.steps - 1) // max(1, config.rounds - 1)
         rest = [min(most, max(1, round(config.steps * later / share)))] * (config.rounds - 1)
         steps = [max(1, config.steps - sum(rest)), *rest]
         first = min(available, steps[0])
@@ -118,14 +126,20 @@ def micro_batches(
 
 def _on(device: torch.device, values: np.ndarray) -> torch.Tensor:
     tensor = torch.from_numpy(values)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    return (
+        tensor.pin_memory().to(device, non_blocking=True)
+        if device.type == "cuda"
+        else tensor.to(device)
+    )
 
 
 class Prefetch:
-    """Reads one step ahead: while the device works on a batch, the next one of the round is read and sent to it."""
+    """Reads one step ahead: while the device works on a batch, the next one of the round is read
+    and sent to it."""
 
     def __init__(self, read: Callable[[int, int], Any], steps: tuple[int, ...]) -> None:
-        """``read(round, step)`` gives a batch and must not change within a round; ``steps`` of each round."""
+        """``read(round, step)`` gives a batch and must not change within a round; ``steps`` of each
+        round."""
         self.read, self.steps = read, steps
         self.reader = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
         self.ahead: tuple[int, int] | None = None

@@ -1,10 +1,10 @@
 """Checkpoints: everything a run needs to go on bitwise as if it had never stopped.
 
-Written by ``torch.distributed.checkpoint`` in its safetensors format: every process writes its own slices, in the
-background, and any number of processes reads them back. A checkpoint is a directory ``step-00000200`` of safetensors
-files (float32 weights, optimiser moments, the round's losses and choice) and ``state.json`` (step, guards, checksums).
-It appears under its name only when it is whole; one that is damaged afterwards is found by its checksums and the one
-before it is used.
+Written by ``torch.distributed.checkpoint`` in its safetensors format: every process writes its own
+slices, in the background, and any number of processes reads them back. A checkpoint is a directory
+``step-00000200`` of safetensors files (float32 weights, optimiser moments, the round's losses and
+choice) and ``state.json`` (step, guards, checksums). It appears under its name only when it is
+whole; one that is damaged afterwards is found by its checksums and the one before it is used.
 """
 
 import os
@@ -28,7 +28,8 @@ STATE = "state.json"
 
 
 class Checkpoints:
-    """The checkpoints of one run in ``folder``: the newest ``keep`` stay. All processes call every method."""
+    """The checkpoints of one run in ``folder``: the newest ``keep`` stay. All processes call every
+    method."""
 
     def __init__(self, folder: Path, keep: int, world: World) -> None:
         self.folder, self.keep, self.world = folder, keep, world
@@ -38,9 +39,11 @@ class Checkpoints:
         self.group = dist.new_group(backend="gloo") if world.size > 1 else None
 
     def save(self, step: int, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
-        """Begin to write ``folder/step-N``: ``tensors`` are copied now, the files are written while training goes on.
+        """Begin to write ``folder/step-N``: ``tensors`` are copied now, the files are written while
+        training goes on.
 
-        A checkpoint that cannot be written (a full disk) is said and costs nothing else: the one before stays.
+        A checkpoint that cannot be written (a full disk) is said and costs nothing else: the one
+        before stays.
         """
         self.wait()
         path = self.folder / f"step-{step:08d}"
@@ -49,13 +52,18 @@ class Checkpoints:
             return
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # that one process means "not distributed"
+                # that one process means "not distributed"
+                warnings.simplefilter("ignore", UserWarning)
                 written = dcp.async_save(
                     dict(tensors),
-                    storage_writer=dcp.HuggingFaceStorageWriter(str(partial), save_distributed=True),
+                    storage_writer=dcp.HuggingFaceStorageWriter(
+                        str(partial), save_distributed=True
+                    ),
                     process_group=self.group,
                 )
-            self.writing = self.background.submit(self._publish, written, partial, path, {"step": step, **state})
+            self.writing = self.background.submit(
+                self._publish, written, partial, path, {"step": step, **state}
+            )
         except (OSError, dcp.api.CheckpointException) as error:
             _say_failed(path, error)
 
@@ -67,9 +75,11 @@ class Checkpoints:
         self.world.wait()
 
     def latest(self, identity: dict[str, Any]) -> tuple[Path, dict[str, Any]] | None:
-        """(folder, state) of the newest whole checkpoint, or None. Damaged ones are passed over, saying so.
+        """(folder, state) of the newest whole checkpoint, or None. Damaged ones are passed over,
+        saying so.
 
-        Raises InputError when the checkpoint belongs to another run: ``identity`` (config, data, model) differs.
+        Raises InputError when the checkpoint belongs to another run: ``identity`` (config, data,
+        model) differs.
         """
         for path in self._newest_first():
             try:
@@ -78,10 +88,14 @@ class Checkpoints:
                     if file_hash(path / name) != checksum:
                         raise InputError(f"{path / name}: checksum differs")
             except (InputError, OSError, KeyError) as error:
-                console.print(f"[yellow]checkpoint {path} is damaged ({error}); going back to the one before[/]")
+                console.print(
+                    f"[yellow]checkpoint {path} is damaged ({error}); going back to the one"
+                    " before[/]"
+                )
                 continue
             for name, value in identity.items():
-                if state["identity"].get(name, value) != value:  # a checkpoint of an older tinylm knows fewer names
+                # a checkpoint of an older tinylm knows fewer names
+                if state["identity"].get(name, value) != value:
                     raise InputError(
                         f"{path} belongs to another run: its {name} differs from this one's; "
                         f"give another --out, or remove {self.folder}"
@@ -93,7 +107,9 @@ class Checkpoints:
         """Room and an empty folder for the files; False when there is none, which is said."""
         if self.world.leads:
             try:
-                require_space(self.folder, int(1.1 * sum(tensor.nbytes for tensor in tensors.values())))
+                require_space(
+                    self.folder, int(1.1 * sum(tensor.nbytes for tensor in tensors.values()))
+                )
                 for leftover in self.folder.glob(".step-*.partial"):
                     shutil.rmtree(leftover)
                 partial.mkdir(parents=True)
@@ -103,12 +119,15 @@ class Checkpoints:
         return True
 
     def _publish(self, written: Any, partial: Path, path: Path, state: dict[str, Any]) -> None:
-        """In the background: when all processes have written, the first one gives the folder its name."""
+        """In the background: when all processes have written, the first one gives the folder its
+        name."""
         try:
             written.result()
             if not self.world.leads:
                 return
-            checksums = {file.name: file_hash(file) for file in sorted(partial.glob("*.safetensors"))}
+            checksums = {
+                file.name: file_hash(file) for file in sorted(partial.glob("*.safetensors"))
+            }
             write_json(partial / STATE, {**state, "checksums": checksums})
             if path.exists():  # a damaged one
                 shutil.rmtree(path)
@@ -129,11 +148,17 @@ class Checkpoints:
 
 def _say_failed(path: Path, error: BaseException) -> None:
     reason = str(error).strip().splitlines() or [type(error).__name__]
-    console.print(f"[yellow]checkpoint {path} could not be written ({reason[-1]}); training goes on without it[/]")
+    console.print(
+        f"[yellow]checkpoint {path} could not be written ({reason[-1]}); training goes on without"
+        " it[/]"
+    )
 
 
-def pack_state(masters: MasterWeights, optimizers: list[torch.optim.Optimizer]) -> dict[str, torch.Tensor]:
-    """Weights and optimiser moments as one flat dict of tensors: ``weight.NAME``, ``exp_avg.NAME``, ..."""
+def pack_state(
+    masters: MasterWeights, optimizers: list[torch.optim.Optimizer]
+) -> dict[str, torch.Tensor]:
+    """Weights and optimiser moments as one flat dict of tensors: ``weight.NAME``, ``exp_avg.NAME``,
+    ..."""
     tensors = {}
     for name, weight in zip(masters.names, masters.weights):
         tensors[f"weight.{name}"] = weight.detach()
@@ -149,13 +174,20 @@ def unpack_state(
 ) -> dict[str, torch.Tensor]:
     """The reverse of :func:`pack_state`, in place, from a checkpoint of any number of processes.
 
-    Returns the tensors that belong to no weight. InputError when a weight is missing or has another shape.
+    Returns the tensors that belong to no weight. InputError when a weight is missing or has another
+    shape.
     """
-    saved: dict[str, Any] = dcp.HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata
+    saved: dict[str, Any] = (
+        dcp.HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata
+    )
     for name, weight in zip(masters.names, masters.weights):
         entry = saved.get(f"weight.{name}")
         if entry is None or entry.size != weight.shape:
-            found = "is missing" if entry is None else f"has shape {list(entry.size)}, {list(weight.shape)} is needed"
+            found = (
+                "is missing"
+                if entry is None
+                else f"has shape {list(entry.size)}, {list(weight.shape)} is needed"
+            )
             raise InputError(f"the checkpoint fits another model: {name} {found}")
     weights = dict(zip(masters.names, masters.weights))
     tensors = {}
@@ -173,7 +205,9 @@ def unpack_state(
         kind, name = key.split(".", 1)
         value = tensors.pop(key)
         for optimizer in optimizers:
-            owns = any(weights[name] is own for group in optimizer.param_groups for own in group["params"])
+            owns = any(
+                weights[name] is own for group in optimizer.param_groups for own in group["params"]
+            )
             if kind != "weight" and owns:
                 optimizer.state[weights[name]][kind] = value
     masters.publish()

@@ -18,14 +18,15 @@ Distillation = Literal["none", "live", "stored"]
 class TrainConfig:
     """Settings of one training run.
 
-    Same config, data, model and machine: bitwise the same weights, on a CPU. On a GPU the backward pass of fused
-    attention adds in no fixed order.
+    Same config, data, model and machine: bitwise the same weights, on a CPU. On a GPU the backward
+    pass of fused attention adds in no fixed order.
     """
 
     # Data and length
     sequence_length: int = 512  # tokens a sequence
     batch_size: int = 8  # sequences an optimiser step, over all processes
-    micro_batch_size: int = 0  # sequences a process runs at once; 0: the whole of its batch (less memory when smaller)
+    # sequences a process runs at once; 0: the whole of its batch (less memory when smaller)
+    micro_batch_size: int = 0
     steps: int = 0  # optimiser steps over all rounds; 0: each round reads its data once
     document_mask: bool = False  # attention and positions do not cross document boundaries
     seed: int = 0
@@ -33,11 +34,15 @@ class TrainConfig:
     # Rounds (formula 4 of the paper)
     rounds: int = 1
     sampling_rate: float = 0.5  # share of round 0's data that each later round trains on
-    strategy: Strategy = "exp-loss"  # which data stay: probability ~ exp(loss / temperature), and its comparators
-    granularity: Granularity = "batch"  # what is drawn: whole batches (the paper) or single sequences
+    # which data stay: probability ~ exp(loss / temperature), and its comparators
+    strategy: Strategy = "exp-loss"
+    # what is drawn: whole batches (the paper) or single sequences
+    granularity: Granularity = "batch"
     temperature: float = 1.0  # of exp-loss: higher is closer to uniform
-    loss_source: LossSource = "pass"  # losses from a pass of the frozen model, or those seen while training (free)
-    round_schedule: RoundSchedule = "one-cosine"  # learning rate: one cosine over all rounds, or one for each
+    # losses from a pass of the frozen model, or those seen while training (free)
+    loss_source: LossSource = "pass"
+    # learning rate: one cosine over all rounds, or one for each
+    round_schedule: RoundSchedule = "one-cosine"
 
     # Optimiser
     optimizer: Optimizer = "adamw"
@@ -57,7 +62,8 @@ class TrainConfig:
     distillation: Distillation = (
         "none"  # where teacher logits come from: the teacher beside us, or a stored top-k table
     )
-    distillation_weight: float = 0.5  # share of the teacher's target in the loss, next-token loss has the rest
+    # share of the teacher's target in the loss, next-token loss has the rest
+    distillation_weight: float = 0.5
     distillation_temperature: float = 1.0  # of a live teacher; a stored one has 1
     stored_top_k: int = 32  # tokens kept a position by distillation = "stored"
 
@@ -66,16 +72,19 @@ class TrainConfig:
     compile: bool = True  # compile each decoder layer; the first step is some seconds slower
     loss_chunk: int = 1024  # positions whose logits exist at the same time
     gradient_checkpointing: bool = False
-    model_copies: int = 1  # with torchrun: 1 spreads the model over all processes, more keeps so many whole copies
+    # with torchrun: 1 spreads the model over all processes, more keeps so many whole copies
+    model_copies: int = 1
 
     # Guards
-    spike_sigmas: float = 6.0  # skip a step whose loss is this many standard deviations above the recent mean; 0: never
+    # skip a step whose loss is this many standard deviations above the recent mean; 0: never
+    spike_sigmas: float = 6.0
     max_skips: int = 20  # skipped steps before the run stops
 
     # Keeping
     checkpoint_every: int = 200  # steps; 0: only when stopped
     keep_checkpoints: int = 2
-    export_every: int = 0  # steps between Hugging Face directories OUT/models/step-N; 0: only the last, OUT/model
+    # steps between Hugging Face directories OUT/models/step-N; 0: only the last, OUT/model
+    export_every: int = 0
     log_every: int = 1  # steps between lines of metrics.jsonl
     evaluate_every: int = 0  # steps between losses on the validation store; 0: only at the end
     forgetting: bool = False  # after each round, the loss of every batch in the order it was seen
@@ -112,7 +121,14 @@ class TrainConfig:
         for key in _ABOVE_ZERO:
             if not self._is_number(key) or not getattr(self, key) > 0:
                 self._refuse(key, "a number above 0")
-        for key in ("sampling_rate", "min_lr_ratio", "warmup", "distillation_weight", "beta1", "beta2"):
+        for key in (
+            "sampling_rate",
+            "min_lr_ratio",
+            "warmup",
+            "distillation_weight",
+            "beta1",
+            "beta2",
+        ):
             if not self._is_number(key) or not 0 <= getattr(self, key) <= 1:
                 self._refuse(key, "a number from 0 to 1")
         for key in ("beta1", "beta2"):
@@ -130,7 +146,11 @@ class TrainConfig:
     def _is_number(self, key: str) -> bool:
         value = getattr(self, key)
         whole = isinstance(getattr(TrainConfig, key), int)
-        return isinstance(value, int if whole else (int, float)) and not isinstance(value, bool) and value == value
+        return (
+            isinstance(value, int if whole else (int, float))
+            and not isinstance(value, bool)
+            and value == value
+        )
 
     def _refuse(self, key: str, allowed: str) -> None:
         raise InputError(f"train.{key} = {getattr(self, key)!r}: must be {allowed}")

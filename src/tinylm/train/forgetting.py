@@ -1,7 +1,9 @@
-"""Forgetting, measured: the loss of a round's batches at its end, in the order in which they were seen.
+"""Forgetting, measured: the loss of a round's batches at its end, in the order in which they were
+seen.
 
-A model that forgets has a falling line: what it saw last it still knows, what it saw first it has lost again. That is
-the observation behind multiple-round training (paper, section 4, figure of the loss over batches).
+A model that forgets has a falling line: what it saw last it still knows, what it saw first it has
+lost again. That is the observation behind multiple-round training (paper, section 4, figure of the
+loss over batches).
 """
 
 from pathlib import Path
@@ -16,7 +18,12 @@ BINS = 40
 
 
 def record(
-    folder: Path, plan: Plan, round_number: int, chosen: np.ndarray | None, seen: np.ndarray, losses: np.ndarray
+    folder: Path,
+    plan: Plan,
+    round_number: int,
+    chosen: np.ndarray | None,
+    seen: np.ndarray,
+    losses: np.ndarray,
 ) -> dict[str, Any]:
     """Write ``forgetting-ROUND.json`` and bring ``forgetting.svg`` up to date; returns the numbers.
 
@@ -28,7 +35,8 @@ def record(
     steps = range(plan.steps[round_number])
     batches = [plan.batch(round_number, step, chosen) for step in steps]
     result = {"round": round_number} | measure(
-        np.array([seen[batch].mean() for batch in batches]), np.array([losses[batch].mean() for batch in batches])
+        np.array([seen[batch].mean() for batch in batches]),
+        np.array([losses[batch].mean() for batch in batches]),
     )
     from tinylm.render.figures import figure, to_svg  # matplotlib takes a second to import
 
@@ -41,11 +49,13 @@ def record(
 
 
 def measure(seen: np.ndarray, at_end: np.ndarray) -> dict[str, Any]:
-    """Numbers of one round from the batches' losses in the order seen: when trained on, and at the end.
+    """Numbers of one round from the batches' losses in the order seen: when trained on, and at the
+    end.
 
-    ``forgetting`` is the mean loss at the end on the first quarter of the batches, less that on the last quarter, in
-    nats per token: above 0 when early batches were forgotten. ``stderr`` is its standard error over batches.
-    ``learned`` is the mean of (loss when seen - loss at the end): what a batch's own training and all after it brought.
+    ``forgetting`` is the mean loss at the end on the first quarter of the batches, less that on the
+    last quarter, in nats per token: above 0 when early batches were forgotten. ``stderr`` is its
+    standard error over batches. ``learned`` is the mean of (loss when seen - loss at the end): what
+    a batch's own training and all after it brought.
     """
     quarter = max(1, len(at_end) // 4)
     early, late = at_end[:quarter], at_end[-quarter:]
@@ -62,7 +72,8 @@ def measure(seen: np.ndarray, at_end: np.ndarray) -> dict[str, Any]:
 
 
 def draw(axes: Any, rounds: list[dict[str, Any]]) -> None:
-    """Draw what :func:`record` measured: loss over the order of batches, when trained on and at the round's end."""
+    """Draw what :func:`record` measured: loss over the order of batches, when trained on and at the
+    round's end."""
     for measured in rounds:
         at_end, when_seen = measured["loss_at_end"], measured["loss_when_seen"]
         place = (np.arange(len(at_end)) + 0.5) / len(at_end)

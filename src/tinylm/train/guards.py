@@ -1,4 +1,5 @@
-"""Steps that must not happen: a loss or gradient that is not a number, or a loss far above the recent ones."""
+"""Steps that must not happen: a loss or gradient that is not a number, or a loss far above the
+recent ones."""
 
 import math
 from collections import deque
@@ -10,7 +11,8 @@ WINDOW, LEAST = 128, 32  # losses remembered, and how many are needed before a s
 
 
 class Guard:
-    """Decides whether a step is taken, counts those that are not, and stops the run when there are too many."""
+    """Decides whether a step is taken, counts those that are not, and stops the run when there are
+    too many."""
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
@@ -26,8 +28,8 @@ class Guard:
         self.skipped += 1
         if self.skipped > self.config.max_skips:
             raise WorkError(
-                f"training stopped at step {step}: {self.skipped} steps were skipped, the last for {reason}; "
-                "lower train.base_lr, or look at the data near this step"
+                f"training stopped at step {step}: {self.skipped} steps were skipped, the last for"
+                f" {reason}; lower train.base_lr, or look at the data near this step"
             )
         return reason
 
@@ -40,7 +42,10 @@ class Guard:
             mean = sum(self.recent) / len(self.recent)
             sigma = math.sqrt(sum((value - mean) ** 2 for value in self.recent) / len(self.recent))
             if loss > mean + self.config.spike_sigmas * sigma:
-                return f"a loss of {loss:.2f}, over {self.config.spike_sigmas:g} sigma above {mean:.2f}"
+                return (
+                    f"a loss of {loss:.2f}, over {self.config.spike_sigmas:g} sigma above"
+                    f" {mean:.2f}"
+                )
         return None
 
     def state(self) -> dict:

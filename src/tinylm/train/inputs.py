@@ -8,25 +8,31 @@ from tinylm.corpus.store import TokenStore
 from tinylm.errors import InputError
 from tinylm.train.config import TrainConfig
 
-WITHOUT_ROWS = 16  # added tokens at most that a model has no rows for and text never becomes (Gemma 3's image token)
+# added tokens at most that a model has no rows for and text never becomes (Gemma 3's image token)
+WITHOUT_ROWS = 16
 
 
 def check_valid_store(valid: TokenStore, store: TokenStore, config: TrainConfig) -> None:
     """InputError when held-out text cannot be scored, before the training instead of after it."""
     if valid.tokenizer_hash != store.tokenizer_hash:
-        raise InputError(f"{valid.path} was packed with another tokenizer than {store.path}: pack it again")
+        raise InputError(
+            f"{valid.path} was packed with another tokenizer than {store.path}: pack it again"
+        )
     if valid.num_sequences(config.sequence_length) == 0:
         raise InputError(
-            f"{valid.path} holds {valid.num_tokens:,} tokens, less than one sequence of {config.sequence_length}: "
-            "add held-out documents, or lower train.sequence_length"
+            f"{valid.path} holds {valid.num_tokens:,} tokens, less than one sequence of"
+            f" {config.sequence_length}: add held-out documents, or lower train.sequence_length"
         )
 
 
 def weights_hash(model: Any) -> str:
-    """Tells two models of one shape apart by the first numbers of every parameter; "" for no model."""
+    """Tells two models of one shape apart by the first numbers of every parameter; "" for no
+    model."""
     if model is None:
         return ""
-    return hash_of([weight.detach().reshape(-1)[:64].float().tolist() for weight in model.parameters()])
+    return hash_of(
+        [weight.detach().reshape(-1)[:64].float().tolist() for weight in model.parameters()]
+    )
 
 
 def check_inputs(model: Any, store: TokenStore, config: TrainConfig, teacher: Any) -> None:
@@ -35,22 +41,26 @@ def check_inputs(model: Any, store: TokenStore, config: TrainConfig, teacher: An
     surplus = store.vocab_size - vocabulary
     if surplus > WITHOUT_ROWS or (surplus > 0 and int(store.tokens.max()) >= vocabulary):
         raise InputError(
-            f"{store.path} holds ids of a vocabulary of {store.vocab_size}, the model has {vocabulary}: "
-            "pack the corpus with the model's own tokenizer"
+            f"{store.path} holds ids of a vocabulary of {store.vocab_size}, the model has"
+            f" {vocabulary}: pack the corpus with the model's own tokenizer"
         )
     world = int(os.environ.get("WORLD_SIZE", 1))
     if config.batch_size % (world * (config.micro_batch_size or 1)):
         raise InputError(
-            f"train.batch_size = {config.batch_size}: must be a multiple of train.micro_batch_size times the number of "
-            f"processes ({world})"
+            f"train.batch_size = {config.batch_size}: must be a multiple of train.micro_batch_size"
+            f" times the number of processes ({world})"
         )
     if config.distillation != "none" and teacher is None:
         raise InputError(f"train.distillation = {config.distillation!r} needs a teacher")
     if config.distillation != "none":
         if config.distillation == "stored" and config.stored_top_k > vocabulary:
-            raise InputError(f"train.stored_top_k = {config.stored_top_k}: the vocabulary has {vocabulary} tokens")
+            raise InputError(
+                f"train.stored_top_k = {config.stored_top_k}: the vocabulary has {vocabulary}"
+                " tokens"
+            )
         teachers = teacher.get_output_embeddings().weight.shape[0]
         if teachers != vocabulary:
             raise InputError(
-                f"the teacher's vocabulary is {teachers}, the student's {vocabulary}: they must be the same"
+                f"the teacher's vocabulary is {teachers}, the student's {vocabulary}: they must be"
+                " the same"
             )

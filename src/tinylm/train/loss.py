@@ -1,8 +1,9 @@
 """Next-token loss and distillation in chunks: the logits of the whole batch never stand in memory.
 
-With 4096 positions and a vocabulary of 48k the logits alone would be 0.8 GB in float32, and as much again for their
-gradient. Here one chunk of positions is projected, turned into its loss and its gradient, and dropped. Gradients are
-made in the forward pass (as in Liger and Cut Cross-Entropy), so backward only scales them.
+With 4096 positions and a vocabulary of 48k the logits alone would be 0.8 GB in float32, and as much
+again for their gradient. Here one chunk of positions is projected, turned into its loss and its
+gradient, and dropped. Gradients are made in the forward pass (as in Liger and Cut Cross-Entropy),
+so backward only scales them.
 """
 
 import functools
@@ -18,21 +19,24 @@ IGNORE = -100  # a target that counts for nothing
 
 @dataclass(frozen=True)
 class Head:
-    """The output projection of a causal model: logits = scale * hidden @ weight.T, and cap * tanh(that / cap) where
-    there is a cap (Gemma 2)."""
+    """The output projection of a causal model: logits = scale * hidden @ weight.T, and cap *
+    tanh(that / cap) where there is a cap (Gemma 2)."""
 
     weight: nn.Parameter
     scale: float = 1.0
     cap: float = 0.0
 
     def logits(self, hidden: Tensor) -> Tensor:
-        logits = (hidden @ self.weight.T).mul_(self.scale) if self.scale != 1 else hidden @ self.weight.T
+        logits = (
+            (hidden @ self.weight.T).mul_(self.scale) if self.scale != 1 else hidden @ self.weight.T
+        )
         return logits.div_(self.cap).tanh_().mul_(self.cap) if self.cap else logits
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """The teacher's word on n positions: its last hidden states and head (live), or its k best tokens (stored)."""
+    """The teacher's word on n positions: its last hidden states and head (live), or its k best
+    tokens (stored)."""
 
     weight: float  # share of the teacher in the loss; next-token loss has the rest
     temperature: float = 1.0
@@ -61,16 +65,20 @@ def chunked_loss(
     chunk: int = 1024,
     compiled: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """(mean training loss, plain next-token nats of every position) without ever holding all logits.
+    """(mean training loss, plain next-token nats of every position) without ever holding all
+    logits.
 
     Args:
         hidden: last hidden states [n, d], after the final norm.
         targets: next tokens int64[n]; ``IGNORE`` where there is none.
         z_loss: weight of log(Z)^2, which keeps logits small.
         chunk: positions projected at once.
-        compiled: fuse what is done to a chunk's logits; three times as fast on a CPU, seconds to compile.
+        compiled: fuse what is done to a chunk's logits; three times as fast on a CPU, seconds to
+            compile.
     """
-    return _ChunkedLoss.apply(hidden, head.weight, head.scale, head.cap, targets, teacher, z_loss, chunk, compiled)
+    return _ChunkedLoss.apply(
+        hidden, head.weight, head.scale, head.cap, targets, teacher, z_loss, chunk, compiled
+    )
 
 
 class _ChunkedLoss(torch.autograd.Function):
@@ -94,13 +102,23 @@ class _ChunkedLoss(torch.autograd.Function):
         nats = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
         losses = torch.empty_like(nats)
         hidden_gradient = torch.empty_like(hidden) if needed else hidden
-        weight_gradient = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device) if needed else weight
+        weight_gradient = (
+            torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
+            if needed
+            else weight
+        )
         for start in range(0, len(hidden), chunk):
             part = slice(start, start + chunk)
             logits = hidden[part] @ weight.T
             about = teacher.about(part) if teacher is not None else {}
             gradient, losses[part], nats[part] = differentiate(
-                logits, targets[part].clamp(min=0), share[part], scale=scale, cap=cap, z_loss=z_loss, **about
+                logits,
+                targets[part].clamp(min=0),
+                share[part],
+                scale=scale,
+                cap=cap,
+                z_loss=z_loss,
+                **about,
             )
             if needed:
                 hidden_gradient[part] = gradient @ weight
@@ -134,14 +152,20 @@ def loss_and_gradient(
     top_log_probs: Tensor | None = None,
     top_ids: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """For one chunk of c positions: (d loss / d logits [c, V], loss that is trained [c], next-token nats [c]).
+    """For one chunk of c positions: (d loss / d logits [c, V], loss that is trained [c], next-token
+    nats [c]).
 
     Args:
         logits: [c, V] before ``scale`` and ``cap``, see :class:`Head`.
         share: what each position counts in the mean, [c]; the gradient includes it.
-        weight, temperature: of the teacher's part, weight * T^2 * KL(teacher || student) at temperature T.
+        weight, temperature: of the teacher's part, weight * T^2 * KL(teacher || student) at
+            temperature T.
     """
-    scores, targets, share = logits.float() * scale, targets.unsqueeze(1), share.unsqueeze(1) * scale
+    scores, targets, share = (
+        logits.float() * scale,
+        targets.unsqueeze(1),
+        share.unsqueeze(1) * scale,
+    )
     slope = None
     if cap:
         bent = torch.tanh(scores / cap)
@@ -154,11 +178,14 @@ def loss_and_gradient(
     if teacher_logits is not None:
         student = torch.log_softmax(scores / temperature, dim=1)
         wanted = torch.log_softmax(teacher_logits.float() / temperature, dim=1)
-        loss = loss + weight * temperature**2 * (wanted.exp() * (wanted - student)).sum(1, keepdim=True)
+        loss = loss + weight * temperature**2 * (wanted.exp() * (wanted - student)).sum(
+            1, keepdim=True
+        )
         gradient = gradient + weight * temperature * (student.exp() - wanted.exp())
     elif top_ids is not None and top_log_probs is not None:
-        # KL over the k tokens and one bucket for all others: sum q log(q / p) + r log(r / p_rest). Its gradient is
-        # p - q at a token of the k, and p - r * p / p_rest = p * (1 - r / p_rest) at any other.
+        # KL over the k tokens and one bucket for all others: sum q log(q / p) + r log(r / p_rest).
+        # Its gradient is p - q at a token of the k, and p - r * p / p_rest = p * (1 - r / p_rest)
+        # at any other.
         student, wanted = (scores - log_z).gather(1, top_ids), top_log_probs.float()
         rest = (1 - wanted.exp().sum(1, keepdim=True)).clamp(min=1e-6)
         student_rest = (1 - student.exp().sum(1, keepdim=True)).clamp(min=1e-6)

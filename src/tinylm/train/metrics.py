@@ -24,10 +24,12 @@ class Metrics:
         kept = [line for line in read(out) if _before(line, first_step)] if path.exists() else []
         with open(path, "w") as file:
             file.writelines(json.dumps(line) + "\n" for line in kept)
-        self._file = open(path, "a", buffering=1)  # noqa: SIM115 - open for the whole run; every line reaches the disk
+        # open for the whole run; every line reaches the disk
+        self._file = open(path, "a", buffering=1)  # noqa: SIM115
         self._failed = False
         self.trackers = trackers
-        self.validated = {line["step"]: line for line in kept if "valid_loss" in line}  # of an earlier part of the run
+        # of an earlier part of the run
+        self.validated = {line["step"]: line for line in kept if "valid_loss" in line}
 
     def log(self, step: int, **values: float | int | str) -> None:
         line = {"step": step, **values}
@@ -35,7 +37,10 @@ class Metrics:
             self._file.write(json.dumps(line) + "\n")
         except OSError as error:  # a full disk costs lines, not the run
             if not self._failed:
-                console.print(f"[yellow]metrics of step {step} could not be written ({error}); training goes on[/]")
+                console.print(
+                    f"[yellow]metrics of step {step} could not be written ({error}); training goes"
+                    " on[/]"
+                )
             self._failed = True
         for tracker in self.trackers:
             tracker.log(line)
@@ -47,7 +52,8 @@ class Metrics:
 
 
 def _before(line: dict[str, Any], step: int) -> bool:
-    """Whether a checkpoint of ``step`` includes what the line says. Losses on held-out text bear the next step."""
+    """Whether a checkpoint of ``step`` includes what the line says. Losses on held-out text bear
+    the next step."""
     return line["step"] < step or (line["step"] == step and "valid_loss" in line)
 
 
@@ -70,8 +76,8 @@ def memory_gb(device: torch.device) -> float:
 
 
 def flops_per_token(model: Any, length: int) -> int:
-    """FLOPs of a token forwards and backwards: 6 a weight, and 6 a multiply-add of causal attention's scores and mixing
-    (averaged over a window of ``length``)."""
+    """FLOPs of a token forwards and backwards: 6 a weight, and 6 a multiply-add of causal
+    attention's scores and mixing (averaged over a window of ``length``)."""
     config = model.config.get_text_config()
     heads = config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads

@@ -14,24 +14,29 @@ from tinylm.train.parallel import whole
 class MasterWeights:
     """Float32 weights that the optimiser moves, behind a model that computes in ``dtype``.
 
-    Adding a small update to a bfloat16 weight rounds it away (8 bits of mantissa); adding it to a float32 copy does
-    not. Where the model computes in float32 the weights are the model's own.
+    Adding a small update to a bfloat16 weight rounds it away (8 bits of mantissa); adding it to a
+    float32 copy does not. Where the model computes in float32 the weights are the model's own.
     """
 
     def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
         self.names, self.model_weights = zip(*unique_parameters(model), strict=True)
         self.weights: list[nn.Parameter] = [
-            weight if dtype == torch.float32 else nn.Parameter(weight.detach().clone()) for weight in self.model_weights
+            weight if dtype == torch.float32 else nn.Parameter(weight.detach().clone())
+            for weight in self.model_weights
         ]
         for weight in self.model_weights:
             weight.data = weight.data.to(dtype)
-        frozen = {name: weight for name, weight in model.named_parameters() if not weight.requires_grad}
+        frozen = {
+            name: weight for name, weight in model.named_parameters() if not weight.requires_grad
+        }
         self.frozen = {name: weight.data for name, weight in frozen.items()}  # as they came
         for weight in frozen.values():
             weight.data = weight.data.to(dtype)
         self._frozen = [(weight, self.frozen[name]) for name, weight in frozen.items()]
         self._copied = [
-            (weight, master) for weight, master in zip(self.model_weights, self.weights) if weight is not master
+            (weight, master)
+            for weight, master in zip(self.model_weights, self.weights)
+            if weight is not master
         ]
 
     @torch.no_grad()
@@ -39,14 +44,18 @@ class MasterWeights:
         """Add the model's gradients to those of the float32 weights, once after every backward."""
         for weight, master in self._copied:
             if weight.grad is not None:
-                master.grad = weight.grad.float() if master.grad is None else master.grad.add_(weight.grad)
+                master.grad = (
+                    weight.grad.float() if master.grad is None else master.grad.add_(weight.grad)
+                )
                 weight.grad = None
 
     @torch.no_grad()
     def publish(self) -> None:
         """Round the float32 weights into the model."""
         if self._copied:
-            torch._foreach_copy_([w.data for w, _ in self._copied], [m.data for _, m in self._copied])
+            torch._foreach_copy_(
+                [w.data for w, _ in self._copied], [m.data for _, m in self._copied]
+            )
 
     def restore_model(self, dtype: torch.dtype) -> None:
         """Give the model back its weights in ``dtype``, taken from the float32 ones."""
@@ -66,17 +75,26 @@ def unique_parameters(model: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
 
 
 def make_optimizers(config: TrainConfig, masters: MasterWeights) -> list[torch.optim.Optimizer]:
-    """Fused AdamW; matrices decay, gains and biases do not. With ``muon``, it moves the matrices inside the layers.
+    """Fused AdamW; matrices decay, gains and biases do not. With ``muon``, it moves the matrices
+    inside the layers.
 
-    Muon makes each update orthogonal; its step is scaled to the size AdamW's would have (Moonlight, arXiv 2502.16982),
-    so one learning rate serves both. Embedding and output matrix stay with AdamW.
+    Muon makes each update orthogonal; its step is scaled to the size AdamW's would have (Moonlight,
+    arXiv 2502.16982), so one learning rate serves both. Embedding and output matrix stay with
+    AdamW.
     """
     named = list(zip(masters.names, masters.weights))
-    inner = [w for name, w in named if config.optimizer == "muon" and w.ndim == 2 and ".layers." in name]
+    inner = [
+        w for name, w in named if config.optimizer == "muon" and w.ndim == 2 and ".layers." in name
+    ]
     chosen = {id(weight) for weight in inner}
-    matrices = [weight for weight in masters.weights if weight.ndim >= 2 and id(weight) not in chosen]
+    matrices = [
+        weight for weight in masters.weights if weight.ndim >= 2 and id(weight) not in chosen
+    ]
     others = [weight for weight in masters.weights if weight.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
     adamw = torch.optim.AdamW(
         [group for group in groups if group["params"]],
         lr=config.learning_rate,
@@ -87,13 +105,17 @@ def make_optimizers(config: TrainConfig, masters: MasterWeights) -> list[torch.o
     if not inner:
         return [adamw]
     muon = torch.optim.Muon(
-        inner, lr=config.learning_rate, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
+        inner,
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+        adjust_lr_fn="match_rms_adamw",
     )
     return [adamw, muon]
 
 
 def learning_rate(config: TrainConfig, plan: Plan, step: int) -> float:
-    """Of a step of the whole run: linear warm-up, then cosine down to ``min_lr_ratio``; over all rounds or in each."""
+    """Of a step of the whole run: linear warm-up, then cosine down to ``min_lr_ratio``; over all
+    rounds or in each."""
     start, length = 0, plan.total_steps
     if config.round_schedule == "restart":
         round_number, inside = plan.locate(step)

@@ -1,7 +1,8 @@
 """Many processes: who they are, how the model is spread over them, and what they tell each other.
 
-Started by ``torchrun``; each process reads its own sequences of every batch. The model is spread by FSDP2: every
-process keeps a slice of each float32 weight and of its optimiser state, and gathers a layer only while it runs.
+Started by ``torchrun``; each process reads its own sequences of every batch. The model is spread by
+FSDP2: every process keeps a slice of each float32 weight and of its optimiser state, and gathers a
+layer only while it runs.
 """
 
 import os
@@ -39,7 +40,8 @@ class World:
         return sequences[self.rank :: self.size]
 
     def together(self, mine: Tensor) -> np.ndarray:
-        """One value for every sequence of a batch, in its order, from every process's values for its own."""
+        """One value for every sequence of a batch, in its order, from every process's values for
+        its own."""
         if self.size == 1:
             return mine.cpu().numpy()
         parts = [torch.empty_like(mine) for _ in range(self.size)]
@@ -50,12 +52,17 @@ class World:
         """The mean of a number over the processes, equal bits on all."""
         if self.size == 1:
             return value
-        total = torch.tensor([value], dtype=torch.float64, device=self.device if self.device.type == "cuda" else "cpu")
+        total = torch.tensor(
+            [value],
+            dtype=torch.float64,
+            device=self.device if self.device.type == "cuda" else "cpu",
+        )
         dist.all_reduce(total)
         return total.item() / self.size
 
     def any(self, value: int) -> int:
-        """The largest of a number over the processes: when one must stop, all do, at the same step."""
+        """The largest of a number over the processes: when one must stop, all do, at the same
+        step."""
         if self.size == 1:
             return value
         largest = torch.tensor([value], device=self.device)
@@ -72,18 +79,30 @@ class World:
             dist.destroy_process_group()
 
 
-def shard(student: nn.Module, layers: nn.ModuleList, world: World, dtype: torch.dtype, copies: int) -> None:
+def shard(
+    student: nn.Module, layers: nn.ModuleList, world: World, dtype: torch.dtype, copies: int
+) -> None:
     """FSDP2: each decoder layer is one unit, the rest of the model another.
 
-    Weights stay in float32 and are gathered in ``dtype``; gradients are summed in float32. With ``copies`` above 1 the
-    model is spread over size / copies processes and repeated (HSDP): less traffic between machines.
+    Weights stay in float32 and are gathered in ``dtype``; gradients are summed in float32. With
+    ``copies`` above 1 the model is spread over size / copies processes and repeated (HSDP): less
+    traffic between machines.
     """
     if world.size % copies:
-        raise InputError(f"train.model_copies = {copies}: must be a divisor of the number of processes ({world.size})")
-    shape, names = ((copies, world.size // copies), ("copy", "shard")) if copies > 1 else ((world.size,), ("shard",))
+        raise InputError(
+            f"train.model_copies = {copies}: must be a divisor of the number of processes"
+            f" ({world.size})"
+        )
+    shape, names = (
+        ((copies, world.size // copies), ("copy", "shard"))
+        if copies > 1
+        else ((world.size,), ("shard",))
+    )
     mesh: DeviceMesh = init_device_mesh(world.device.type, shape, mesh_dim_names=names)
     # inputs stay as they are: the teacher's log-probabilities among them are float32 on purpose
-    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    policy = MixedPrecisionPolicy(
+        param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
+    )
     for layer in layers:
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(student, mesh=mesh, mp_policy=policy)
@@ -95,7 +114,8 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def like(value: Tensor, example: Tensor) -> Tensor:
-    """``value`` on the device of ``example``, and sliced as it is. Every process has the whole value already."""
+    """``value`` on the device of ``example``, and sliced as it is. Every process has the whole
+    value already."""
     value = value.to(example.device)
     if isinstance(example, DTensor) and value.shape == example.shape:
         return distribute_tensor(value, example.device_mesh, example.placements, src_data_rank=None)

@@ -9,7 +9,8 @@ from tinylm.terminal import console
 
 
 class StopSignal:
-    """While it is entered, SIGTERM and SIGINT only set ``requested``. A second signal ends the process at once."""
+    """While it is entered, SIGTERM and SIGINT only set ``requested``. A second signal ends the
+    process at once."""
 
     def __init__(self) -> None:
         self.requested = 0
@@ -28,10 +29,15 @@ class StopSignal:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def exit(self, out: Path) -> NoReturn:
-        """Leave with exit code 143 (SIGTERM) or 130 (SIGINT); call after the checkpoint is written."""
+        """Leave with exit code 143 (SIGTERM) or 130 (SIGINT); call after the checkpoint is
+        written."""
         name = signal.Signals(self.requested).name
         newest = max((out / "checkpoints").glob("step-*"), default=None)
-        kept = f"{newest} holds the run: the same command goes on from there" if newest else "no checkpoint is there"
+        kept = (
+            f"{newest} holds the run: the same command goes on from there"
+            if newest
+            else "no checkpoint is there"
+        )
         console.print(f"stopped by {name}; {kept}")
         raise SystemExit(128 + self.requested)
 

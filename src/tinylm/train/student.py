@@ -1,4 +1,5 @@
-"""The model as the loop sees it: hidden states out, an output matrix beside them, parameters in the right format."""
+"""The model as the loop sees it: hidden states out, an output matrix beside them, parameters in the
+right format."""
 
 from typing import Any
 
@@ -13,9 +14,12 @@ from tinylm.train.loss import Head, Teacher, chunked_loss
 
 
 class Student(nn.Module):
-    """A `transformers` causal model as a function from a micro-batch to its loss, without its logits."""
+    """A `transformers` causal model as a function from a micro-batch to its loss, without its
+    logits."""
 
-    def __init__(self, model: Any, config: TrainConfig, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, model: Any, config: TrainConfig, device: torch.device, dtype: torch.dtype
+    ) -> None:
         super().__init__()
         self.model = model
         self.config = config
@@ -65,8 +69,9 @@ class Student(nn.Module):
     def hidden(self, ids: Tensor, positions: Tensor | None = None) -> Tensor:
         """Last hidden states [tokens, hidden] of ids [sequences, length], flat over all positions.
 
-        With ``positions`` (from 0 in every document) attention stays inside documents: `transformers` reads from them
-        where documents begin, and keeps the sliding windows of families that have them.
+        With ``positions`` (from 0 in every document) attention stays inside documents:
+        `transformers` reads from them where documents begin, and keeps the sliding windows of
+        families that have them.
         """
         arguments: dict[str, Any] = {"input_ids": ids, "use_cache": False}
         if positions is not None:
@@ -75,15 +80,24 @@ class Student(nn.Module):
 
 
 def find_head(model: Any) -> Head:
-    """The output matrix, scale and cap of its logits; InputError for heads that a chunked loss cannot express."""
+    """The output matrix, scale and cap of its logits; InputError for heads that a chunked loss
+    cannot express."""
     embeddings = model.get_output_embeddings()
     config = model.config.get_text_config()
     if embeddings is None:
-        raise InputError(f"{type(model).__name__} has no output embeddings: a causal language model is needed")
+        raise InputError(
+            f"{type(model).__name__} has no output embeddings: a causal language model is needed"
+        )
     if getattr(embeddings, "bias", None) is not None:
         raise InputError(f"{type(model).__name__} has an output bias: tinylm trains models without")
-    scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
-    return Head(embeddings.weight, float(scale), float(getattr(config, "final_logit_softcapping", None) or 0))
+    scale = getattr(config, "logit_scale", None) or 1 / (
+        getattr(config, "logits_scaling", None) or 1
+    )
+    return Head(
+        embeddings.weight,
+        float(scale),
+        float(getattr(config, "final_logit_softcapping", None) or 0),
+    )
 
 
 def set_parameter_dtype(model: nn.Module, dtype: torch.dtype) -> None:
@@ -93,7 +107,7 @@ def set_parameter_dtype(model: nn.Module, dtype: torch.dtype) -> None:
 
 
 def compile_layers(layers: nn.ModuleList) -> None:
-    """Compile each decoder layer in place. All layers share one compiled program, so it is made once: seconds, not
-    minutes; and names of parameters stay as they were."""
+    """Compile each decoder layer in place. All layers share one compiled program, so it is made
+    once: seconds, not minutes; and names of parameters stay as they were."""
     for layer in layers:
         layer.compile(dynamic=False)

@@ -1,8 +1,10 @@
-"""A teacher's k best tokens at every position, kept beside the token store: rounds, seeds and sweeps reuse them.
+"""A teacher's k best tokens at every position, kept beside the token store: rounds, seeds and
+sweeps reuse them.
 
-Kept as ids (uint16 or uint32) and log-probabilities (float16) of shape [sequences, length, k]: with k = 32 and a
-vocabulary up to 65,536 this is 128 bytes a token, and no teacher has to run while the student trains. The files have
-room for the whole store but take disk only for the sequences some run asked for; those a later run needs are added.
+Kept as ids (uint16 or uint32) and log-probabilities (float16) of shape [sequences, length, k]: with
+k = 32 and a vocabulary up to 65,536 this is 128 bytes a token, and no teacher has to run while the
+student trains. The files have room for the whole store but take disk only for the sequences some
+run asked for; those a later run needs are added.
 """
 
 from collections.abc import Callable
@@ -29,7 +31,8 @@ class TeacherTable:
     log_probs: np.ndarray
 
     def lookup(self, sequences: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
-        """(log-probabilities float[n, k], ids int64[n, k]) of all positions of these sequences, flat."""
+        """(log-probabilities float[n, k], ids int64[n, k]) of all positions of these sequences,
+        flat."""
         log_probs = torch.from_numpy(self.log_probs[sequences].astype(np.float32)).flatten(0, 1)
         ids = torch.from_numpy(self.ids[sequences].astype(np.int64)).flatten(0, 1)
         return log_probs.to(device), ids.to(device)
@@ -48,8 +51,10 @@ def make_or_open(
     """The table at ``folder``, made where it is not there, with a row for each of ``sequences``.
 
     Args:
-        about: what the rows depend on; written beside them. ``folder`` must be another one for other values.
-        sequences: sequence numbers of the store, int64[n]; those without a row are computed, by all processes together.
+        about: what the rows depend on; written beside them. ``folder`` must be another one for
+            other values.
+        sequences: sequence numbers of the store, int64[n]; those without a row are computed, by all
+            processes together.
         shape: (sequences of the whole store, their length, k).
         hidden: the teacher: sequence numbers -> last hidden states [sequences * length, d].
         head: the teacher's output projection.
@@ -58,20 +63,32 @@ def make_or_open(
         if world.leads and not (folder / HEADER).exists():
             _make_empty(folder, about, shape, head.weight.shape[0])
         world.wait()
-        ids, log_probs, done = (np.load(folder / name, mmap_mode="r+") for name in (IDS, LOG_PROBS, DONE))
+        ids, log_probs, done = (
+            np.load(folder / name, mmap_mode="r+") for name in (IDS, LOG_PROBS, DONE)
+        )
         missing = sequences[done[sequences] == 0]
         if world.leads:
-            require_space(folder, len(missing) * shape[1] * shape[2] * (ids.itemsize + log_probs.itemsize))
+            require_space(
+                folder, len(missing) * shape[1] * shape[2] * (ids.itemsize + log_probs.itemsize)
+            )
         world.wait()
-        _fill(ids, log_probs, done, missing[world.rank :: world.size], shape, hidden, head, batch_size)
+        _fill(
+            ids, log_probs, done, missing[world.rank :: world.size], shape, hidden, head, batch_size
+        )
         world.wait()
     return TeacherTable(ids, log_probs)
 
 
-def _make_empty(folder: Path, about: dict[str, Any], shape: tuple[int, int, int], vocabulary: int) -> None:
+def _make_empty(
+    folder: Path, about: dict[str, Any], shape: tuple[int, int, int], vocabulary: int
+) -> None:
     with atomic_directory(folder, replace=True) as scratch:
         dtype = np.uint16 if vocabulary <= 2**16 else np.uint32
-        for name, kind, size in ((IDS, dtype, shape), (LOG_PROBS, np.float16, shape), (DONE, np.uint8, shape[:1])):
+        for name, kind, size in (
+            (IDS, dtype, shape),
+            (LOG_PROBS, np.float16, shape),
+            (DONE, np.uint8, shape[:1]),
+        ):
             np.lib.format.open_memmap(scratch / name, "w+", kind, size).flush()
         write_json(scratch / HEADER, about)
 
@@ -87,7 +104,8 @@ def _fill(
     head: Head,
     batch_size: int,
 ) -> None:
-    """Compute the rows of ``sequences``. A row is marked when it is whole, so a killed run loses one batch."""
+    """Compute the rows of ``sequences``. A row is marked when it is whole, so a killed run loses
+    one batch."""
     _, length, k = shape
     with progress_bar("teacher's logits", len(sequences), "sequences") as bar:
         for start in range(0, len(sequences), batch_size):

@@ -19,7 +19,9 @@ def start_tracker(name: str, out: Path, settings: dict[str, Any]) -> Tracker:
     try:
         library = importlib.import_module(_NEEDS[name])
     except ImportError as error:
-        raise InputError(f"train.trackers: {name} is not installed: `pip install {name}`") from error
+        raise InputError(
+            f"train.trackers: {name} is not installed: `pip install {name}`"
+        ) from error
     if name == "tensorboard":
         return _TensorBoard(library.SummaryWriter(str(out / "tensorboard")))
     return _Online(library, library.init(project="tinylm", name=out.name, config=settings))
@@ -32,7 +34,9 @@ class _Online:
         self.library, self.run = library, run
 
     def log(self, line: dict[str, Any]) -> None:
-        self.library.log({key: value for key, value in line.items() if key != "step"}, step=line["step"])
+        self.library.log(
+            {key: value for key, value in line.items() if key != "step"}, step=line["step"]
+        )
 
     def close(self) -> None:
         self.library.finish()

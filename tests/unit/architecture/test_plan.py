@@ -33,9 +33,12 @@ def test_every_candidate_can_be_cut_from_the_teacher(budget: float, vocab_size: 
         assert abs(candidate.parameters - budget) <= 0.01 * budget
         assert candidate.parameters == parameters(shape, TEACHER)
         assert shape.vocab_size == vocab_size and shape.head_dim == 64 and shape.tie_word_embeddings
-        assert shape.num_layers <= 30 and shape.hidden_size <= 576 and shape.intermediate_size <= 1536
+        assert (
+            shape.num_layers <= 30 and shape.hidden_size <= 576 and shape.intermediate_size <= 1536
+        )
         assert shape.num_key_value_heads <= 3 and shape.heads_per_group <= 3
-        assert shape.hidden_size % shape.num_attention_heads == 0  # Llama's config refuses to load otherwise
+        # Llama's config refuses to load otherwise
+        assert shape.hidden_size % shape.num_attention_heads == 0
 
 
 def test_a_cut_keeps_the_width_first() -> None:
@@ -75,9 +78,18 @@ def test_written_plan_is_read_back_as_its_best_shape(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"budget": 400e6, "vocab_size": 16384, "teacher": TEACHER}, "the nearest has 115.6 million"),
-        ({"budget": 40e6, "vocab_size": 60000, "teacher": TEACHER}, "larger than the teacher's 49152"),
-        ({"budget": 40e6, "vocab_size": 16384, "teacher": TEACHER, "depths": [40]}, "more than the teacher's 30"),
+        (
+            {"budget": 400e6, "vocab_size": 16384, "teacher": TEACHER},
+            "the nearest has 115.6 million",
+        ),
+        (
+            {"budget": 40e6, "vocab_size": 60000, "teacher": TEACHER},
+            "larger than the teacher's 49152",
+        ),
+        (
+            {"budget": 40e6, "vocab_size": 16384, "teacher": TEACHER, "depths": [40]},
+            "more than the teacher's 30",
+        ),
         ({"budget": -1, "vocab_size": 16384}, "must be positive"),
         ({"budget": float("nan"), "vocab_size": 16384}, "must be positive"),
         ({"budget": float("inf"), "vocab_size": 16384}, "must be positive"),
@@ -100,7 +112,13 @@ def test_depths_are_parsed() -> None:
 
 def test_candidate_as_dict_has_the_contract_keys() -> None:
     keys = set(plan(40e6, 16384)[0].to_dict())
-    assert {"num_layers", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads"} <= keys
+    assert {
+        "num_layers",
+        "hidden_size",
+        "intermediate_size",
+        "num_attention_heads",
+        "num_key_value_heads",
+    } <= keys
     assert {"head_dim", "vocab_size", "tie_word_embeddings", "parameters"} <= keys
     assert isinstance(plan(40e6, 16384)[0], Candidate)
 

@@ -25,7 +25,9 @@ def test_shapes_take_turns_and_results_are_medians() -> None:
         order.append(shape)
         return Timing(0.5, next(seconds[shape]), 1000 * shape.num_layers)
 
-    results = measure([SMALL, LARGE], Protocol(batch=2, prompt_tokens=10, new_tokens=11, repeats=3), run=run)
+    results = measure(
+        [SMALL, LARGE], Protocol(batch=2, prompt_tokens=10, new_tokens=11, repeats=3), run=run
+    )
     assert order == [SMALL, LARGE] * 3
     assert results[0]["decode_tokens_per_second"] == {"median": 10.0, "low": 20 / 9, "high": 20.0}
     assert results[1]["decode_tokens_per_second"]["median"] == 4.0

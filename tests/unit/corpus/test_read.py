@@ -23,7 +23,9 @@ def write_all(folder):
     (folder / "b.jsonl").write_bytes(lines(TEXTS))
     (folder / "c.jsonl.gz").write_bytes(gzip.compress(lines(TEXTS)))
     (folder / "d.jsonl.zst").write_bytes(zstandard.compress(lines(TEXTS)))
-    pyarrow.parquet.write_table(pyarrow.table({"text": TEXTS, "n": [1, 2, 3]}), folder / "e.parquet")
+    pyarrow.parquet.write_table(
+        pyarrow.table({"text": TEXTS, "n": [1, 2, 3]}), folder / "e.parquet"
+    )
     (folder / "ignored.bin").write_bytes(b"\0")
 
 
@@ -140,13 +142,25 @@ def test_embedded_corpus_has_three_sources_and_no_repeats():
 
 def test_what_real_corpora_hold_is_read(tmp_path):
     """A byte-order mark, missing texts, half a surrogate pair, a long zstd window."""
-    data = '\ufeff{"text": "a"}\n{"text": null}\n{"text": "b\\ud800c"}\n{"text": "\\ud83d\\ude00"}\n'.encode()
+    lines = (
+        '{"text": "a"}',
+        '{"text": null}',
+        '{"text": "b\\ud800c"}',
+        '{"text": "\\ud83d\\ude00"}',
+    )
+    data = ("\ufeff" + "\n".join(lines) + "\n").encode()
     (tmp_path / "x.jsonl").write_bytes(data)
     (tmp_path / "x.jsonl.gz").write_bytes(gzip.compress(data))
     parameters = zstandard.ZstdCompressionParameters(window_log=28, enable_ldm=True)
-    (tmp_path / "x.jsonl.zst").write_bytes(zstandard.ZstdCompressor(compression_params=parameters).compress(data[3:]))
+    (tmp_path / "x.jsonl.zst").write_bytes(
+        zstandard.ZstdCompressor(compression_params=parameters).compress(data[3:])
+    )
     for name in ("x.jsonl", "x.jsonl.gz", "x.jsonl.zst"):
-        assert [d.text for d in documents([tmp_path / name])] == ["a", "b\ufffdc", "\U0001f600"], name
+        assert [d.text for d in documents([tmp_path / name])] == [
+            "a",
+            "b\ufffdc",
+            "\U0001f600",
+        ], name
     (tmp_path / "y.txt").write_bytes("\ufeffa".encode())
     assert [d.text for d in documents([tmp_path / "y.txt"])] == ["a"]
 

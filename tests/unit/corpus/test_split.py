@@ -64,4 +64,6 @@ def test_many_sources_do_not_break_the_budget():
     books = [Document("word " * 200, f"book{number}.txt") for number in range(500)]
     chosen = spread(books, 10_000)
     assert 10 <= len(chosen) <= 11 and len({book.source for book in chosen}) == len(chosen)
-    assert [book.source for book in spread(books[:400], 10_000)] != [book.source for book in books[:10]]
+    assert [book.source for book in spread(books[:400], 10_000)] != [
+        book.source for book in books[:10]
+    ]

@@ -111,12 +111,22 @@ def test_texts_and_windows_begin_with_bos_where_the_tokenizer_puts_one(tmp_path)
 
     tokenizer = byte_level_tokenizer()
     bos = tokenizer.bos_token_id
-    template = {"single": f"{tokenizer.bos_token} $A", "special_tokens": [(tokenizer.bos_token, bos)]}
+    template = {
+        "single": f"{tokenizer.bos_token} $A",
+        "special_tokens": [(tokenizer.bos_token, bos)],
+    }
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(**template)
     store = pack(texts(6), tokenizer, tmp_path / "store")
     assert store.start == bos and (store.tokens[store.documents[:-1]] == bos).all()
-    windows, plain = store.windows([1, 2], 16), dataclasses.replace(store, start=None).windows([1, 2], 16)
-    assert (windows[:, 0] == bos).all() and (windows[:, 1:] == plain[:, 1:]).all() and (plain[:, 0] != bos).any()
+    windows, plain = (
+        store.windows([1, 2], 16),
+        dataclasses.replace(store, start=None).windows([1, 2], 16),
+    )
+    assert (
+        (windows[:, 0] == bos).all()
+        and (windows[:, 1:] == plain[:, 1:]).all()
+        and (plain[:, 0] != bos).any()
+    )
     calibration = calibration_chunks([str(corpus_file(tmp_path / "text.jsonl"))], tokenizer, 4, 32)
     assert (calibration[:, 0] == bos).all()
     assert pack(texts(6), byte_level_tokenizer(), tmp_path / "other").start is None

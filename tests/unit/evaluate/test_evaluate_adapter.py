@@ -20,10 +20,15 @@ from transformers import (
 from tinylm.errors import InputError
 from tinylm.evaluate.adapter import TinyLM
 
-SHOTS = "the quick brown fox jumps over the lazy dog while the river runs under the old bridge. " * 2
+SHOTS = (
+    "the quick brown fox jumps over the lazy dog while the river runs under the old bridge. " * 2
+)
 PAIRS = [
     *[(SHOTS + f"question {q}\nAnswer:", f" {letter}") for q in range(6) for letter in "ABCD"],
-    *[("the fox", ending) for ending in (" jumps over", " runs under the bridge", " jumps", " jumps over the dog")],
+    *[
+        ("the fox", ending)
+        for ending in (" jumps over", " runs under the bridge", " jumps", " jumps over the dog")
+    ],
     ("the river ", "runs"),  # a trailing space belongs to the continuation
     ("", "the lazy dog"),
     ("", "<|endoftext|>the"),
@@ -35,7 +40,8 @@ PAIRS = [
 
 def requests(kind, arguments, task="t"):
     return [
-        Instance(request_type=kind, doc={}, arguments=a, idx=0, metadata=(task, n, 1)) for n, a in enumerate(arguments)
+        Instance(request_type=kind, doc={}, arguments=a, idx=0, metadata=(task, n, 1))
+        for n, a in enumerate(arguments)
     ]
 
 
@@ -73,7 +79,11 @@ def families(vocab_size):
         "llama": tiny_llama(vocab_size),
         "qwen3": Qwen3ForCausalLM(Qwen3Config(**sizes)).eval(),
         "mistral": MistralForCausalLM(MistralConfig(**sizes, sliding_window=12)).eval(),
-        "gemma3": Gemma3ForCausalLM(Gemma3TextConfig(**sizes, sliding_window=12, layer_types=kinds)).eval(),
+        "gemma3": (
+            Gemma3ForCausalLM(
+                Gemma3TextConfig(**sizes, sliding_window=12, layer_types=kinds)
+            ).eval()
+        ),
     }
 
 
@@ -98,12 +108,16 @@ def test_shared_prefixes_are_computed_once(model, tokenizer):
 
 def test_a_model_without_attention_masks_is_scored_one_by_one(tokenizer):
     torch.manual_seed(0)
-    config = MambaConfig(vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, state_size=4)
+    config = MambaConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, state_size=4
+    )
     mamba = MambaForCausalLM(config).eval()
     lm = TinyLM(mamba, tokenizer, max_length=256)
     assert not lm.tree_is_exact
     ((total, _),) = lm.loglikelihood(requests("loglikelihood", [("the fox", " jumps over")]))
-    assert total == pytest.approx(brute_force(mamba, tokenizer, "the fox", " jumps over")[0], abs=1e-3)
+    assert total == pytest.approx(
+        brute_force(mamba, tokenizer, "the fox", " jumps over")[0], abs=1e-3
+    )
 
 
 def test_whole_texts_in_windows_equal_the_sum_of_their_windows(model, tokenizer):
@@ -114,7 +128,8 @@ def test_whole_texts_in_windows_equal_the_sum_of_their_windows(model, tokenizer)
     expected = 0.0
     for start in range(0, len(sequence) - 1, 32):
         end = min(start + 32, len(sequence) - 1)
-        window = sequence[max(0, end - 32) : end + 1]  # the last one is as long as the others, its targets are fewer
+        # the last one is as long as the others, its targets are fewer
+        window = sequence[max(0, end - 32) : end + 1]
         with torch.no_grad():
             logits = model(torch.tensor([window[:-1]])).logits[0].double().log_softmax(-1)
         scored = logits.gather(1, torch.tensor(window[1:])[:, None])
@@ -125,9 +140,12 @@ def test_whole_texts_in_windows_equal_the_sum_of_their_windows(model, tokenizer)
 def test_generation_does_not_depend_on_the_batch(model, tokenizer):
     options = {"until": ["\n"], "max_gen_toks": 12, "do_sample": False}
     asked = [(context, options) for context in ("the fox", SHOTS, "under the old", "the fox")]
-    together = TinyLM(model, tokenizer, batch_size=4096).generate_until(requests("generate_until", asked))
+    together = TinyLM(model, tokenizer, batch_size=4096).generate_until(
+        requests("generate_until", asked)
+    )
     alone = [
-        TinyLM(model, tokenizer, batch_size=1).generate_until(requests("generate_until", [one]))[0] for one in asked
+        TinyLM(model, tokenizer, batch_size=1).generate_until(requests("generate_until", [one]))[0]
+        for one in asked
     ]
     assert together == alone and together[0] == together[3] and any(together)
 
@@ -137,7 +155,8 @@ def test_stopped_and_run_again_asks_only_for_what_is_missing(model, tokenizer, t
     first = TinyLM(model, tokenizer, responses=path, batch_size=32)
     whole = first.loglikelihood(requests("loglikelihood", PAIRS))
     lines = path.read_text().splitlines(keepends=True)
-    path.write_text("".join(lines[:10]) + lines[10][: len(lines[10]) // 2])  # killed while writing line 11
+    # killed while writing line 11
+    path.write_text("".join(lines[:10]) + lines[10][: len(lines[10]) // 2])
     second = TinyLM(model, tokenizer, responses=path, batch_size=32)
     assert len(second.responses) == 10
     again = second.loglikelihood(requests("loglikelihood", PAIRS))
@@ -163,7 +182,9 @@ def test_long_prompts_lose_their_beginning_and_are_counted(model, tokenizer):
 def test_a_context_too_short_for_the_examples_is_one_clear_line(model, tokenizer):
     lm = TinyLM(model, tokenizer, max_length=40)
     asked = [(SHOTS * 2, " a"), (SHOTS * 2 + "b", " a"), ("the", " fox")]
-    with pytest.raises(InputError, match=r"demo: 2 of 3 prompts do not fit the context of 40.*--num-fewshot"):
+    with pytest.raises(
+        InputError, match=r"demo: 2 of 3 prompts do not fit the context of 40.*--num-fewshot"
+    ):
         lm.loglikelihood(requests("loglikelihood", asked, task="demo"))
 
 
@@ -172,7 +193,9 @@ def test_an_answer_without_tokens_of_its_own_has_no_score(model, tokenizer):
     whole = tokenizer.decode([max(range(len(tokenizer)), key=lambda i: len(tokenizer.decode([i])))])
     ((total, _),) = lm.loglikelihood(requests("loglikelihood", [(whole[:-1], whole[-1])]))
     shorter = tokenizer.encode(whole[:-1], add_special_tokens=False)
-    assert math.isnan(total) == (len(shorter) >= len(tokenizer.encode(whole, add_special_tokens=False)))
+    assert math.isnan(total) == (
+        len(shorter) >= len(tokenizer.encode(whole, add_special_tokens=False))
+    )
     assert math.isnan(total)
 
 
@@ -191,7 +214,11 @@ def test_automatic_batch_size_is_timed_when_there_is_enough_to_do(model, tokeniz
     lm = TinyLM(model, tokenizer)
     tried = []
     forward = lm._forward
-    monkeypatch.setattr(lm, "_forward", lambda step, cache: (tried.append(len(step.tokens)), forward(step, cache))[1])
+    monkeypatch.setattr(
+        lm,
+        "_forward",
+        lambda step, cache: (tried.append(len(step.tokens)), forward(step, cache))[1],
+    )
     assert lm.batch_tokens == 32 and not tried
     lm.requested_tokens = 10**6
     assert lm.batch_tokens in (16, 32, 64) and set(tried) == {16, 32, 64}
@@ -202,13 +229,19 @@ def with_bos(tokenizer):
     from tokenizers.processors import TemplateProcessing
 
     backend = type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str())
-    backend.post_processor = TemplateProcessing(single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)])
-    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<|endoftext|>", eos_token="<|endoftext|>")
+    backend.post_processor = TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<|endoftext|>", eos_token="<|endoftext|>"
+    )
 
 
 @pytest.mark.parametrize("adds_bos", [False, True])
 def test_every_answer_equals_lm_evals_own_adapter(adds_bos):
-    pytest.importorskip("accelerate", reason="lm-eval's Hugging Face adapter cannot be imported without accelerate")
+    pytest.importorskip(
+        "accelerate", reason="lm-eval's Hugging Face adapter cannot be imported without accelerate"
+    )
     from lm_eval.models.huggingface import HFLM
 
     tokenizer = with_bos(byte_tokenizer()) if adds_bos else byte_tokenizer()
@@ -218,11 +251,14 @@ def test_every_answer_equals_lm_evals_own_adapter(adds_bos):
     long = [*PAIRS, (SHOTS * 4, " the fox")]
     expected = theirs.loglikelihood(requests("loglikelihood", long), disable_tqdm=True)
     answers = ours.loglikelihood(requests("loglikelihood", long))
-    assert [total for total, _ in answers] == pytest.approx([total for total, _ in expected], abs=1e-3)
+    assert [total for total, _ in answers] == pytest.approx(
+        [total for total, _ in expected], abs=1e-3
+    )
     assert [greedy for _, greedy in answers] == [greedy for _, greedy in expected]
     texts = [(SHOTS * 3,), ("the fox",), ("我们在河边",)]
     assert ours.loglikelihood_rolling(requests("loglikelihood_rolling", texts)) == pytest.approx(
-        theirs.loglikelihood_rolling(requests("loglikelihood_rolling", texts), disable_tqdm=True), abs=1e-2
+        theirs.loglikelihood_rolling(requests("loglikelihood_rolling", texts), disable_tqdm=True),
+        abs=1e-2,
     )
     options = {"until": ["."], "max_gen_toks": 10}
     asked = [(context, options) for context in ("the fox", SHOTS, "under the old")]

@@ -7,7 +7,12 @@ from tinylm.errors import InputError
 from tinylm.evaluate.bands import band_names, bits_by_band, byte_bands, frequency_ranks
 from tinylm.evaluate.bits_per_byte import bits_per_byte
 
-DOCUMENTS = [Document(TEXT, "a"), Document("🦊 and 我们在河边", "b"), Document(CHINESE + " é", "b"), Document("x", "b")]
+DOCUMENTS = [
+    Document(TEXT, "a"),
+    Document("🦊 and 我们在河边", "b"),
+    Document(CHINESE + " é", "b"),
+    Document("x", "b"),
+]
 EDGES = (5, 50)
 
 

@@ -33,7 +33,8 @@ DOCUMENTS = [
 
 
 def brute_force_bits(model, tokenizer, text, context, stride):
-    """One forward pass for each token, over exactly the tokens that the documented rule lets it see."""
+    """One forward pass for each token, over exactly the tokens that the documented rule lets it
+    see."""
     ids = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
     sequence = [tokenizer.bos_token_id, *ids]
     bits = 0.0
@@ -48,7 +49,9 @@ def brute_force_bits(model, tokenizer, text, context, stride):
 
 @pytest.mark.parametrize(("context", "stride"), [(256, 256), (16, 16), (16, 8), (16, 5)])
 def test_equals_brute_force(model, tokenizer, context, stride):
-    result = score_documents(model, tokenizer, DOCUMENTS, context, stride=stride, dtype=None, batch_tokens=64)
+    result = score_documents(
+        model, tokenizer, DOCUMENTS, context, stride=stride, dtype=None, batch_tokens=64
+    )
     expected = [brute_force_bits(model, tokenizer, d.text, context, stride) for d in DOCUMENTS]
     assert result.bits == pytest.approx(expected, rel=1e-5)
     assert list(result.bytes) == [len(d.text.encode()) for d in DOCUMENTS]
@@ -95,14 +98,23 @@ def test_a_model_that_caps_its_logits_is_scored_a_slice_at_a_time(tokenizer):
     """Whole logits of 8,192 tokens of Gemma 2 are 4 GB."""
     torch.manual_seed(0)
     config = Gemma2Config(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=16, max_position_embeddings=128, final_logit_softcapping=0.5,
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        max_position_embeddings=128,
+        final_logit_softcapping=0.5,
         initializer_range=0.5,
-    )  # fmt: skip
+    )
     capped = Gemma2ForCausalLM(config).eval()
     assert Scorer(capped).head is not None
     bits = score_documents(capped, tokenizer, DOCUMENTS, 64, dtype=None).bits
-    assert bits[1] == pytest.approx(brute_force_bits(capped, tokenizer, DOCUMENTS[1].text, 64, 64), rel=1e-5)
+    assert bits[1] == pytest.approx(
+        brute_force_bits(capped, tokenizer, DOCUMENTS[1].text, 64, 64), rel=1e-5
+    )
 
 
 def test_head_on_slices_equals_whole_logits(model, monkeypatch):
@@ -120,7 +132,10 @@ def test_head_on_slices_equals_whole_logits(model, monkeypatch):
 
 
 @given(
-    count=st.integers(0, 60), context=st.integers(2, 20), stride=st.integers(1, 20), batch_tokens=st.integers(1, 100)
+    count=st.integers(0, 60),
+    context=st.integers(2, 20),
+    stride=st.integers(1, 20),
+    batch_tokens=st.integers(1, 100),
 )
 @settings(max_examples=200, deadline=None)
 def test_every_token_is_scored_once_after_the_ones_before_it(count, context, stride, batch_tokens):
@@ -139,8 +154,9 @@ def test_every_token_is_scored_once_after_the_ones_before_it(count, context, str
 
 
 def test_same_number_through_a_compacted_tokenizer(model, tokenizer):
-    """A vocabulary cut to the tokens a text uses gives the same text the same ids up to renaming. Predictions are
-    renormalised over fewer tokens, so bits per byte can only fall; giving the cut tokens no mass makes it equal."""
+    """A vocabulary cut to the tokens a text uses gives the same text the same ids up to renaming.
+    Predictions are renormalised over fewer tokens, so bits per byte can only fall; giving the cut
+    tokens no mass makes it equal."""
     text = "the quick brown fox jumps over the lazy dog while the river runs under the old bridge. "
     used = sorted({tokenizer.eos_token_id, *tokenizer.encode(text, add_special_tokens=False)})
     kept, small = compacted(tokenizer, used)
@@ -165,7 +181,8 @@ def test_same_number_through_a_compacted_tokenizer(model, tokenizer):
 
 
 def compacted(tokenizer, used):
-    """The tokenizer with only ``used`` ids and what their merges need, renumbered: the ids kept, in order."""
+    """The tokenizer with only ``used`` ids and what their merges need, renumbered: the ids kept, in
+    order."""
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     vocab, merges = state["model"]["vocab"], [tuple(pair) for pair in state["model"]["merges"]]
     names = {index: name for name, index in vocab.items()}
@@ -179,7 +196,9 @@ def compacted(tokenizer, used):
     for token in state["added_tokens"]:
         token["id"] = kept.index(token["id"])
     backend = Tokenizer.from_str(json.dumps(state))
-    return kept, PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|endoftext|>", bos_token="<|endoftext|>")
+    return kept, PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="<|endoftext|>", bos_token="<|endoftext|>"
+    )
 
 
 def test_a_marker_in_the_text_is_paid_for(model, tokenizer):

@@ -11,9 +11,22 @@ from tinylm.evaluate.tasks import NAMES, load_tasks, readers
 from tinylm.evaluate.tasks.files import facts
 
 COUNTS = {
-    "mmlu": 8, "ceval": 8, "cmmlu": 8, "agieval": 5, "boolq": 3, "ax-b": 3, "piqa": 3, "eprstmt": 2, "xsum": 2, "c3": 4,
-    "hellaswag": 2, "arc-easy": 3, "lambada": 2, "blimp": 4, "wikitext": 2,
-}  # fmt: skip
+    "mmlu": 8,
+    "ceval": 8,
+    "cmmlu": 8,
+    "agieval": 5,
+    "boolq": 3,
+    "ax-b": 3,
+    "piqa": 3,
+    "eprstmt": 2,
+    "xsum": 2,
+    "c3": 4,
+    "hellaswag": 2,
+    "arc-easy": 3,
+    "lambada": 2,
+    "blimp": 4,
+    "wikitext": 2,
+}
 
 
 @pytest.fixture
@@ -33,7 +46,9 @@ def test_every_task_loads_all_its_items(files, name):
     for doc in task.eval_docs:
         if task.config.doc_to_choice:
             choices, gold = task.doc_to_choice(doc), task.doc_to_target(doc)
-            assert all(0 <= index < len(choices) for index in (gold if isinstance(gold, list) else [gold]))
+            assert all(
+                0 <= index < len(choices) for index in (gold if isinstance(gold, list) else [gold])
+            )
 
 
 def pack(folder, archive):
@@ -44,7 +59,9 @@ def pack(folder, archive):
     archive.write_bytes(zstandard.ZstdCompressor().compress(buffer.getvalue()))
 
 
-@pytest.mark.parametrize(("name", "folder", "archive"), [("mmlu", "mmlu", "mmlu"), ("xsum", "XSum", "xsum")])
+@pytest.mark.parametrize(
+    ("name", "folder", "archive"), [("mmlu", "mmlu", "mmlu"), ("xsum", "XSum", "xsum")]
+)
 def test_archives_read_like_folders(files, tmp_path_factory, name, folder, archive):
     packed = tmp_path_factory.mktemp("packed")
     pack(files / folder, packed / f"{archive}.tar.zst")
@@ -60,7 +77,9 @@ def test_subjects_take_turns_and_examples_are_of_the_same_subject(files):
     for doc in list(task.eval_docs)[:2]:
         prompt = task.fewshot_context(doc, num_fewshot=5)
         assert prompt.count(f"The {doc['subject']} dev number") == 5
-        assert prompt.startswith("The following are multiple choice questions (with answers) about " + doc["subject"])
+        assert prompt.startswith(
+            "The following are multiple choice questions (with answers) about " + doc["subject"]
+        )
         assert "test number 0" in prompt.rpartition("\n\n")[2]
 
 
@@ -81,7 +100,11 @@ def test_hellaswag_marks_are_cleaned(files):
 
 def test_wikitext_is_split_at_first_level_headings_only(files):
     pages = [row["page"] for row in readers.wikitext(str(files))["test"].to_list()]
-    assert ["The River" in pages[0], "Bridges" in pages[0], "The Dog" in pages[1]] == [True, True, True]
+    assert ["The River" in pages[0], "Bridges" in pages[0], "The Dog" in pages[1]] == [
+        True,
+        True,
+        True,
+    ]
 
 
 def test_the_hash_changes_with_the_data(files):
@@ -92,8 +115,13 @@ def test_the_hash_changes_with_the_data(files):
 
 
 def test_a_bad_item_is_left_out_and_named(files):
-    rows = [json.loads(line) for line in (files / "superglue/BoolQ/val.jsonl").read_text().splitlines()]
-    jsonl(files / "superglue/BoolQ/val.jsonl", [{**rows[0], "label": "maybe"}, {"passage": "x"}, *rows[1:]])
+    rows = [
+        json.loads(line) for line in (files / "superglue/BoolQ/val.jsonl").read_text().splitlines()
+    ]
+    jsonl(
+        files / "superglue/BoolQ/val.jsonl",
+        [{**rows[0], "label": "maybe"}, {"passage": "x"}, *rows[1:]],
+    )
     text = (files / "superglue/BoolQ/val.jsonl").read_text()
     (files / "superglue/BoolQ/val.jsonl").write_text(
         text[: text.index("\n") + 1] + "{broken\n" + text.split("\n", 1)[1]
@@ -101,8 +129,10 @@ def test_a_bad_item_is_left_out_and_named(files):
     table = readers.boolq(str(files))["test"]
     assert len(table) == 2
     assert [reason.split(": ", 1)[0] for reason in facts(table)["bad_items"]] == [
-        "boolq item 0", "boolq item 1", "boolq item 2",
-    ]  # fmt: skip
+        "boolq item 0",
+        "boolq item 1",
+        "boolq item 2",
+    ]
 
 
 def test_rows_that_are_no_objects_are_left_out_and_named(files):
@@ -114,7 +144,9 @@ def test_rows_that_are_no_objects_are_left_out_and_named(files):
     path = files / "c3/c3-d-test.json"
     sentences, questions, name = json.loads(path.read_text())[0]
     path.write_text(json.dumps([[sentences, ["no object", *questions], name]]))
-    assert facts(readers.c3(str(files))["test"])["bad_items"] == ["d item 0: a question is no JSON object"]
+    assert facts(readers.c3(str(files))["test"])["bad_items"] == [
+        "d item 0: a question is no JSON object"
+    ]
 
 
 def damage(path, how):

@@ -6,14 +6,19 @@ from tinylm.evaluate.trie import Plan, Scored
 
 
 def run(plan):
-    """Walk the steps as the adapter does, with the token path itself as cache; returns what each target has seen."""
+    """Walk the steps as the adapter does, with the token path itself as cache; returns what each
+    target has seen."""
     cache, seen = [], {}
     for step in plan:
         assert step.base <= len(cache)
         del cache[step.base :]
         visible, positions = step.visible(), step.positions()
         for row in range(len(step.tokens)):
-            inside = [step.tokens[other] for other in range(len(step.tokens)) if visible[row, step.base + other]]
+            inside = [
+                step.tokens[other]
+                for other in range(len(step.tokens))
+                if visible[row, step.base + other]
+            ]
             path = cache + inside
             assert visible[row, : step.base].all()
             assert positions[row] == len(path) - 1
@@ -34,13 +39,19 @@ def expected(sequence):
 @st.composite
 def sequence_lists(draw):
     """Few distinct tokens and joined pieces, so that prefixes are shared at every depth."""
-    pieces = draw(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12), min_size=1, max_size=4))
+    pieces = draw(
+        st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12), min_size=1, max_size=4)
+    )
     result = []
     for _ in range(draw(st.integers(1, 14))):
         chosen = draw(st.lists(st.integers(0, len(pieces) - 1), min_size=1, max_size=4))
         inputs = tuple(token for piece in chosen for token in pieces[piece])
         length = draw(st.integers(1, len(inputs)))
-        result.append(Scored(inputs, tuple(draw(st.lists(st.integers(0, 9), min_size=length, max_size=length)))))
+        result.append(
+            Scored(
+                inputs, tuple(draw(st.lists(st.integers(0, 9), min_size=length, max_size=length)))
+            )
+        )
     return result
 
 
@@ -70,7 +81,9 @@ def test_few_shot_examples_run_once_and_choices_share_their_question():
 
 
 def test_a_tree_that_fits_is_one_step_without_a_cache():
-    plan = Plan([Scored((1, 2, 3), (7,)), Scored((1, 2, 4), (8, 9)), Scored((5,), (6,))], pack_tokens=100)
+    plan = Plan(
+        [Scored((1, 2, 3), (7,)), Scored((1, 2, 4), (8, 9)), Scored((5,), (6,))], pack_tokens=100
+    )
     (step,) = plan
     assert step.base == 0 and not step.header and not step.linear
     assert step.tokens == [1, 2, 3, 4, 5] and step.parents == [-1, 0, 1, 1, -1]

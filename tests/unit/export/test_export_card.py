@@ -10,19 +10,32 @@ from tinylm.cli import main
 from tinylm.export.card import model_card
 
 RESULTS = {
-    "recipe": {"name": "demo", "corpus": {"paths": ["embedded"]}, "train": {"sequence_length": 512}},
+    "recipe": {
+        "name": "demo",
+        "corpus": {"paths": ["embedded"]},
+        "train": {"sequence_length": 512},
+    },
     "teacher": {"spec": "smollm2-135m", "name": "SmolLM2: 135M", "license": "apache-2.0"},
     "parameters": {"teacher": 134_515_008, "student": 39_990_000},
     "bits_per_byte": {"control": 2.5, "student": 1.75, "teacher": 1.0},
     "bits_per_byte_stderr": {"teacher": 0.01, "student": 0.02, "control": 0.03},
-    "corpus": {"train": {"documents": 10, "bytes": 5_000_000}, "valid": {"documents": 1, "bytes": 1000}},
+    "corpus": {
+        "train": {"documents": 10, "bytes": 5_000_000},
+        "valid": {"documents": 1, "bytes": 1000},
+    },
     "tokens_trained": 1_228_800,
     "seconds": {"train": 300.0, "score": 20.0},
     "tokenizer": {"growth_predicted": 1.044},
     "tasks": {
         "models": [
-            {"model": "teacher", "tasks": {"piqa": {"score": 0.64, "stderr": 0.039, "n": 150, "chance": 0.5}}},
-            {"model": "student", "tasks": {"piqa": {"score": 0.55, "stderr": 0.04, "n": 150, "chance": 0.5}}},
+            {
+                "model": "teacher",
+                "tasks": {"piqa": {"score": 0.64, "stderr": 0.039, "n": 150, "chance": 0.5}},
+            },
+            {
+                "model": "student",
+                "tasks": {"piqa": {"score": 0.55, "stderr": 0.04, "n": 150, "chance": 0.5}},
+            },
         ]
     },
 }
@@ -52,9 +65,13 @@ def test_every_fact_is_told(model_dir):
     card = model_card(model_dir, RESULTS, exports=[EXPORT], device=[ROW], languages=["en"])
     header = yaml.safe_load(card.split("---")[1])
     assert (
-        header["license"] == "apache-2.0" and header["base_model"] == "SmolLM2: 135M" and header["language"] == ["en"]
+        header["license"] == "apache-2.0"
+        and header["base_model"] == "SmolLM2: 135M"
+        and header["language"] == ["en"]
     )
-    assert card.index("| teacher | 1.0000 ± 0.0100 |") < card.index("| this model | 1.7500 ± 0.0200 |")
+    assert card.index("| teacher | 1.0000 ± 0.0100 |") < card.index(
+        "| this model | 1.7500 ± 0.0200 |"
+    )
     for told in (
         "# run\n",
         "40.0M parameters",
@@ -77,17 +94,40 @@ def test_without_facts_nothing_is_invented(model_dir):
     card = model_card(model_dir)
     assert yaml.safe_load(card.split("---")[1])["license"] == "unknown"
     assert "The licence is unknown" in card
-    for absent in ("Bits per byte", "## Tasks", "Files for devices", "Speed", "How it was made", "None"):
+    for absent in (
+        "Bits per byte",
+        "## Tasks",
+        "Files for devices",
+        "Speed",
+        "How it was made",
+        "None",
+    ):
         assert absent not in card
 
 
 def test_command(model_dir, tmp_path, capsys):
     files = []
-    for name, value in (("results", RESULTS), ("export", EXPORT), ("device", {"rows": [ROW], "ratio": 3.0})):
+    for name, value in (
+        ("results", RESULTS),
+        ("export", EXPORT),
+        ("device", {"rows": [ROW], "ratio": 3.0}),
+    ):
         files.append(tmp_path / f"{name}.json")
         files[-1].write_text(json.dumps(value))
     out = tmp_path / "README.md"
-    main(["export", "--model", str(model_dir), "--format", "card", "--out", str(out), "--facts", *map(str, files)])
+    main(
+        [
+            "export",
+            "--model",
+            str(model_dir),
+            "--format",
+            "card",
+            "--out",
+            str(out),
+            "--facts",
+            *map(str, files),
+        ]
+    )
     assert out.read_text() == model_card(model_dir, RESULTS, exports=[EXPORT], device=[ROW])
     files[0].write_text("{}")
     with pytest.raises(SystemExit) as stop:

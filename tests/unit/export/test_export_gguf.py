@@ -40,7 +40,8 @@ def test_padding_rows_become_unused_tokens(tmp_path):
 
 def test_fallbacks_are_told(model_dir, tmp_path):
     pytest.importorskip("xllamacpp")
-    report = export(model_dir, tmp_path / "m.gguf", "Q4_K_M")  # rows of 64 and 128 do not divide by 256
+    # rows of 64 and 128 do not divide by 256
+    report = export(model_dir, tmp_path / "m.gguf", "Q4_K_M")
     assert report["fallbacks"]["blk.1.ffn_up.weight"] == "Q4_K -> Q5_0"
     assert report["fallbacks"]["token_embd.weight"] == "Q6_K -> Q8_0"
 
@@ -114,7 +115,11 @@ def test_a_tensor_of_the_wrong_shape(model_dir, tmp_path):
         weights["model.norm.weight"] = weights["model.norm.weight"][:-1].clone()
 
     folder = damaged(model_dir, tmp_path / "shape", change)
-    refused(r"model\.norm\.weight has shape \(63,\), the config says \(64,\)", folder, tmp_path / "m.gguf")
+    refused(
+        r"model\.norm\.weight has shape \(63,\), the config says \(64,\)",
+        folder,
+        tmp_path / "m.gguf",
+    )
 
 
 def test_a_truncated_checkpoint(model_dir, tmp_path):
@@ -135,7 +140,8 @@ def test_a_tokenizer_larger_than_the_model(tmp_path):
 
 
 def test_tokens_without_a_row_are_left_out_and_missing_ids_come_from_the_config(tmp_path):
-    """Gemma 3's image token stands after the last row; Qwen's tokenizer names no bos, its config does."""
+    """Gemma 3's image token stands after the last row; Qwen's tokenizer names no bos, its config
+    does."""
     folder = tiny_teacher(tmp_path / "model")
     tokenizer = load_tokenizer(folder)
     rows = len(tokenizer)

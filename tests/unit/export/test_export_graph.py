@@ -1,4 +1,5 @@
-"""What llama.cpp's fixed graphs cannot say is refused; what differs only in layout is moved without loss."""
+"""What llama.cpp's fixed graphs cannot say is refused; what differs only in layout is moved without
+loss."""
 
 import numpy as np
 import pytest
@@ -39,8 +40,14 @@ def test_refused(model_type, changes, message):
 @pytest.mark.parametrize(
     ("rope", "message"),
     [
-        ({"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}, "rope scaling of type 'dynamic'"),
-        ({"rope_type": "yarn", "factor": 2.0, "rope_theta": 1e4, "beta_fast": 16.0}, "yarn with beta_fast"),
+        (
+            {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4},
+            "rope scaling of type 'dynamic'",
+        ),
+        (
+            {"rope_type": "yarn", "factor": 2.0, "rope_theta": 1e4, "beta_fast": 16.0},
+            "yarn with beta_fast",
+        ),
     ],
 )
 def test_rope_it_cannot_express_is_refused(rope, message):
@@ -69,7 +76,8 @@ def test_gemma3_keeps_its_windows_layer_by_layer():
 
 
 def test_interleaved_rows_rotate_to_the_same_scores():
-    """Rope on halves of (q, k) and rope on pairs of the reordered (q, k) give the same q.k at any distance."""
+    """Rope on halves of (q, k) and rope on pairs of the reordered (q, k) give the same q.k at any
+    distance."""
     llama = config(head_dim=16)
     family = graph.family_of(llama)
     rng = np.random.default_rng(0)
@@ -80,15 +88,25 @@ def test_interleaved_rows_rotate_to_the_same_scores():
 
     def halves(vector):  # transformers
         x, y = vector[:8], vector[8:]
-        return np.concatenate([x * np.cos(angles) - y * np.sin(angles), x * np.sin(angles) + y * np.cos(angles)])
+        return np.concatenate(
+            [x * np.cos(angles) - y * np.sin(angles), x * np.sin(angles) + y * np.cos(angles)]
+        )
 
     def pairs(vector):  # llama.cpp
         x, y = vector[0::2], vector[1::2]
-        return np.stack([x * np.cos(angles) - y * np.sin(angles), x * np.sin(angles) + y * np.cos(angles)], 1).ravel()
+        return np.stack(
+            [x * np.cos(angles) - y * np.sin(angles), x * np.sin(angles) + y * np.cos(angles)], 1
+        ).ravel()
 
     for head in range(4):
-        ours = halves(q[16 * head : 16 * head + 16, 0]) @ k[16 * (head // 2) : 16 * (head // 2) + 16, 0]
-        theirs = pairs(moved_q[16 * head : 16 * head + 16, 0]) @ moved_k[16 * (head // 2) : 16 * (head // 2) + 16, 0]
+        ours = (
+            halves(q[16 * head : 16 * head + 16, 0])
+            @ k[16 * (head // 2) : 16 * (head // 2) + 16, 0]
+        )
+        theirs = (
+            pairs(moved_q[16 * head : 16 * head + 16, 0])
+            @ moved_k[16 * (head // 2) : 16 * (head // 2) + 16, 0]
+        )
         assert ours == pytest.approx(theirs, rel=1e-5)
 
 

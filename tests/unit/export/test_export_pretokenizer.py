@@ -9,7 +9,8 @@ from tinylm.errors import InputError
 from tinylm.export.pretokenizer import name_for
 
 LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+"
 )
 
@@ -29,7 +30,10 @@ def split(pattern):
 
 def digits(individual):
     return pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=individual), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Digits(individual_digits=individual),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
     )
 
 
@@ -49,7 +53,12 @@ def test_rules_are_recognised_whatever_the_vocabulary(rules, ignore_merges, name
 
 @pytest.mark.parametrize(
     "rules",
-    [digits(False), pre_tokenizers.ByteLevel(add_prefix_space=True), split(r"\w+"), pre_tokenizers.Whitespace()],
+    [
+        digits(False),
+        pre_tokenizers.ByteLevel(add_prefix_space=True),
+        split(r"\w+"),
+        pre_tokenizers.Whitespace(),
+    ],
 )
 def test_unknown_rules_are_a_clear_error(rules, tmp_path):
     with pytest.raises(InputError, match="--pre-tokenizer NAME"):

@@ -48,7 +48,12 @@ def test_q4_k_m_widens_the_ends_and_every_third_layer():
 
 @pytest.mark.parametrize(
     ("name", "columns", "expected"),
-    [("Q4_K_M", 192, Type.Q5_0), ("Q5_K_M", 192, Type.Q5_1), ("Q6_K", 192, Type.Q8_0), ("Q4_0", 100, Type.F16)],
+    [
+        ("Q4_K_M", 192, Type.Q5_0),
+        ("Q5_K_M", 192, Type.Q5_1),
+        ("Q6_K", 192, Type.Q8_0),
+        ("Q4_0", 100, Type.F16),
+    ],
 )
 def test_rows_that_do_not_divide_fall_back(name, columns, expected):
     wanted, got = quantization.choose(name, "blk.1.ffn_up.weight", (64, columns), 8, True)

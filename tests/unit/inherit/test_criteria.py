@@ -41,7 +41,9 @@ def test_taylor_leaves_the_model_as_it_was_and_nothing_behind() -> None:
     model = family_model("llama")
     before = model(input_ids=IDS).logits
     criteria.taylor(model, IDS)
-    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+    assert all(
+        parameter.requires_grad and parameter.grad is None for parameter in model.parameters()
+    )
     assert torch.equal(model(input_ids=IDS).logits, before)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
@@ -56,7 +58,9 @@ def test_weight_norms_count_every_weight_of_a_unit(power: int) -> None:
         return sum(float(part.abs().pow(power).sum()) for part in parts)
 
     mlp = [weights[f"model.layers.2.mlp.{name}_proj.weight"] for name in ("gate", "up", "down")]
-    assert float(scores["ffn"][2, 5]) == pytest.approx(norm(mlp[0][5], mlp[1][5], mlp[2][:, 5]), rel=1e-4)
+    assert float(scores["ffn"][2, 5]) == pytest.approx(
+        norm(mlp[0][5], mlp[1][5], mlp[2][:, 5]), rel=1e-4
+    )
     rows = slice(24, 32)  # query head 3, of key-value head 1
     attention = {k: weights[f"model.layers.1.self_attn.{k}_proj.weight"] for k in "qkvo"}
     bias = {k: weights[f"model.layers.1.self_attn.{k}_proj.bias"] for k in "qkv"}
@@ -64,7 +68,10 @@ def test_weight_norms_count_every_weight_of_a_unit(power: int) -> None:
     shared = norm(attention["k"][8:], attention["v"][8:], bias["k"][8:], bias["v"][8:])
     assert float(scores["q_heads"][1, 3]) == pytest.approx(own + shared / 2, rel=1e-4)
     hidden = sum(
-        norm(w.select(d, 7)) for w in weights.values() for d in range(w.dim()) if w.shape[d] == 32 and w.dim() == 1
+        norm(w.select(d, 7))
+        for w in weights.values()
+        for d in range(w.dim())
+        if w.shape[d] == 32 and w.dim() == 1
     )
     assert float(scores["hidden"][7]) > hidden
 
@@ -72,15 +79,20 @@ def test_weight_norms_count_every_weight_of_a_unit(power: int) -> None:
 def test_activation_is_the_l2_over_chunks_of_mean_sizes() -> None:
     model = family_model("llama")
     seen: list[torch.Tensor] = []
-    handle = model.model.layers[3].mlp.down_proj.register_forward_pre_hook(lambda m, args: seen.append(args[0]))
+    handle = model.model.layers[3].mlp.down_proj.register_forward_pre_hook(
+        lambda m, args: seen.append(args[0])
+    )
     with torch.no_grad():
         model(input_ids=IDS)
     handle.remove()
     scores = criteria.activation(model, IDS, batch_size=4)
-    torch.testing.assert_close(scores["ffn"][3], seen[0].abs().mean(1).norm(dim=0), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        scores["ffn"][3], seen[0].abs().mean(1).norm(dim=0), rtol=1e-4, atol=1e-6
+    )
 
 
-@pytest.mark.parametrize("family", ["llama", "phi3", "qwen3", "gemma", "granite", "olmo2"])  # one kind of layer each
+# one kind of layer each
+@pytest.mark.parametrize("family", ["llama", "phi3", "qwen3", "gemma", "granite", "olmo2"])
 def test_skip_loss_is_the_loss_of_the_model_without_the_layer(family: str) -> None:
     model = family_model(family)
     rises, layers = depth.skip_loss(model, IDS), list(model.model.layers)
@@ -88,7 +100,9 @@ def test_skip_loss_is_the_loss_of_the_model_without_the_layer(family: str) -> No
         base = loss_of(model, IDS, depth.LOSS_STRIDE)
         model.config.num_hidden_layers = 3
         for skipped in range(4):
-            model.model.layers = torch.nn.ModuleList(layer for layer in layers if layer is not layers[skipped])
+            model.model.layers = torch.nn.ModuleList(
+                layer for layer in layers if layer is not layers[skipped]
+            )
             without = loss_of(model, IDS, depth.LOSS_STRIDE)
             assert float(rises[skipped]) == pytest.approx(float(without - base), abs=2e-4)
 

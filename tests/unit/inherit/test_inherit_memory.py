@@ -1,4 +1,5 @@
-"""Layers that run again: the same scores to the bit, less memory; and what is said before scoring starts."""
+"""Layers that run again: the same scores to the bit, less memory; and what is said before scoring
+starts."""
 
 import pytest
 import torch
@@ -59,7 +60,9 @@ def test_a_layer_that_runs_again_keeps_less():
     model = family_model("llama")
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    model.get_input_embeddings().register_forward_hook(lambda module, args, out: out.requires_grad_())
+    model.get_input_embeddings().register_forward_hook(
+        lambda module, args, out: out.requires_grad_()
+    )
     everything = saved_bytes(model, IDS)
     with recomputed_layers(model):
         again = saved_bytes(model, IDS)
@@ -79,8 +82,11 @@ def test_the_line_says_when_layers_run_twice(little_memory):
 
 
 def test_the_line_counts_a_large_refit():
-    line = memory_line(SMOLLM2, SMOLLM2, torch.bfloat16, 512, torch.device("cpu"), refit_tokens=4096 * 512)
-    assert "states for the refit 79.7" in line, line  # 4096 * 512 tokens, 30 + 3 states of 576 numbers of 2 bytes
+    line = memory_line(
+        SMOLLM2, SMOLLM2, torch.bfloat16, 512, torch.device("cpu"), refit_tokens=4096 * 512
+    )
+    # 4096 * 512 tokens, 30 + 3 states of 576 numbers of 2 bytes
+    assert "states for the refit 79.7" in line, line
 
 
 def test_free_memory_of_this_machine_is_read():

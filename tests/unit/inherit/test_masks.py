@@ -19,7 +19,9 @@ def random_selection(teacher, target: Shape):
     sizes = ((4, 48), (4, 4), (32,), (4,))
     generator = torch.Generator().manual_seed(5)
     return select(
-        Scores(*(torch.rand(size, generator=generator) for size in sizes)), Shape.from_config(teacher.config), target
+        Scores(*(torch.rand(size, generator=generator) for size in sizes)),
+        Shape.from_config(teacher.config),
+        target,
     )
 
 
@@ -34,14 +36,24 @@ def test_the_masked_teacher_is_the_exported_student(family: str) -> None:
         teacher.get_input_embeddings().weight.mul_(20)  # large beside the norms' eps
     shape = Shape.from_config(teacher.config)
     target = dataclasses.replace(
-        shape, num_layers=3, hidden_size=24, intermediate_size=40, num_attention_heads=2, num_key_value_heads=1
+        shape,
+        num_layers=3,
+        hidden_size=24,
+        intermediate_size=40,
+        num_attention_heads=2,
+        num_key_value_heads=1,
     )
     kept = random_selection(teacher, target)
     student = build(
-        cut(model_weights(teacher), teacher.config, target, kept), teacher.config, target, kept, torch.float32
+        cut(model_weights(teacher), teacher.config, target, kept),
+        teacher.config,
+        target,
+        kept,
+        torch.float32,
     )
     embedding_scale(student, 32)
-    norm_gains(student, teacher, kept)  # without calibration: as if the dropped numbers had been zero, as they are here
+    # without calibration: as if the dropped numbers had been zero, as they are here
+    norm_gains(student, teacher, kept)
     with torch.no_grad(), masks.gated(teacher, masks.binary_gates(kept, shape)):
         masked = teacher(IDS, use_cache=False).logits
     with torch.no_grad():
@@ -56,11 +68,14 @@ def test_open_probability_is_what_samples_say_corrected_for_the_clamp() -> None:
     for log_alpha in (-masks.CLAMP, -1.0, 0.5, masks.CLAMP):
         samples = masks.hard_concrete(torch.full((200_000,), log_alpha), generator)
         raw[log_alpha] = float((samples > 0).float().mean())
-    assert raw[-masks.CLAMP] == pytest.approx(0.047, abs=0.003)  # the bias that the correction removes
+    # the bias that the correction removes
+    assert raw[-masks.CLAMP] == pytest.approx(0.047, abs=0.003)
     least, most = raw[-masks.CLAMP], raw[masks.CLAMP]
     for log_alpha, probability in raw.items():
         expected = (probability - least) / (most - least)
-        assert float(masks.open_probability(torch.tensor(log_alpha))) == pytest.approx(expected, abs=0.01)
+        assert float(masks.open_probability(torch.tensor(log_alpha))) == pytest.approx(
+            expected, abs=0.01
+        )
 
 
 def test_top_k_opens_exactly_k_and_passes_gradients() -> None:
@@ -75,7 +90,9 @@ def test_top_k_opens_exactly_k_and_passes_gradients() -> None:
 def test_hold_reaches_any_share_and_keeps_the_order(share: float) -> None:
     values = torch.randn(3, 50, generator=torch.Generator().manual_seed(0)) * 3
     held = masks.hold(values, share)
-    torch.testing.assert_close(masks.open_probability(held).mean(-1), torch.full((3,), share), rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        masks.open_probability(held).mean(-1), torch.full((3,), share), rtol=0, atol=1e-4
+    )
     assert (held.gather(-1, values.argsort(-1)).diff(dim=-1) >= 0).all()
 
 
@@ -94,7 +111,9 @@ def test_masks_find_the_units_that_do_the_work(kind: str) -> None:
             layer.mlp.down_proj.weight.grad[:, ::2] = 0
         optimizer.step()
     target = dataclasses.replace(Shape.from_config(teacher.config), intermediate_size=24)
-    learned = masks.learn(teacher, IDS, target, kind, layers=[0, 1, 2, 3], steps=60, batch_size=8, learning_rate=0.2)
+    learned = masks.learn(
+        teacher, IDS, target, kind, layers=[0, 1, 2, 3], steps=60, batch_size=8, learning_rate=0.2
+    )
     chosen = learned.scores["ffn"].topk(24, -1).indices
     assert float((chosen % 2 == 1).float().mean()) > 0.7
     if kind == "hard-concrete":
@@ -102,24 +121,35 @@ def test_masks_find_the_units_that_do_the_work(kind: str) -> None:
 
 
 def test_heads_are_learned_inside_the_groups_that_the_cut_keeps() -> None:
-    """With 8 heads in 4 groups: one head of each group, two whole groups, or one head of each of two groups."""
+    """With 8 heads in 4 groups: one head of each group, two whole groups, or one head of each of
+    two groups."""
     teacher = family_model("llama", num_attention_heads=8, num_key_value_heads=4)
     whole = Shape.from_config(teacher.config)
     for heads, groups in ((4, 4), (4, 2), (2, 2)):
         target = dataclasses.replace(whole, num_attention_heads=heads, num_key_value_heads=groups)
         found = masks.learn(teacher, IDS, target, layers=[0, 1, 2, 3], steps=6, batch_size=4)
-        open_groups, open_heads = (found.history[-1].get(axis, 1.0) for axis in ("kv_groups", "q_heads"))
-        assert (open_groups, open_heads) == pytest.approx((groups / 4, heads / groups / 2), abs=1e-3)
+        open_groups, open_heads = (
+            found.history[-1].get(axis, 1.0) for axis in ("kv_groups", "q_heads")
+        )
+        assert (open_groups, open_heads) == pytest.approx(
+            (groups / 4, heads / groups / 2), abs=1e-3
+        )
 
 
 @pytest.mark.parametrize(("heads", "groups"), [(4, 4), (4, 2), (2, 2)])
-def test_the_heads_that_were_open_are_those_that_the_cut_keeps(heads: int, groups: int, monkeypatch) -> None:
+def test_the_heads_that_were_open_are_those_that_the_cut_keeps(
+    heads: int, groups: int, monkeypatch
+) -> None:
     teacher = family_model("llama", num_attention_heads=8, num_key_value_heads=4)
     whole = Shape.from_config(teacher.config)
     target = dataclasses.replace(whole, num_attention_heads=heads, num_key_value_heads=groups)
     seen, gated = [], masks.gated
-    monkeypatch.setattr(masks, "gated", lambda model, gates: seen.append(gates["q_heads"]) or gated(model, gates))
-    found = masks.learn(teacher, IDS, target, "top-k", layers=[0, 1, 2, 3], steps=1, batch_size=4, learning_rate=0.0)
+    monkeypatch.setattr(
+        masks, "gated", lambda model, gates: seen.append(gates["q_heads"]) or gated(model, gates)
+    )
+    found = masks.learn(
+        teacher, IDS, target, "top-k", layers=[0, 1, 2, 3], steps=1, batch_size=4, learning_rate=0.0
+    )
     for layer, scores in enumerate(found.scores["q_heads"]):
         kept = best_heads(scores, whole, target)[0].tolist()
         assert [head for head in range(8) if seen[0][layer, head] > 0.5] == kept
@@ -129,7 +159,10 @@ def test_a_cut_in_depth_alone_leaves_nothing_to_learn() -> None:
     teacher = family_model("llama")
     target = dataclasses.replace(Shape.from_config(teacher.config), num_layers=2)
     result = inherit(teacher, target, IDS, criterion="learned", repair=())
-    assert Shape.from_config(result.model.config) == target and result.scores.about.get("masks") is None
+    assert (
+        Shape.from_config(result.model.config) == target
+        and result.scores.about.get("masks") is None
+    )
 
 
 def test_learned_masks_end_in_the_target_shape() -> None:

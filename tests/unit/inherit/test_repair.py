@@ -44,7 +44,11 @@ def test_dropping_duplicate_units_changes_nothing_after_the_refit(family: str) -
     with torch.no_grad():
         for layer in teacher.model.layers:
             mlp, attention = layer.mlp, layer.self_attn
-            for gate in [mlp.gate_up_proj.weight] if family == "phi3" else [mlp.gate_proj.weight, mlp.up_proj.weight]:
+            for gate in (
+                [mlp.gate_up_proj.weight]
+                if family == "phi3"
+                else [mlp.gate_proj.weight, mlp.up_proj.weight]
+            ):
                 for half in gate.split(48):
                     half[24:] = half[:24]
             fused = family == "phi3"
@@ -58,7 +62,9 @@ def test_dropping_duplicate_units_changes_nothing_after_the_refit(family: str) -
             if family == "olmo2":
                 for norm in (attention.q_norm.weight, attention.k_norm.weight):
                     norm[len(norm) // 2 :] = norm[: len(norm) // 2]
-    student, kept = student_of(teacher, intermediate_size=24, num_attention_heads=2, num_key_value_heads=1)
+    student, kept = student_of(
+        teacher, intermediate_size=24, num_attention_heads=2, num_key_value_heads=1
+    )
     before = distance(teacher, student)
     refit(student, teacher, kept, IDS, ridge=1e-7)
     assert before > 0.05 and distance(teacher, student) < 2e-3
@@ -69,7 +75,9 @@ def test_norm_gains_make_up_for_hidden_numbers_that_were_always_zero(family: str
     teacher = family_model(family)
     with torch.no_grad():
         for name, parameter in teacher.named_parameters():
-            if name.endswith(("o_proj.weight", "down_proj.weight", "down_proj.bias", "o_proj.bias")):
+            if name.endswith(
+                ("o_proj.weight", "down_proj.weight", "down_proj.bias", "o_proj.bias")
+            ):
                 parameter[24:] = 0
             elif name.endswith("embed_tokens.weight"):
                 parameter.mul_(20)[:, 24:] = 0  # large beside the norms' eps
@@ -82,7 +90,8 @@ def test_norm_gains_make_up_for_hidden_numbers_that_were_always_zero(family: str
 
 def test_a_dropped_layer_becomes_part_of_the_layer_before() -> None:
     teacher = family_model("llama")
-    with torch.no_grad():  # layer 1 repeats what layer 0's MLP adds: one down_proj can do the work of both
+    # layer 1 repeats what layer 0's MLP adds: one down_proj can do the work of both
+    with torch.no_grad():
         first, second = teacher.model.layers[0], teacher.model.layers[1]
         second.self_attn.o_proj.weight.zero_()
         second.mlp.load_state_dict(first.mlp.state_dict())
@@ -105,14 +114,18 @@ def test_refitting_a_whole_model_leaves_it_alone() -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "granite"])
-def test_a_vocabulary_cut_with_the_rest_gives_the_student_of_a_teacher_cut_before(family: str) -> None:
+def test_a_vocabulary_cut_with_the_rest_gives_the_student_of_a_teacher_cut_before(
+    family: str,
+) -> None:
     teacher, even = family_model(family), torch.arange(0, 64, 2)
     ids = even[IDS % 32]
     shape = dataclasses.replace(Shape.from_config(teacher.config), vocab_size=32)
     target = dataclasses.replace(shape, hidden_size=24, num_layers=2, intermediate_size=32)
     plain = {"criterion": "random", "layers": "first-last"}
     compact = inherit(teacher, shape, repair=(), vocab=even, **plain).model
-    assert compact.config.eos_token_id == teacher.config.eos_token_id // 2, "ids in the config follow"
+    assert compact.config.eos_token_id == teacher.config.eos_token_id // 2, (
+        "ids in the config follow"
+    )
     at_once = inherit(teacher, target, ids, vocab=even, **plain).model
     afterwards = inherit(compact, target, ids // 2, **plain).model
     for mine, other in zip(at_once.parameters(), afterwards.parameters(), strict=True):
@@ -124,12 +137,21 @@ def test_ids_to_keep_that_the_teacher_has_not_are_refused(ids: list[int]) -> Non
     teacher = family_model("llama")
     shape = dataclasses.replace(Shape.from_config(teacher.config), vocab_size=4)
     with pytest.raises(InputError, match="kept ids must ascend from 0 or more to at most 63"):
-        inherit(teacher, shape, criterion="random", layers="first-last", repair=(), vocab=torch.tensor(ids))
+        inherit(
+            teacher,
+            shape,
+            criterion="random",
+            layers="first-last",
+            repair=(),
+            vocab=torch.tensor(ids),
+        )
 
 
 def test_a_repair_that_raises_the_loss_on_held_out_text_is_taken_back(monkeypatch) -> None:
     teacher, chunks = family_model("llama"), torch.cat([IDS, IDS.flip(1)])
-    target = dataclasses.replace(Shape.from_config(teacher.config), num_layers=2, intermediate_size=24)
+    target = dataclasses.replace(
+        Shape.from_config(teacher.config), num_layers=2, intermediate_size=24
+    )
     plain = {"criterion": "random", "layers": "first-last"}
     cut_alone = inherit(teacher, target, repair=(), **plain).model
     seen = []
@@ -147,20 +169,27 @@ def test_a_repair_that_raises_the_loss_on_held_out_text_is_taken_back(monkeypatc
 
 
 def test_a_refit_of_float32_weights_is_seen_by_what_runs_after_it() -> None:
-    """Where bf16 products are fast autocast casts float32 weights; a kept bf16 copy would hide the repair."""
+    """Where bf16 products are fast autocast casts float32 weights; a kept bf16 copy would hide the
+    repair."""
     teacher, chunks = family_model("llama"), torch.cat([IDS, IDS.flip(1)])
-    target = dataclasses.replace(Shape.from_config(teacher.config), num_layers=3, intermediate_size=24)
+    target = dataclasses.replace(
+        Shape.from_config(teacher.config), num_layers=3, intermediate_size=24
+    )
     losses = inherit(teacher, target, chunks, criterion="random", layers="first-last").repair_losses
     assert losses["refit"] != losses["cut"]
 
 
 def test_heads_that_a_norm_goes_over_are_made_up_for() -> None:
-    """OLMo 2 norms queries over all heads: with fewer the gain must follow, though the hidden size stays."""
+    """OLMo 2 norms queries over all heads: with fewer the gain must follow, though the hidden size
+    stays."""
     teacher = family_model("olmo2")
     student, kept = student_of(teacher, num_attention_heads=2, num_key_value_heads=1)
     before = [layer.self_attn.q_norm.weight.clone() for layer in student.model.layers]
     inheritance.repair_student(student, teacher, kept, IDS, ("norms",))
-    changed = [not torch.equal(old, layer.self_attn.q_norm.weight) for old, layer in zip(before, student.model.layers)]
+    changed = [
+        not torch.equal(old, layer.self_attn.q_norm.weight)
+        for old, layer in zip(before, student.model.layers)
+    ]
     assert all(changed) and torch.equal(student.model.norm.weight, teacher.model.norm.weight)
 
 
@@ -172,5 +201,7 @@ def test_what_ends_an_answer_is_inherited() -> None:
     shape = dataclasses.replace(Shape.from_config(teacher.config), vocab_size=32)
     plain = {"criterion": "random", "layers": "first-last", "repair": ()}
     student = inherit(teacher, shape, vocab=torch.arange(0, 64, 2), **plain).model
-    assert student.generation_config.eos_token_id == [1, 3] and not student.generation_config.do_sample
+    assert (
+        student.generation_config.eos_token_id == [1, 3] and not student.generation_config.do_sample
+    )
     student.generation_config.validate(strict=True)

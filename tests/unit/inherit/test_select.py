@@ -13,7 +13,9 @@ TEACHER = Shape(4, 32, 48, 6, 3, 8, 64)
 
 def scores(seed: int = 0) -> Scores:
     generator = torch.Generator().manual_seed(seed)
-    return Scores(*(torch.rand(size, generator=generator) for size in ((4, 48), (4, 6), (32,), (4,))))
+    return Scores(
+        *(torch.rand(size, generator=generator) for size in ((4, 48), (4, 6), (32,), (4,)))
+    )
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=20), st.data())
@@ -40,7 +42,14 @@ def test_the_best_heads_of_each_group_when_groups_shrink() -> None:
 def test_a_selection_fills_the_target() -> None:
     kept = select(scores(), TEACHER, Shape(2, 24, 40, 3, 3, 8, 64))
     assert len(kept.layers) == 2 and len(kept.hidden) == 24
-    assert [len(units) for units in (*kept.ffn, *kept.q_heads, *kept.kv_heads)] == [40, 40, 3, 3, 3, 3]
+    assert [len(units) for units in (*kept.ffn, *kept.q_heads, *kept.kv_heads)] == [
+        40,
+        40,
+        3,
+        3,
+        3,
+        3,
+    ]
     for units, layer in zip(kept.ffn, kept.layers, strict=True):
         assert units.tolist() == best(scores().ffn[layer], 40).tolist()
 

@@ -11,7 +11,8 @@ from tinylm.models.pangu import PanguPiConfig
 from tinylm.models.parameters import FAMILIES, parameters
 from tinylm.models.shape import Shape
 
-assert PanguPiConfig.model_type in FAMILIES  # importing it also registers it with AutoModelForCausalLM
+# importing it also registers it with AutoModelForCausalLM
+assert PanguPiConfig.model_type in FAMILIES
 
 SHAPE = Shape(2, 96, 160, 6, 2, 16, 300, True)
 UNTIED = Shape(3, 64, 96, 4, 4, 32, 256, False)
@@ -51,7 +52,9 @@ def test_activations_equal_what_autograd_keeps(shape: Shape, dtype: torch.dtype)
     kept = kept_bytes_per_token(shape, dtype, checkpointing=False)
     assert cost.activation_bytes_per_token(shape, dtype.itemsize) == pytest.approx(kept, abs=1)
     kept = kept_bytes_per_token(shape, dtype, checkpointing=True)
-    assert cost.activation_bytes_per_token(shape, dtype.itemsize, checkpointing=True) == pytest.approx(kept, abs=1)
+    assert cost.activation_bytes_per_token(
+        shape, dtype.itemsize, checkpointing=True
+    ) == pytest.approx(kept, abs=1)
 
 
 def kept_bytes_per_token(shape: Shape, dtype: torch.dtype, checkpointing: bool) -> float:
@@ -61,7 +64,8 @@ def kept_bytes_per_token(shape: Shape, dtype: torch.dtype, checkpointing: bool) 
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept: dict[int, torch.Tensor] = {}  # by storage; the tensor is held so that no address is used twice
+    # by storage; the tensor is held so that no address is used twice
+    kept: dict[int, torch.Tensor] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         if tensor.untyped_storage().data_ptr() not in weights:
@@ -104,4 +108,6 @@ def test_bill_of_a_run() -> None:
     bill = cost.training_bill(SHAPE, tokens=1e9, context=2048, peak_flops=989e12, mfu=0.4)
     assert bill["flops"] == 1e9 * cost.training_flops(SHAPE, 2048)
     assert bill["device_hours"] * 3600 * 989e12 * 0.4 == pytest.approx(bill["flops"])
-    assert "1B tokens" in cost.describe_bill(bill) and "40% of 989 TFLOP/s" in cost.describe_bill(bill)
+    assert "1B tokens" in cost.describe_bill(bill) and "40% of 989 TFLOP/s" in cost.describe_bill(
+        bill
+    )

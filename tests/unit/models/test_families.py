@@ -24,7 +24,10 @@ def test_every_parameter_is_explained_with_its_size(family: str) -> None:
 
 def test_fused_matrices_name_their_blocks_in_order() -> None:
     table = families.FAMILIES["phi3"]
-    assert table.axes("model.layers.7.self_attn.qkv_proj.weight") == (("q_heads", "kv_heads", "kv_heads"), ("hidden",))
+    assert table.axes("model.layers.7.self_attn.qkv_proj.weight") == (
+        ("q_heads", "kv_heads", "kv_heads"),
+        ("hidden",),
+    )
     assert table.axes("model.layers.7.mlp.gate_up_proj.weight") == (("ffn", "ffn"), ("hidden",))
 
 
@@ -46,7 +49,10 @@ def test_a_weight_of_another_size_is_a_damaged_checkpoint() -> None:
 def test_layer_names() -> None:
     assert families.layer_of("model.layers.12.mlp.up_proj.weight") == 12
     assert families.layer_of("model.norm.weight") is None
-    assert families.in_layer("model.layers.12.mlp.up_proj.weight", 3) == "model.layers.3.mlp.up_proj.weight"
+    assert (
+        families.in_layer("model.layers.12.mlp.up_proj.weight", 3)
+        == "model.layers.3.mlp.up_proj.weight"
+    )
 
 
 def test_axis_sizes_count_head_rows() -> None:

@@ -11,14 +11,26 @@ from hypothesis import strategies as st
 
 from tinylm.cli import main
 from tinylm.errors import InputError
-from tinylm.models.generate import Sampling, Speed, TextStream, chat_prompt, choose, fit_context, generate, until
+from tinylm.models.generate import (
+    Sampling,
+    Speed,
+    TextStream,
+    chat_prompt,
+    choose,
+    fit_context,
+    generate,
+    until,
+)
 from tinylm.models.teacher import load_model, load_tokenizer
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return random_model(
-        tmp_path_factory.mktemp("generate") / "m", "llama", byte_level_tokenizer(), max_position_embeddings=64
+        tmp_path_factory.mktemp("generate") / "m",
+        "llama",
+        byte_level_tokenizer(),
+        max_position_embeddings=64,
     )
 
 
@@ -36,7 +48,9 @@ def test_greedy_is_what_transformers_generates(model, tokenizer):
     speed = Speed()
     text = "".join(generate(model, tokenizer, "the river", 20, speed=speed))
     prompt = torch.tensor([tokenizer("the river")["input_ids"]])
-    theirs = model.generate(prompt, max_new_tokens=20, do_sample=False)[0, prompt.shape[1] :].tolist()
+    theirs = model.generate(prompt, max_new_tokens=20, do_sample=False)[
+        0, prompt.shape[1] :
+    ].tolist()
     assert speed.ids == theirs[: len(speed.ids)]
     assert text == tokenizer.decode([token for token in speed.ids if token != 2])
     assert speed.prompt_tokens == prompt.shape[1] and speed.new_tokens == len(speed.ids)
@@ -82,7 +96,9 @@ def test_an_empty_prompt_needs_a_bos_token(model, tokenizer, monkeypatch):
         list(generate(model, tokenizer, "", 3))
 
 
-@pytest.mark.parametrize("wrong", [{"temperature": -1.0}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}])
+@pytest.mark.parametrize(
+    "wrong", [{"temperature": -1.0}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}]
+)
 def test_wrong_sampling(wrong):
     with pytest.raises(InputError):
         Sampling(**wrong)
@@ -98,7 +114,8 @@ def test_choose():
     assert set(draws(logits, Sampling(0.0), 3)) == {0}
     assert set(draws(logits, Sampling(1.0))) == {0, 1, 2, 3}
     assert set(draws(logits, Sampling(1.0, top_k=2))) == {0, 1}
-    assert set(draws(logits, Sampling(1.0, top_p=0.6))) == {0, 1}  # 0.5 does not reach 0.6, the next crosses it
+    # 0.5 does not reach 0.6, the next crosses it
+    assert set(draws(logits, Sampling(1.0, top_p=0.6))) == {0, 1}
     assert set(draws(logits, Sampling(1.0, top_p=0.01))) == {0}
     share = draws(logits, Sampling(1.0), 4000).count(0) / 4000
     assert share == pytest.approx(0.5, abs=0.04)
@@ -109,7 +126,8 @@ TOKENIZERS = {"bytes": byte_level_tokenizer(), "sentencepiece": sentencepiece_to
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.sampled_from(list(TOKENIZERS)), st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), max_size=30)
+    st.sampled_from(list(TOKENIZERS)),
+    st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), max_size=30),
 )
 def test_the_pieces_of_a_stream_join_to_the_text(kind, text):
     tokenizer = TOKENIZERS[kind]
@@ -123,7 +141,9 @@ def test_the_pieces_of_a_stream_join_to_the_text(kind, text):
 
 def test_chat_with_and_without_a_template(tokenizer, monkeypatch):
     messages = [{"role": "user", "content": "old city"}]
-    assert tokenizer.decode(chat_prompt(tokenizer, messages)).startswith("<|im_start|>user\nold city<|im_end|>")
+    assert tokenizer.decode(chat_prompt(tokenizer, messages)).startswith(
+        "<|im_start|>user\nold city<|im_end|>"
+    )
     monkeypatch.setattr(tokenizer, "chat_template", None)
     assert tokenizer.decode(chat_prompt(tokenizer, messages)) == "User: old city\nAssistant:"
 
@@ -131,11 +151,16 @@ def test_chat_with_and_without_a_template(tokenizer, monkeypatch):
 def test_the_oldest_exchanges_make_room_and_the_system_message_stays(tokenizer):
     messages = [{"role": "system", "content": "be short"}]
     for number in range(6):
-        messages += [{"role": "user", "content": f"question {number}"}, {"role": "assistant", "content": "yes"}]
+        messages += [
+            {"role": "user", "content": f"question {number}"},
+            {"role": "assistant", "content": "yes"},
+        ]
     messages.append({"role": "user", "content": "last"})
     ids, kept = fit_context(tokenizer, messages, context=120, reserve=40)
     assert len(ids) <= 80 and len(kept) < len(messages)
-    assert kept[0]["role"] == "system" and kept[1]["role"] == "user" and kept[-1]["content"] == "last"
+    assert (
+        kept[0]["role"] == "system" and kept[1]["role"] == "user" and kept[-1]["content"] == "last"
+    )
 
 
 def test_generate_command(folder, capsys):
@@ -158,14 +183,26 @@ def test_a_model_that_is_not_there(capsys):
 
 
 def test_keys_are_made_anew_where_long_range_factors_begin(tokenizer):
-    """Phi-3 128k rotates all keys otherwise once a text is longer than what the model was first trained on."""
+    """Phi-3 128k rotates all keys otherwise once a text is longer than what the model was first
+    trained on."""
     from transformers import Phi3Config, Phi3ForCausalLM
 
-    factors = {"rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 16}
+    factors = {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "original_max_position_embeddings": 16,
+    }
     rope = factors | {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
     torch.manual_seed(0)
-    config = Phi3Config(**sizes, vocab_size=500, max_position_embeddings=64, rope_parameters=rope, pad_token_id=0)
+    config = Phi3Config(
+        **sizes, vocab_size=500, max_position_embeddings=64, rope_parameters=rope, pad_token_id=0
+    )
     config.original_max_position_embeddings = 16
     model = Phi3ForCausalLM(config).eval()
     with torch.no_grad():
@@ -175,13 +212,17 @@ def test_keys_are_made_anew_where_long_range_factors_begin(tokenizer):
     list(generate(model, tokenizer, [5, 6, 7, 8, 9, 10], 24, speed=speed))
     ids = [5, 6, 7, 8, 9, 10]
     for token in speed.ids:  # without any cache
-        assert token == int(model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()), len(ids)
+        assert token == int(model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()), (
+            len(ids)
+        )
         ids.append(token)
     assert len(ids) > 20
 
 
 def test_a_template_that_refuses_a_system_message_is_one_line(tokenizer, monkeypatch):
-    monkeypatch.setattr(tokenizer, "chat_template", "{{ raise_exception('System role not supported') }}")
+    monkeypatch.setattr(
+        tokenizer, "chat_template", "{{ raise_exception('System role not supported') }}"
+    )
     with pytest.raises(InputError, match="System role not supported"):
         chat_prompt(tokenizer, [{"role": "system", "content": "be short"}])
 

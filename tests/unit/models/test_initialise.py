@@ -50,11 +50,19 @@ def test_the_seed_decides_alone() -> None:
 
 def test_pangu_additions_stay_switched_off() -> None:
     model = fresh(
-        PanguPiConfig(vocab_size=50, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4)
+        PanguPiConfig(
+            vocab_size=50,
+            hidden_size=64,
+            intermediate_size=96,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+        )
     )
     initialise(model, "gpt2")
     layer = model.model.layers[1]
-    assert (layer.self_attn.shortcut.up.weight == 0).all() and (layer.self_attn.shortcut.down.weight != 0).any()
+    assert (layer.self_attn.shortcut.up.weight == 0).all() and (
+        layer.self_attn.shortcut.down.weight != 0
+    ).any()
     assert (layer.mlp.series[0].scale == 1).all() and (layer.mlp.series[1].scale == 0).all()
 
 

@@ -28,7 +28,9 @@ def test_files(tmp_path):
     first, second = Shape(2, 8, 16, 4, 2, 4, 32), Shape(3, 8, 16, 4, 2, 4, 32)
     write_shape(tmp_path / "SHAPE.toml", first)
     assert read_shape(tmp_path / "SHAPE.toml") == first
-    (tmp_path / "plan.json").write_text(json.dumps({"candidates": [second.to_dict(), first.to_dict()]}))
+    (tmp_path / "plan.json").write_text(
+        json.dumps({"candidates": [second.to_dict(), first.to_dict()]})
+    )
     assert read_shape(tmp_path / "plan.json") == second
 
 
@@ -57,7 +59,9 @@ def test_impossible_shapes():
 
 
 def test_settings_by_layer_follow_the_layers_that_stay():
-    config = Qwen3Config(num_hidden_layers=4, layer_types=["full_attention", "sliding_attention"] * 2)
+    config = Qwen3Config(
+        num_hidden_layers=4, layer_types=["full_attention", "sliding_attention"] * 2
+    )
     cut = Shape(2, 8, 8, 2, 2, 4, 8).to_config(config, kept_layers=[1, 2])
     assert cut.layer_types == ["sliding_attention", "full_attention"]
     assert config.layer_types == ["full_attention", "sliding_attention"] * 2

@@ -1,4 +1,5 @@
-"""The PanGu-pi block: a plain block at birth, exact with a cache, whole after saving, loadable without tinylm."""
+"""The PanGu-pi block: a plain block at birth, exact with a cache, whole after saving, loadable
+without tinylm."""
 
 import json
 import os
@@ -24,7 +25,8 @@ SIZES = {
 
 
 def trained_looking(**settings) -> PanguPiForCausalLM:
-    """A tiny model whose series and shortcuts are far from their start, so that a forgotten one would show."""
+    """A tiny model whose series and shortcuts are far from their start, so that a forgotten one
+    would show."""
     torch.manual_seed(0)
     model = PanguPiForCausalLM(PanguPiConfig(**SIZES, **settings)).eval()
     with torch.no_grad():
@@ -40,12 +42,16 @@ def tokens(length: int = 12) -> torch.Tensor:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_graft_keeps_the_function_exactly(dtype) -> None:
     torch.manual_seed(0)
-    plain = AutoModelForCausalLM.from_config(LlamaConfig(**SIZES, tie_word_embeddings=True), dtype=dtype).eval()
+    plain = AutoModelForCausalLM.from_config(
+        LlamaConfig(**SIZES, tie_word_embeddings=True), dtype=dtype
+    ).eval()
     grafted = from_llama(plain)
     assert not grafted.training
     assert torch.equal(plain(tokens()).logits, grafted(tokens()).logits)
     assert grafted.lm_head.weight is grafted.model.embed_tokens.weight
-    extra = sum(p.numel() for p in grafted.parameters()) - sum(p.numel() for p in plain.parameters())
+    extra = sum(p.numel() for p in grafted.parameters()) - sum(
+        p.numel() for p in plain.parameters()
+    )
     assert extra == 3 * (2 * 2 * 96 + 2 * 64 * (64 // 32))
 
 
@@ -63,7 +69,9 @@ def test_block_follows_its_formula() -> None:
     x = torch.randn(5, 64)
     gate = x @ mlp.gate_proj.weight.T
     series = sum(torch.nn.functional.silu(term.scale * gate + term.shift) for term in mlp.series)
-    torch.testing.assert_close(mlp(x), (series * (x @ mlp.up_proj.weight.T)) @ mlp.down_proj.weight.T)
+    torch.testing.assert_close(
+        mlp(x), (series * (x @ mlp.up_proj.weight.T)) @ mlp.down_proj.weight.T
+    )
     expected = torch.nn.functional.gelu(x @ shortcut.down.weight.T) @ shortcut.up.weight.T
     torch.testing.assert_close(shortcut(x), expected)
 
@@ -81,13 +89,17 @@ def test_cached_steps_equal_the_full_forward() -> None:
 def test_cached_generation_equals_generation_without_a_cache() -> None:
     model, ids = trained_looking(), tokens(4)
     settings = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
-    assert torch.equal(model.generate(ids, **settings), model.generate(ids, **settings, use_cache=False))
+    assert torch.equal(
+        model.generate(ids, **settings), model.generate(ids, **settings, use_cache=False)
+    )
 
 
 def test_compiles_without_a_graph_break() -> None:
     model, ids = trained_looking(), tokens()
     compiled = torch.compile(model, backend="eager", fullgraph=True)
-    torch.testing.assert_close(compiled(ids, use_cache=False).logits, model(ids, use_cache=False).logits)
+    torch.testing.assert_close(
+        compiled(ids, use_cache=False).logits, model(ids, use_cache=False).logits
+    )
 
 
 def test_gradient_checkpointing_gives_the_same_gradients() -> None:
@@ -125,12 +137,16 @@ out = model.generate(ids, max_new_tokens=4, do_sample=False, eos_token_id=None, 
 print(json.dumps([type(model).__module__, model(ids).logits.double().sum().item(), out.tolist()]))
 """
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     module, total, generated = json.loads(done.stdout.strip().splitlines()[-1])
     assert module.startswith("transformers_modules")
     assert total == pytest.approx(model(tokens()).logits.double().sum().item(), rel=1e-6)
-    here = model.generate(tokens(), max_new_tokens=4, do_sample=False, eos_token_id=None, pad_token_id=0)
+    here = model.generate(
+        tokens(), max_new_tokens=4, do_sample=False, eos_token_id=None, pad_token_id=0
+    )
     assert generated == here.tolist()
 
 

@@ -1,4 +1,5 @@
-"""Counts by our formulas equal those of the `transformers` model, for every family, to the last parameter."""
+"""Counts by our formulas equal those of the `transformers` model, for every family, to the last
+parameter."""
 
 from collections import Counter
 
@@ -11,10 +12,17 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from tinylm.errors import InputError
 from tinylm.models.pangu import PanguPiConfig
-from tinylm.models.parameters import FAMILIES, family_of, parameters, parameters_by_part, vocabulary_share
+from tinylm.models.parameters import (
+    FAMILIES,
+    family_of,
+    parameters,
+    parameters_by_part,
+    vocabulary_share,
+)
 from tinylm.models.shape import Shape
 
-assert PanguPiConfig.model_type in FAMILIES  # importing it also registers it with AutoModelForCausalLM
+# importing it also registers it with AutoModelForCausalLM
+assert PanguPiConfig.model_type in FAMILIES
 
 
 @st.composite
@@ -68,7 +76,8 @@ def test_smollm2_has_its_published_size() -> None:
 
 
 def test_paper_share_of_the_compact_vocabulary() -> None:
-    """18.07 % [paper]: 20 layers and a Llama FFN of 8/3 x width rounded up to a multiple of 256 match to 0.01 %."""
+    """18.07 % [paper]: 20 layers and a Llama FFN of 8/3 x width rounded up to a multiple of 256
+    match to 0.01 %."""
     pro = Shape(20, 1792, 4864, 14, 14, 128, 48000, False)
     assert vocabulary_share(pro) == pytest.approx(0.1807, abs=5e-5)
 

@@ -16,7 +16,10 @@ PRO = Shape(20, 1792, 5376, 14, 7, 128, 48000, False)
 def test_the_presets_need_neither_network_nor_teacher(name):
     lines = dict(describe(read_recipe(name), 989, 0.4, 1e12))
     assert is_large(read_recipe(name)) and not is_large(read_recipe("demo"))
-    assert "50B tokens" in lines["cost of the student"] and "40% of 989 TFLOP/s" in lines["cost of the student"]
+    assert (
+        "50B tokens" in lines["cost of the student"]
+        and "40% of 989 TFLOP/s" in lines["cost of the student"]
+    )
 
 
 def test_the_bill_of_the_pro_recipe_by_hand():
@@ -24,9 +27,13 @@ def test_the_bill_of_the_pro_recipe_by_hand():
     lines = dict(describe(recipe, 500, 0.5, 1e12))
     flops = 23842 * 1024 * 2048 * training_flops(PRO, 2048)
     assert lines["parameters"].startswith(f"{parameters(PRO) / 1e6:.1f}M")
-    assert f"{flops:.3g} FLOP, {flops / 250e12 / 3600:,.4g} device-hours" in lines["cost of the student"]
+    assert (
+        f"{flops:.3g} FLOP, {flops / 250e12 / 3600:,.4g} device-hours"
+        in lines["cost of the student"]
+    )
     assert "the first reads 33.33B tokens of 50B" in lines["rounds"]
-    # The frozen model's pass over the first round's two thirds of the tokens costs a third of training them.
+    # The frozen model's pass over the first round's two thirds of the tokens costs a third of
+    # training them.
     whole = float(lines["with control and passes"].split()[0])
     assert whole == pytest.approx(flops * (1 + 2 / 3 / 3), rel=0.01)
 

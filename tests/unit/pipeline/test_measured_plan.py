@@ -46,7 +46,9 @@ def test_every_point_is_matched_or_beaten_by_the_front(points: list[tuple[int, i
 def test_speed_by_transformers_and_llamacpp_on_tiny_shapes() -> None:
     pytest.importorskip("xllamacpp", reason="the extra `device` (llama.cpp) is not installed")
     protocols = [Protocol(batch, 4, 3, 1) for batch in (1, 2)]
-    found = measured_plan.measure_speed([candidate(SMALL), candidate(LARGE)], protocols, finalists=1)
+    found = measured_plan.measure_speed(
+        [candidate(SMALL), candidate(LARGE)], protocols, finalists=1
+    )
     assert [[(r["backend"], r["batch"]) for r in results] for results in found] == [
         [("transformers", 1), ("transformers", 2), ("llama.cpp", 1)],
         [("transformers", 1), ("transformers", 2)],
@@ -60,7 +62,9 @@ def test_quality_is_the_loss_after_real_training(tmp_path) -> None:
     pack(text, tokenizer, tmp_path / "data" / "train")
     pack(text[:1], tokenizer, tmp_path / "data" / "valid")
     candidates = [candidate(SMALL), candidate(LARGE)]
-    results = measured_plan.measure_quality(candidates, tmp_path / "data", 8192, None, compile_layers=False)
+    results = measured_plan.measure_quality(
+        candidates, tmp_path / "data", 8192, None, compile_layers=False
+    )
     for result in results:
         assert result["steps"] == 2 and result["start"] == "random"
         # Two steps on bytes: better than guessing among 300 tokens, far from knowing the text.
@@ -76,9 +80,18 @@ def test_students_of_one_seed_start_alike() -> None:
 def test_figure_is_drawn_from_the_measurements(tmp_path) -> None:
     def speeds(rate: float) -> list[dict]:
         spread = {"median": rate, "low": rate * 0.9, "high": rate * 1.1}
-        return [{"backend": "transformers", "batch": 1, "dtype": "bfloat16", "decode_tokens_per_second": spread}]
+        return [
+            {
+                "backend": "transformers",
+                "batch": 1,
+                "dtype": "bfloat16",
+                "decode_tokens_per_second": spread,
+            }
+        ]
 
-    extra = [{"speed": speeds(100.0 * n), "quality": {"valid_bits_per_byte": 1.0 + n}} for n in (1, 2)]
+    extra = [
+        {"speed": speeds(100.0 * n), "quality": {"valid_bits_per_byte": 1.0 + n}} for n in (1, 2)
+    ]
     measured_plan.draw([candidate(SMALL), candidate(LARGE)], extra, tmp_path / "pareto.svg")
     drawn = (tmp_path / "pareto.svg").read_text()
     assert drawn.startswith("<svg") and len(drawn) > 5000 and "Pareto front" in drawn

@@ -1,4 +1,5 @@
-"""The report from made-up results: everything in it is shown, and nothing breaks when optional parts are missing."""
+"""The report from made-up results: everything in it is shown, and nothing breaks when optional
+parts are missing."""
 
 import copy
 import re
@@ -13,8 +14,20 @@ SHAPE = {"num_layers": 4, "hidden_size": 64, "vocab_size": 384}
 PIQA = {"score": 0.6, "stderr": None, "n": 9, "chance": 0.5}
 RESULTS = {
     "name": "made-<up>",
-    "bits_per_byte": {"teacher": 1.0, "compact": 1.1, "inherited": 2.0, "student": 1.4, "control": 2.1},
-    "bits_per_byte_stderr": {"teacher": 0.1, "compact": 0.1, "inherited": None, "student": 0.1, "control": 0.1},
+    "bits_per_byte": {
+        "teacher": 1.0,
+        "compact": 1.1,
+        "inherited": 2.0,
+        "student": 1.4,
+        "control": 2.1,
+    },
+    "bits_per_byte_stderr": {
+        "teacher": 0.1,
+        "compact": 0.1,
+        "inherited": None,
+        "student": 0.1,
+        "control": 0.1,
+    },
     "gain_over_control": {"tokens": 4096, "student": 1.4, "control": 2.1, "percent": 33.333},
     "parameters": {"teacher": 30_001_000, "compact": 20_000_000, "student": 12_001_000},
     "parts": {"teacher": {**PARTS, "ffn": 23_000_000}, "compact": PARTS, "student": PARTS},
@@ -23,18 +36,28 @@ RESULTS = {
     "tokens_trained": 4096,
     "tokens_at": {"inherited": 0, "student": 4096, "control": 4096},
     "tokenizer": {
-        "parent_vocab_size": 500, "vocab_size": 384, "coverage": 0.95, "growth_predicted": 1.05, "unreachable": 0,
-        "lines": [{}, {}], "held_out": {"all": {"growth": 1.06}},
-        "curve": [{"vocab_size": k, "coverage": k / 512, "growth": 2 - k / 512} for k in (128, 256, 512)],
+        "parent_vocab_size": 500,
+        "vocab_size": 384,
+        "coverage": 0.95,
+        "growth_predicted": 1.05,
+        "unreachable": 0,
+        "lines": [{}, {}],
+        "held_out": {"all": {"growth": 1.06}},
+        "curve": [
+            {"vocab_size": k, "coverage": k / 512, "growth": 2 - k / 512} for k in (128, 256, 512)
+        ],
     },
     "inherit": {"layer_scores": [3.0, 0.1, 0.2, 2.0], "kept_layers": [0, 3]},
     "losses": {"student": [[1024, 5.0], [2048, 4.0]], "control": [[1024, 6.0], [2048, 5.5]]},
     "round_starts": [0, 1024],
     "tasks": {"models": [{"model": "teacher", "tasks": {"piqa": PIQA}}]},
     "samples": [{"model": "student", "prompt": "The", "text": "The <b>river</b>"}],
-    "machine": {"short": "2 CPU cores"}, "versions": {"tinylm": "0.1.0"}, "artifacts": {"train": "train-1"},
-    "recipe_toml": 'name = "made-up"\n', "recipe_path": "demo",
-}  # fmt: skip
+    "machine": {"short": "2 CPU cores"},
+    "versions": {"tinylm": "0.1.0"},
+    "artifacts": {"train": "train-1"},
+    "recipe_toml": 'name = "made-up"\n',
+    "recipe_path": "demo",
+}
 
 
 class Balanced(HTMLParser):
@@ -93,7 +116,9 @@ def test_optional_parts_may_be_missing(tmp_path, absent):
     else:
         results["tokenizer"] = {"vocab_size": 500, "curve": []}
     write_report(results, tmp_path)
-    assert (tmp_path / "report.html").read_text().count("<svg") == (4 if absent in ("layers", "curve") else 5)
+    assert (tmp_path / "report.html").read_text().count("<svg") == (
+        4 if absent in ("layers", "curve") else 5
+    )
 
 
 def test_a_loss_to_the_control_is_shouted(tmp_path):

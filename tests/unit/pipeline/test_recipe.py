@@ -25,7 +25,9 @@ def test_every_packaged_recipe_is_valid(name):
 
 
 def test_defaults_and_values(tmp_path):
-    recipe = read_recipe(write(tmp_path, 'name = "x"\n[architecture]\nbudget = 4e7\n[train]\nrounds = 3\n'))
+    recipe = read_recipe(
+        write(tmp_path, 'name = "x"\n[architecture]\nbudget = 4e7\n[train]\nrounds = 3\n')
+    )
     assert recipe.train.rounds == 3 and recipe.architecture.budget == 4e7
     assert recipe.corpus == Recipe().corpus
     assert set(recipe.to_dict()) == {field.name for field in dataclasses.fields(Recipe)}

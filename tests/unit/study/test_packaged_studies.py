@@ -1,4 +1,5 @@
-"""The studies that come with tinylm, at every scale: valid recipes, and fair comparisons on paper."""
+"""The studies that come with tinylm, at every scale: valid recipes, and fair comparisons on
+paper."""
 
 import pytest
 from transformers import LlamaConfig
@@ -23,14 +24,37 @@ def students(name, scale):
     for variation in study.variations:
         recipe = study.recipe(variation, study.seeds[0])
         teacher = TEACHERS[recipe.teacher]
-        vocabulary = recipe.tokenizer.vocab_size if recipe.tokenizer.vocab_size > 0 else teacher.vocab_size
-        yield variation, recipe, Shape.from_dict({"vocab_size": vocabulary, **recipe.architecture.shape})
+        vocabulary = (
+            recipe.tokenizer.vocab_size if recipe.tokenizer.vocab_size > 0 else teacher.vocab_size
+        )
+        yield (
+            variation,
+            recipe,
+            Shape.from_dict({"vocab_size": vocabulary, **recipe.architecture.shape}),
+        )
 
 
 def test_all_the_studies_of_the_paper_are_there():
     assert set(packaged_studies()) >= {
-        *("ladder", "vocabulary", "depth", "expansion", "inheritance", "layers", "batch-size", "sampling-rate"),
-        *("rounds", "strategies", "learned-masks", "initialisation", "block", "cut", "distillation"),
+        *(
+            "ladder",
+            "vocabulary",
+            "depth",
+            "expansion",
+            "inheritance",
+            "layers",
+            "batch-size",
+            "sampling-rate",
+        ),
+        *(
+            "rounds",
+            "strategies",
+            "learned-masks",
+            "initialisation",
+            "block",
+            "cut",
+            "distillation",
+        ),
     }
 
 
@@ -46,8 +70,14 @@ def test_every_recipe_is_valid_and_the_claim_is_stated(name, scale):
 def test_variations_have_equal_parameters_and_equal_tokens(name, scale):
     tokens = set()
     for variation, recipe, shape in students(name, scale):
-        config = pangu_config(shape.to_config(LlamaConfig())) if recipe.architecture.block == "pangu-pi" else None
-        assert parameters(shape, config) == pytest.approx(recipe.architecture.budget, rel=0.011), variation.name
+        config = (
+            pangu_config(shape.to_config(LlamaConfig()))
+            if recipe.architecture.block == "pangu-pi"
+            else None
+        )
+        assert parameters(shape, config) == pytest.approx(recipe.architecture.budget, rel=0.011), (
+            variation.name
+        )
         tokens.add(recipe.train.steps * recipe.train.tokens_per_batch)
     assert max(tokens) <= 1.02 * min(tokens)
 
@@ -58,7 +88,13 @@ def test_what_inherits_fits_inside_its_teacher(name, scale):
         teacher = TEACHERS[recipe.teacher]
         assert shape.vocab_size <= teacher.vocab_size
         if recipe.inherit.init == "inherit":
-            for field in ("num_layers", "hidden_size", "intermediate_size", "num_key_value_heads", "heads_per_group"):
+            for field in (
+                "num_layers",
+                "hidden_size",
+                "intermediate_size",
+                "num_key_value_heads",
+                "heads_per_group",
+            ):
                 assert getattr(shape, field) <= getattr(teacher, field), (variation.name, field)
             assert shape.head_dim == teacher.head_dim
             assert shape.tie_word_embeddings == teacher.tie_word_embeddings

@@ -19,13 +19,21 @@ def test_six_flops_a_parameter_and_token():
 
 def test_control_and_the_pass_between_rounds_are_counted():
     assert predict_flops(recipe(control=True)) == 2 * predict_flops(recipe())
-    # two rounds at 50 %: the first has 2/3 of the steps, and one forward pass over it is a third of training it
+    # two rounds at 50 %: the first has 2/3 of the steps, and one forward pass over it is a third of
+    # training it
     assert predict_flops(recipe(rounds=2)) == pytest.approx(predict_flops(recipe()) * (1 + 2 / 9))
 
 
 def test_a_shape_counts_its_own_arithmetic():
-    shape = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
-    small, large = (predict_flops(recipe(shape={**shape, "head_dim": 16, "num_layers": n})) for n in (2, 4))
+    shape = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    }
+    small, large = (
+        predict_flops(recipe(shape={**shape, "head_dim": 16, "num_layers": n})) for n in (2, 4)
+    )
     assert 0 < small < large
 
 

@@ -56,7 +56,10 @@ def test_a_rung_of_a_ladder_keeps_what_those_below_changed(tmp_path):
 def test_a_seed_reaches_everything_random_and_runs_come_seed_by_seed(tmp_path):
     study = read_study(write(tmp_path, "seeds = [3, 4]\n" + GRID))
     runs = study.runs()
-    assert [(r.seed, r.noise) for r in runs] == [(3, False)] * 4 + [(4, False)] * 4 + [(1003, True), (1004, True)]
+    assert [(r.seed, r.noise) for r in runs] == [(3, False)] * 4 + [(4, False)] * 4 + [
+        (1003, True),
+        (1004, True),
+    ]
     assert all(r.recipe.seed == r.recipe.train.seed == r.seed for r in runs)
     assert {r.variation for r in runs if r.noise} == {"rounds 1, strategy uniform"}
     assert len({r.id for r in runs}) == len(runs)
@@ -69,7 +72,10 @@ def test_equal_recipes_are_one_run(tmp_path):
 
 
 def test_a_scale_replaces_keys_and_adds_to_the_recipe(tmp_path):
-    text = GRID + "[recipe]\ntrain.steps = 7\n[scale.cpu]\n[scale.gpu]\nseeds = [5]\nrecipe.train.batch_size = 2\n"
+    text = (
+        GRID + "[recipe]\ntrain.steps = 7\n[scale.cpu]\n[scale.gpu]\nseeds ="
+        " [5]\nrecipe.train.batch_size = 2\n"
+    )
     cpu, gpu = (read_study(write(tmp_path, text), scale) for scale in ("cpu", "gpu"))
     assert (cpu.seeds, gpu.seeds) == ((0, 1, 2), (5,))
     assert [s.recipe(s.baseline, 0).train.steps for s in (cpu, gpu)] == [7, 7]
@@ -86,7 +92,9 @@ def test_settings_lie_under_the_variations(tmp_path):
 
 
 def test_seeds_of_the_call_replace_those_of_the_file(tmp_path):
-    study = read_study(write(tmp_path, "seeds = [0, 1, 2]\n" + GRID), seeds=(4, 5), noise_seeds=(9,))
+    study = read_study(
+        write(tmp_path, "seeds = [0, 1, 2]\n" + GRID), seeds=(4, 5), noise_seeds=(9,)
+    )
     assert study.seeds == (4, 5) and study.noise_seeds == (9,)
     assert study.repeat.endswith("--scale cpu --seeds 4 5 --noise-seeds 9")
     with pytest.raises(InputError, match="noise_seeds must be other seeds"):
@@ -94,7 +102,9 @@ def test_seeds_of_the_call_replace_those_of_the_file(tmp_path):
 
 
 def test_settings_are_read_as_toml_or_as_words():
-    found = parse_settings(["train.steps=3", "corpus.paths=['a', 'b']", "teacher=my/model", "control.enabled=true"])
+    found = parse_settings(
+        ["train.steps=3", "corpus.paths=['a', 'b']", "teacher=my/model", "control.enabled=true"]
+    )
     assert found == {
         "train.steps": 3,
         "corpus.paths": ["a", "b"],
@@ -107,7 +117,10 @@ def test_settings_are_read_as_toml_or_as_words():
 
 def test_overlay_copies_and_nests():
     base = {"train": {"steps": 1}}
-    assert overlay(base, {"train.rounds": 2, "seed": 1}) == {"train": {"steps": 1, "rounds": 2}, "seed": 1}
+    assert overlay(base, {"train.rounds": 2, "seed": 1}) == {
+        "train": {"steps": 1, "rounds": 2},
+        "seed": 1,
+    }
     assert base == {"train": {"steps": 1}}
     assert flatten({"a": {"b": {"c": 1}}, "d.e": 2}) == {"a.b.c": 1, "d.e": 2}
 
@@ -129,9 +142,18 @@ def test_overlay_copies_and_nests():
         ("seeds = [1]\nnoise_seeds = [1]\n" + GRID, "other seeds than seeds"),
         ("kind = 'list'", r"\[\[variation\]\]"),
         ("kind = 'list'\n[[variation]]\nname = 'a'\nsets = 1", "name = '...' and set"),
-        ("kind = 'list'\n[[variation]]\nname = 'a b'\n[[variation]]\nname = 'a-b'", "differ in letters"),
-        ("kind = 'ladder'\nbaseline = 'a'\n[[variation]]\nname='a'\n[[variation]]\nname='b'", "remove baseline"),
-        ("measure = [{ key = 'a', label = 'b', better = 'more' }]\n" + GRID, "not one of lower, higher"),
+        (
+            "kind = 'list'\n[[variation]]\nname = 'a b'\n[[variation]]\nname = 'a-b'",
+            "differ in letters",
+        ),
+        (
+            "kind = 'ladder'\nbaseline = 'a'\n[[variation]]\nname='a'\n[[variation]]\nname='b'",
+            "remove baseline",
+        ),
+        (
+            "measure = [{ key = 'a', label = 'b', better = 'more' }]\n" + GRID,
+            "not one of lower, higher",
+        ),
         ("measure = [{ label = 'b' }]\n" + GRID, "lacks its key"),
         ("measure = { key = 'a' }\n" + GRID, "measure = .* must be a list"),
         ("title = 5\n" + GRID, "title = 5 must be a text"),
@@ -156,7 +178,9 @@ def test_a_missing_study_names_the_packaged_ones():
 def test_a_missing_base_is_said(tmp_path):
     path = write(tmp_path, GRID)
     path.write_text(path.read_text().replace("base.toml", "absent"))
-    with pytest.raises(InputError, match="base = 'absent' is neither a file beside it nor a packaged recipe"):
+    with pytest.raises(
+        InputError, match="base = 'absent' is neither a file beside it nor a packaged recipe"
+    ):
         read_study(path)
     path.write_text(path.read_text().replace("absent", "demo"))
     assert read_study(path).recipe(read_study(path).baseline, 0).teacher == "smollm2-135m"

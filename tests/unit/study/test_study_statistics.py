@@ -17,7 +17,9 @@ def test_t_distribution_equals_scipy(t, df):
 
 @given(st.floats(0.0005, 0.9995), st.integers(1, 60))
 def test_t_quantile_equals_scipy(p, df):
-    assert statistics.student_t_quantile(p, df) == pytest.approx(stats.t.ppf(p, df), rel=1e-8, abs=1e-8)
+    assert statistics.student_t_quantile(p, df) == pytest.approx(
+        stats.t.ppf(p, df), rel=1e-8, abs=1e-8
+    )
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 7])
@@ -48,7 +50,8 @@ def test_interval_covers_the_truth_95_percent_of_the_time(n, trials, monkeypatch
 
 
 def test_bootstrap_covers_a_skewed_truth_better_than_the_t_interval():
-    """Why the bootstrap takes over from 8 seeds: on skewed differences the t interval covers about 90 %."""
+    """Why the bootstrap takes over from 8 seeds: on skewed differences the t interval covers about
+    90 %."""
     random = np.random.default_rng(3)
     boot, t, trials, n = 0, 0, 1000, 10
     for _ in range(trials):

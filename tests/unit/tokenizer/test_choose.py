@@ -34,7 +34,9 @@ def test_order_is_by_formed_then_shorter_then_lower_id(ranked):
 
 def test_curve_rises_in_coverage_and_falls_in_growth(ranked):
     source, counts, ranking = ranked
-    rows = ranking.curve(range(ranking.forced, len(source.strings)), hidden_size=64, parameters=100_000, tied=False)
+    rows = ranking.curve(
+        range(ranking.forced, len(source.strings)), hidden_size=64, parameters=100_000, tied=False
+    )
     assert np.all(np.diff([row["coverage"] for row in rows]) >= 0)
     assert np.all(np.diff([row["growth"] for row in rows]) <= 0)
     last = ranking.curve([len(source.strings)], 64, 200_000)[0]
@@ -46,8 +48,12 @@ def test_curve_rises_in_coverage_and_falls_in_growth(ranked):
 
 
 def test_the_papers_embedding_shares():
-    """100,883 tokens at width 2048 and 48,000 at 1792, untied: 38.19 % and 18.07 % of the paper's 1B models [2nd]."""
-    for size, width, total, share in ((100_883, 2048, 1.082e9, 0.3819), (48_000, 1792, 0.952e9, 0.1807)):
+    """100,883 tokens at width 2048 and 48,000 at 1792, untied: 38.19 % and 18.07 % of the paper's
+    1B models [2nd]."""
+    for size, width, total, share in (
+        (100_883, 2048, 1.082e9, 0.3819),
+        (48_000, 1792, 0.952e9, 0.1807),
+    ):
         assert size * width * 2 / total == pytest.approx(share, abs=2e-3)
 
 
@@ -68,7 +74,9 @@ def test_recommended_size_is_the_best_trade_on_the_grid(ranked):
     def value(k):
         return (100_000 - 64 * k) / growth[k - 1]
 
-    assert size % 8 == 0 and all(value(size) >= value(k) for k in range(-(-ranking.forced // 8) * 8, len(growth), 8))
+    assert size % 8 == 0 and all(
+        value(size) >= value(k) for k in range(-(-ranking.forced // 8) * 8, len(growth), 8)
+    )
     with pytest.raises(InputError, match="do not hold"):
         ranking.recommended(1000, 64)
 
@@ -96,8 +104,10 @@ def test_counts_must_belong_to_the_tokenizer_and_hold_something(ranked):
         choose.rank(source, Counts(np.zeros_like(counts.counts), 0, 0, source.hash, "here"))
 
 
-@pytest.mark.parametrize(("size", "multiple", "available", "result"), [(400, 128, 700, 512), (512, 128, 700, 512),
-    (690, 128, 700, 700), (401, 1, 700, 401)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("size", "multiple", "available", "result"),
+    [(400, 128, 700, 512), (512, 128, 700, 512), (690, 128, 700, 700), (401, 1, 700, 401)],
+)
 def test_rounding_up(size, multiple, available, result):
     assert choose.round_up(size, multiple, available) == result
 

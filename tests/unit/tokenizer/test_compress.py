@@ -15,7 +15,13 @@ from tinylm.tokenizer.count import count
 from tinylm.tokenizer.source import read_source
 
 FAMILIES = ("byte-level", "ignore-merges", "sentencepiece-bpe", "unigram", "wordpiece")
-SIZES = {"byte-level": 512, "ignore-merges": 512, "sentencepiece-bpe": 448, "unigram": 160, "wordpiece": 256}
+SIZES = {
+    "byte-level": 512,
+    "ignore-merges": 512,
+    "sentencepiece-bpe": 448,
+    "unigram": 160,
+    "wordpiece": 256,
+}
 
 
 def make(family: str, folder):
@@ -31,7 +37,8 @@ def make(family: str, folder):
         # A word that no merge reaches, which only `ignore_merges` can give: as a whole pre-token.
         vocab = data["model"]["vocab"] | {"Ġpeoplehouse": len(data["model"]["vocab"])}
         write_json(
-            folder / "tokenizer.json", {**data, "model": {**data["model"], "vocab": vocab, "ignore_merges": True}}
+            folder / "tokenizer.json",
+            {**data, "model": {**data["model"], "vocab": vocab, "ignore_merges": True}},
         )
     return folder
 
@@ -51,9 +58,14 @@ def fewer_fuzz_strings(monkeypatch):
 def test_every_family_passes_its_certificate(parents, tmp_path, family):
     counts = count(parents[family], corpus())
     result = cut(
-        parents[family], counts, out=tmp_path / "out", vocab_size=SIZES[family], multiple_of=32, texts=corpus(),
+        parents[family],
+        counts,
+        out=tmp_path / "out",
+        vocab_size=SIZES[family],
+        multiple_of=32,
+        texts=corpus(),
         held_out=corpus(seed=5),
-    )  # fmt: skip
+    )
     child = read_source(tmp_path / "out")
     assert result["passed"] and result["unreachable"] == 0 and result["vocab_size"] == SIZES[family]
     assert json.loads((tmp_path / "out/certificate.json").read_text())["passed"]
@@ -62,8 +74,12 @@ def test_every_family_passes_its_certificate(parents, tmp_path, family):
     parent = read_source(parents[family])
     assert [parent.strings[int(old)] for old in kept] == list(child.strings.values())
     assert set(result["held_out"]) == {"part0", "part1", "all"}
-    assert result["held_out"]["all"]["growth"] == pytest.approx(result["growth_predicted"], rel=0.05)
-    assert (tmp_path / "out/tokenizer.model").exists() == (parents[family] / "tokenizer.model").exists()
+    assert result["held_out"]["all"]["growth"] == pytest.approx(
+        result["growth_predicted"], rel=0.05
+    )
+    assert (tmp_path / "out/tokenizer.model").exists() == (
+        parents[family] / "tokenizer.model"
+    ).exists()
 
 
 def test_predicted_growth_is_what_counting_again_gives(parents, tmp_path):
@@ -76,7 +92,11 @@ def test_predicted_growth_is_what_counting_again_gives(parents, tmp_path):
 @pytest.mark.parametrize("rule", [{"coverage": 0.95}, {"max_growth": 1.1}])
 def test_size_by_rule(parents, tmp_path, rule):
     result = cut(
-        parents["byte-level"], count(parents["byte-level"], corpus()), out=tmp_path / "out", multiple_of=8, **rule
+        parents["byte-level"],
+        count(parents["byte-level"], corpus()),
+        out=tmp_path / "out",
+        multiple_of=8,
+        **rule,
     )
     assert result["vocab_size"] % 8 == 0
     assert result["coverage"] >= rule.get("coverage", 0)
@@ -86,7 +106,9 @@ def test_size_by_rule(parents, tmp_path, rule):
 def test_the_whole_vocabulary_is_the_same_tokenizer(parents, tmp_path):
     source = read_source(parents["byte-level"])
     size = len(source.strings)
-    result = cut(source.folder, count(source.folder, corpus()), out=tmp_path / "out", vocab_size=size)
+    result = cut(
+        source.folder, count(source.folder, corpus()), out=tmp_path / "out", vocab_size=size
+    )
     assert result["vocab_size"] == size and result["growth_predicted"] == 1
     assert read_source(tmp_path / "out").strings == source.strings
 
@@ -98,7 +120,9 @@ def test_pre_tokenizer_name_and_parent_are_carried(parents, tmp_path):
     write_json(parent / "tinylm.json", {"pre_tokenizer": "gpt-2"})  # as a converted GGUF has it
     cut(parent, count(parent, corpus()), out=tmp_path / "out", vocab_size=512)
     facts = json.loads((tmp_path / "out/tinylm.json").read_text())
-    assert facts["pre_tokenizer"] == "gpt-2" and facts["parent_vocab_size"] == len(read_source(parent).strings)
+    assert facts["pre_tokenizer"] == "gpt-2" and facts["parent_vocab_size"] == len(
+        read_source(parent).strings
+    )
 
 
 def test_stale_files_of_the_parent_do_not_come_along(parents, tmp_path):
@@ -106,7 +130,9 @@ def test_stale_files_of_the_parent_do_not_come_along(parents, tmp_path):
     for name in ("vocab.json", "merges.txt", "README.md"):
         (folder / name).write_text("{}")
     cut(folder, count(folder, corpus()), out=tmp_path / "out", vocab_size=512)
-    assert not {"vocab.json", "merges.txt", "README.md"} & {path.name for path in (tmp_path / "out").iterdir()}
+    assert not {"vocab.json", "merges.txt", "README.md"} & {
+        path.name for path in (tmp_path / "out").iterdir()
+    }
 
 
 def without(monkeypatch, change):
@@ -144,7 +170,7 @@ def change_the_template(data):
         "single": [{"Sequence": {"id": "A", "type_id": 0}}],
         "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
         "special_tokens": {},
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize(
@@ -157,7 +183,9 @@ def change_the_template(data):
         (change_the_template, "post-processor"),
     ],
 )
-def test_a_broken_tokenizer_fails_its_certificate_and_leaves_nothing(parents, tmp_path, monkeypatch, change, check):
+def test_a_broken_tokenizer_fails_its_certificate_and_leaves_nothing(
+    parents, tmp_path, monkeypatch, change, check
+):
     without(monkeypatch, change)
     with pytest.raises(WorkError, match=check):
         cut(
@@ -179,7 +207,12 @@ def test_a_chat_template_that_renders_other_text_is_noticed(parents, tmp_path, m
 
     monkeypatch.setattr(compress, "write_tokenizer", other_template)
     with pytest.raises(WorkError, match="chat template"):
-        cut(parents["byte-level"], count(parents["byte-level"], corpus()), out=tmp_path / "out", vocab_size=512)
+        cut(
+            parents["byte-level"],
+            count(parents["byte-level"], corpus()),
+            out=tmp_path / "out",
+            vocab_size=512,
+        )
 
 
 def test_wrong_input_is_one_line_and_writes_nothing(parents, tmp_path):

@@ -51,7 +51,11 @@ def test_digits_apart_and_missing_bytes_are_still_exact(tokenizer, tmp_path):
     """SmolLM's family: each digit is its own word, and some bytes have no token at all."""
     pytest.importorskip("gigatoken", reason="the optional package gigatoken is not installed")
     data = read_source(tokenizer).data
-    letters = [letter for letter in data["model"]["vocab"] if len(letter) == 1 and letter in "\u0104\u0105Āāÿ"]
+    letters = [
+        letter
+        for letter in data["model"]["vocab"]
+        if len(letter) == 1 and letter in "\u0104\u0105Āāÿ"
+    ]
     vocab = {token: i for token, i in data["model"]["vocab"].items() if token not in letters}
     digits = {
         "type": "Sequence",

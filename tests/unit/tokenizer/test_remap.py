@@ -49,26 +49,41 @@ def test_a_file_is_remapped_chunk_by_chunk_with_its_document_starts(cut, tmp_pat
     starts = np.cumsum([0, *map(len, rows)])
     for chunk in (7, 10**6):
         monkeypatch.setattr(remap, "CHUNK", chunk)
-        offsets, total = remap_file(tmp_path / "old.bin", tmp_path / "new.bin", expansion, 384, "uint16", starts)
+        offsets, total = remap_file(
+            tmp_path / "old.bin", tmp_path / "new.bin", expansion, 384, "uint16", starts
+        )
         new = np.fromfile(tmp_path / "new.bin", dtype=np.uint16)
         assert total == len(new) == offsets[-1]
         for number, document in enumerate(corpus(30)):
-            assert child.fast.decode(new[offsets[number] : offsets[number + 1]].tolist()) == document.text
+            assert (
+                child.fast.decode(new[offsets[number] : offsets[number + 1]].tolist())
+                == document.text
+            )
 
 
 def test_a_packed_store_is_remapped_without_its_text(cut, tmp_path):
     parent, child, _ = cut
-    old = pack(iter(corpus(30)), load_tokenizer(parent.folder), tmp_path / "old", separator="<|endoftext|>")
+    old = pack(
+        iter(corpus(30)), load_tokenizer(parent.folder), tmp_path / "old", separator="<|endoftext|>"
+    )
     new = remap_store(tmp_path / "old", child.folder, tmp_path / "new")
-    assert (new.vocab_size, new.num_documents, new.text_bytes) == (384, old.num_documents, old.text_bytes)
+    assert (new.vocab_size, new.num_documents, new.text_bytes) == (
+        384,
+        old.num_documents,
+        old.text_bytes,
+    )
     new.verify()
     for number, document in enumerate(corpus(30)):
         ids = new.tokens[new.documents[number] : new.documents[number + 1]].tolist()
         assert ids[-1] == new.separator == child.ids["<|endoftext|>"]
         assert child.fast.decode(ids[:-1]) == document.text
     header = json.loads((tmp_path / "old/store.json").read_text())
-    write_json(tmp_path / "old/store.json", header | {"start": parent.ids["<|endoftext|>"]})  # as of a model with BOS
-    assert remap_store(tmp_path / "old", child.folder, tmp_path / "begun").start == child.ids["<|endoftext|>"]
+    # as of a model with BOS
+    write_json(tmp_path / "old/store.json", header | {"start": parent.ids["<|endoftext|>"]})
+    assert (
+        remap_store(tmp_path / "old", child.folder, tmp_path / "begun").start
+        == child.ids["<|endoftext|>"]
+    )
     with pytest.raises(InputError, match="do not belong together"):
         remap_store(tmp_path / "old", tiny_child(child, tmp_path), tmp_path / "again")
 
@@ -87,5 +102,7 @@ def test_ids_of_another_vocabulary_are_refused(cut):
 
 
 def test_logits_are_restricted_to_kept_tokens():
-    ids, logits = remap_logits(np.array([[4, 2, 9]]), np.array([[3.0, 2.0, 1.0]]), kept=np.array([2, 9]), size=10)
+    ids, logits = remap_logits(
+        np.array([[4, 2, 9]]), np.array([[3.0, 2.0, 1.0]]), kept=np.array([2, 9]), size=10
+    )
     assert ids.tolist() == [[0, 0, 1]] and logits.tolist() == [[-np.inf, 2.0, 1.0]]

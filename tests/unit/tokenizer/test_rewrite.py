@@ -34,7 +34,10 @@ def test_ids_that_must_stay_are_found_and_suppressed_ones_are_not():
 
 
 def test_post_processors_of_all_kinds():
-    template = {"type": "TemplateProcessing", "special_tokens": {"<s>": {"id": "<s>", "ids": [5], "tokens": ["<s>"]}}}
+    template = {
+        "type": "TemplateProcessing",
+        "special_tokens": {"<s>": {"id": "<s>", "ids": [5], "tokens": ["<s>"]}},
+    }
     bert = {"type": "BertProcessing", "sep": ["</s>", 9], "cls": ["<s>", 5]}
     both = {"type": "Sequence", "processors": [template, bert, {"type": "ByteLevel"}]}
     _cut_post_processor(both, MAPPING)
@@ -43,7 +46,10 @@ def test_post_processors_of_all_kinds():
 
 
 def test_settings_get_new_ids_and_the_class_that_reads_tokenizer_json():
-    settings = {"tokenizer_class": "LlamaTokenizer", "added_tokens_decoder": {"5": {"content": "<s>"}, "6": {}}}
+    settings = {
+        "tokenizer_class": "LlamaTokenizer",
+        "added_tokens_decoder": {"5": {"content": "<s>"}, "6": {}},
+    }
     assert cut_settings(settings, MAPPING) == {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "added_tokens_decoder": {"1": {"content": "<s>"}},

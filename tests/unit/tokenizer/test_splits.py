@@ -18,8 +18,11 @@ seeds = st.integers(0, 10**6)
 few = settings(max_examples=40, deadline=None)
 
 
-def every_token_formed(text: str, source: Source) -> tuple[list[str], Counter, tuple[str, str] | None]:
-    """Plain BPE on strings: the result, how often each token came to be on the way, and the last merge."""
+def every_token_formed(
+    text: str, source: Source
+) -> tuple[list[str], Counter, tuple[str, str] | None]:
+    """Plain BPE on strings: the result, how often each token came to be on the way, and the last
+    merge."""
     ranks = {pair: rank for rank, pair in enumerate(pairs(source.model["merges"]))}
     parts, last = list(text), None
     formed = Counter(parts)
@@ -35,7 +38,13 @@ def every_token_formed(text: str, source: Source) -> tuple[list[str], Counter, t
 
 def counts_of(source: Source, strings: list[str]) -> Counts:
     ids = [i for text in strings for i in source.fast.encode(text).ids]
-    return Counts(np.bincount(ids, minlength=source.size), sum(map(len, strings)), len(strings), source.hash, "random")
+    return Counts(
+        np.bincount(ids, minlength=source.size),
+        sum(map(len, strings)),
+        len(strings),
+        source.hash,
+        "random",
+    )
 
 
 @few
@@ -63,7 +72,9 @@ def test_formed_counts_every_merge_of_the_corpus(seed):
         assert parts == source.fast.encode(text).tokens  # `tokenizers` does the same
         expected += formed
     formed = splits_of(source).formed(counts_of(source, strings).counts)
-    assert {token: int(formed[i]) for i, token in source.strings.items() if formed[i]} == dict(expected)
+    assert {token: int(formed[i]) for i, token in source.strings.items() if formed[i]} == dict(
+        expected
+    )
 
 
 @few
@@ -105,7 +116,8 @@ def test_predicted_growth_counts_the_pieces_that_removed_tokens_become(seed, siz
 @few
 @given(seeds, st.integers(256, 296))
 def test_with_byte_fallback_too_no_kept_token_becomes_unreachable(seed, size):
-    """Letters are not forced here: ties among tokens that were never formed must not separate a token from them."""
+    """Letters are not forced here: ties among tokens that were never formed must not separate a
+    token from them."""
     source = random_bpe(seed, byte_fallback=True)
     ranking = rank(source, counts_of(source, random_strings(seed, number=2)))
     kept = np.sort(ranking.order[: max(size, ranking.forced)])
@@ -120,6 +132,10 @@ def test_a_token_with_a_misleading_first_merge():
     """ "abc" is listed as a+bc first, but "ab" merges before "bc", so ab+c is what happens."""
     model = {"type": "BPE", "vocab": {"a": 0, "b": 1, "c": 2, "ab": 3, "bc": 4, "abc": 5}}
     model["merges"] = [["a", "b"], ["a", "bc"], ["b", "c"], ["ab", "c"]]
-    empty = dict.fromkeys(("normalizer", "pre_tokenizer", "post_processor", "decoder", "truncation", "padding"))
-    source = Source(random_bpe(0).folder, {"version": "1.0", "added_tokens": [], "model": model, **empty})
+    empty = dict.fromkeys(
+        ("normalizer", "pre_tokenizer", "post_processor", "decoder", "truncation", "padding")
+    )
+    source = Source(
+        random_bpe(0).folder, {"version": "1.0", "added_tokens": [], "model": model, **empty}
+    )
     assert splits_of(source).pieces[5] == (3, 2)

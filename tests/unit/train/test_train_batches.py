@@ -23,7 +23,9 @@ CONFIG = TrainConfig(sequence_length=16, batch_size=4, rounds=2)
 
 def test_round_zero_reads_every_sequence_once(store):
     plan = make_plan(CONFIG, store)
-    read = np.concatenate([plan.pool.reshape(-1)[plan.batch(0, step)] for step in range(plan.steps[0])])
+    read = np.concatenate(
+        [plan.pool.reshape(-1)[plan.batch(0, step)] for step in range(plan.steps[0])]
+    )
     assert len(set(read.tolist())) == len(read) == store.num_sequences(16) // 4 * 4
     assert plan.steps == (len(plan.pool), round(0.5 * len(plan.pool)))
 
@@ -51,7 +53,9 @@ def test_given_steps_are_spread_over_the_rounds_exactly(store, steps, rounds, ra
     if steps > 20:
         assert plan.total_steps == steps
     where = [plan.locate(step) for step in range(plan.total_steps)]
-    assert where == [(number, step) for number, length in enumerate(plan.steps) for step in range(length)]
+    assert where == [
+        (number, step) for number, length in enumerate(plan.steps) for step in range(length)
+    ]
 
 
 def test_more_steps_than_data_pass_over_it_again_in_a_new_order(store):
@@ -65,7 +69,11 @@ def test_more_steps_than_data_pass_over_it_again_in_a_new_order(store):
 def test_micro_batches_together_are_the_batch(store):
     sequences = np.array([3, 9, 1, 4])
     whole = next(micro_batches(store, CONFIG, sequences, torch.device("cpu")))
-    pieces = list(micro_batches(store, dataclasses.replace(CONFIG, micro_batch_size=2), sequences, torch.device("cpu")))
+    pieces = list(
+        micro_batches(
+            store, dataclasses.replace(CONFIG, micro_batch_size=2), sequences, torch.device("cpu")
+        )
+    )
     assert torch.equal(torch.cat([piece.ids for piece in pieces]), whole.ids)
     assert torch.equal(whole.ids[:, 1:], whole.targets[:, :-1])
     assert whole.positions is None
@@ -88,7 +96,8 @@ def test_a_batch_read_ahead_is_the_batch_read_alone():
     prefetch = Prefetch(read, (3, 2))
     order = [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]
     assert [prefetch(*key) for key in order] == [0, 1, 2, 100, 101]
-    assert sorted(calls) == order  # each once, and none of the next round before its data are chosen
+    # each once, and none of the next round before its data are chosen
+    assert sorted(calls) == order
     assert prefetch(0, 1) == 1  # a step out of order is read when it is asked for
 
 
@@ -104,7 +113,11 @@ def test_what_fails_while_reading_ahead_is_raised_at_its_step():
         prefetch(0, 1)
 
 
-@pytest.mark.parametrize(("steps", "rounds", "expected"), [(8, 5, (4, 1, 1, 1, 1)), (9, 3, (3, 3, 3)), (2, 2, (1, 1))])
+@pytest.mark.parametrize(
+    ("steps", "rounds", "expected"), [(8, 5, (4, 1, 1, 1, 1)), (9, 3, (3, 3, 3)), (2, 2, (1, 1))]
+)
 def test_rounds_add_up_to_the_steps(store, steps, rounds, expected):
-    config = dataclasses.replace(CONFIG, steps=steps, rounds=rounds, strategy="all", batch_size=1, micro_batch_size=0)
+    config = dataclasses.replace(
+        CONFIG, steps=steps, rounds=rounds, strategy="all", batch_size=1, micro_batch_size=0
+    )
     assert make_plan(config, store).steps == expected

@@ -19,14 +19,19 @@ IDENTITY = {"settings": "x"}
 
 def write(folder, step, value, keep=2):
     checkpoints = Checkpoints(folder, keep, WORLD)
-    tensors = {"weight.a": torch.full((3,), float(value)), "rounds.losses": torch.tensor([0.5, float("nan")]).double()}
+    tensors = {
+        "weight.a": torch.full((3,), float(value)),
+        "rounds.losses": torch.tensor([0.5, float("nan")]).double(),
+    }
     checkpoints.save(step, tensors, {"identity": IDENTITY})
     tensors["weight.a"].zero_()  # training goes on: the checkpoint holds the values of its step
     checkpoints.wait()
 
 
 def masters_of(shape):
-    return SimpleNamespace(names=["a"], weights=[torch.nn.Parameter(torch.zeros(shape))], publish=lambda: None)
+    return SimpleNamespace(
+        names=["a"], weights=[torch.nn.Parameter(torch.zeros(shape))], publish=lambda: None
+    )
 
 
 def newest(folder):
@@ -46,7 +51,9 @@ def test_the_newest_two_stay_and_hold_what_was_there_when_saving_began(saved):
     masters = masters_of(3)
     rest = unpack_state(path, masters, [])
     assert state["step"] == 30 and masters.weights[0].tolist() == [30, 30, 30]
-    assert rest["rounds.losses"].dtype == torch.float64 and rest["rounds.losses"].isnan().tolist() == [False, True]
+    assert rest["rounds.losses"].dtype == torch.float64 and rest[
+        "rounds.losses"
+    ].isnan().tolist() == [False, True]
 
 
 def test_a_checkpoint_is_safetensors_and_json_alone(saved):
@@ -84,7 +91,9 @@ def test_a_checkpoint_of_another_run_is_an_input_error(saved):
         Checkpoints(saved, 2, WORLD).latest({"settings": "y"})
 
 
-@pytest.mark.parametrize(("shape", "message"), [(2, r"a has shape \[3\], \[2\] is needed"), ((3, 1), "a has shape")])
+@pytest.mark.parametrize(
+    ("shape", "message"), [(2, r"a has shape \[3\], \[2\] is needed"), ((3, 1), "a has shape")]
+)
 def test_a_checkpoint_of_another_shape_is_an_input_error(saved, shape, message):
     with pytest.raises(InputError, match=message):
         unpack_state(saved / "step-00000030", masters_of(shape), [])
@@ -92,7 +101,13 @@ def test_a_checkpoint_of_another_shape_is_an_input_error(saved, shape, message):
 
 def test_a_checkpoint_without_one_of_the_weights_is_an_input_error(saved):
     masters = masters_of(3)
-    masters.names, masters.weights = ["a", "b"], [*masters.weights, torch.nn.Parameter(torch.zeros(1))]
+    masters.names, masters.weights = (
+        ["a", "b"],
+        [
+            *masters.weights,
+            torch.nn.Parameter(torch.zeros(1)),
+        ],
+    )
     with pytest.raises(InputError, match="b is missing"):
         unpack_state(saved / "step-00000030", masters, [])
 
@@ -102,13 +117,15 @@ def test_the_optimiser_goes_on_bitwise(tmp_path, name):
     def start():
         torch.manual_seed(0)
         weight = torch.nn.Parameter(torch.randn(4, 6))
-        return SimpleNamespace(names=["a"], weights=[weight], publish=lambda: None), getattr(torch.optim, name)(
-            [weight], lr=0.1
-        )
+        return SimpleNamespace(names=["a"], weights=[weight], publish=lambda: None), getattr(
+            torch.optim, name
+        )([weight], lr=0.1)
 
     def steps(masters, optimizer, first, last):
         for step in range(first, last):
-            masters.weights[0].grad = torch.randn(4, 6, generator=torch.Generator().manual_seed(step))
+            masters.weights[0].grad = torch.randn(
+                4, 6, generator=torch.Generator().manual_seed(step)
+            )
             optimizer.step()
 
     undisturbed, optimizer = start()

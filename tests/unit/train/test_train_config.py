@@ -32,7 +32,9 @@ def test_a_wrong_value_is_named_with_its_key_and_what_is_allowed(key, value, all
 
 
 def test_learning_rate_follows_the_square_root_of_the_batch():
-    small = TrainConfig(batch_size=8, sequence_length=512, base_lr=2e-4, base_batch_tokens=2_000_000)
+    small = TrainConfig(
+        batch_size=8, sequence_length=512, base_lr=2e-4, base_batch_tokens=2_000_000
+    )
     large = dataclasses.replace(small, batch_size=32)
     assert large.learning_rate == pytest.approx(2 * small.learning_rate)
     assert small.learning_rate == pytest.approx(2e-4 * (4096 / 2e6) ** 0.5)
@@ -40,4 +42,6 @@ def test_learning_rate_follows_the_square_root_of_the_batch():
 
 def test_defaults_are_valid_and_every_field_is_a_plain_type():
     config = TrainConfig().validate()
-    assert all(isinstance(value, (int, float, bool, str, tuple)) for value in config.to_dict().values())
+    assert all(
+        isinstance(value, (int, float, bool, str, tuple)) for value in config.to_dict().values()
+    )

@@ -22,7 +22,13 @@ from tinylm.train.optim import MasterWeights, make_optimizers
 from tinylm.train.student import Student
 
 CONFIG = TrainConfig(
-    sequence_length=32, batch_size=4, steps=12, compile=False, bf16=False, checkpoint_every=0, base_batch_tokens=128
+    sequence_length=32,
+    batch_size=4,
+    steps=12,
+    compile=False,
+    bf16=False,
+    checkpoint_every=0,
+    base_batch_tokens=128,
 )
 
 
@@ -53,7 +59,9 @@ def test_forgetting_is_the_early_loss_above_the_late_one():
 def test_a_run_records_forgetting_of_every_round_with_a_picture(teacher_dir, store, tmp_path):
     config = dataclasses.replace(CONFIG, rounds=2, forgetting=True)
     result = train(load_model(teacher_dir), store, config, tmp_path)
-    first, second = (read_json(tmp_path / "rounds" / f"forgetting-{number}.json") for number in (0, 1))
+    first, second = (
+        read_json(tmp_path / "rounds" / f"forgetting-{number}.json") for number in (0, 1)
+    )
     assert first["batches"] == 8 and second["batches"] == 4
     assert result["forgetting"] == second["forgetting"]
     assert first["loss_when_seen"][0] == pytest.approx(losses(tmp_path)[0], abs=1e-4)
@@ -69,7 +77,9 @@ def test_losses_seen_while_training_may_choose_instead_of_a_pass(teacher_dir, st
     assert first_batch == pytest.approx(losses(tmp_path)[0], abs=1e-4)
 
 
-def test_a_stored_teacher_teaches_like_a_live_one_and_is_computed_once(teacher_dir, own_store, tmp_path, monkeypatch):
+def test_a_stored_teacher_teaches_like_a_live_one_and_is_computed_once(
+    teacher_dir, own_store, tmp_path, monkeypatch
+):
     store = own_store
     live = dataclasses.replace(CONFIG, distillation="live", distillation_weight=0.9)
     stored = dataclasses.replace(live, distillation="stored", stored_top_k=256)
@@ -85,10 +95,23 @@ def test_a_stored_teacher_teaches_like_a_live_one_and_is_computed_once(teacher_d
     train(load_model(teacher_dir), store, stored, tmp_path / "again", teacher=teacher)
     assert losses(tmp_path / "again") == losses(tmp_path / "stored")
     whole = store.num_sequences(CONFIG.sequence_length)
-    train(load_model(teacher_dir), store, dataclasses.replace(stored, seed=1), tmp_path / "seed", teacher=teacher)
+    train(
+        load_model(teacher_dir),
+        store,
+        dataclasses.replace(stored, seed=1),
+        tmp_path / "seed",
+        teacher=teacher,
+    )
     first, again, other_seed = asked
-    assert 0 < first < whole and again == 0 and other_seed < first  # another seed asks only for what is missing
-    train(load_model(teacher_dir), store, dataclasses.replace(stored, stored_top_k=8), tmp_path / "k", teacher=teacher)
+    # another seed asks only for what is missing
+    assert 0 < first < whole and again == 0 and other_seed < first
+    train(
+        load_model(teacher_dir),
+        store,
+        dataclasses.replace(stored, stored_top_k=8),
+        tmp_path / "k",
+        teacher=teacher,
+    )
     assert asked[-1] == first  # another k is another table
     assert len(list(store.path.glob("teacher-*"))) == 2
 
@@ -116,9 +139,15 @@ def test_rows_of_a_killed_run_are_not_computed_again(teacher_dir, own_store, tmp
 
 
 @pytest.mark.parametrize("problem", ["short", "other tokenizer"])
-def test_held_out_text_that_cannot_be_scored_is_refused_before_training(teacher_dir, store, tmp_path, problem):
-    held_out = pack(texts(1 if problem == "short" else 30), byte_level_tokenizer(), tmp_path / "held-out")
-    config = dataclasses.replace(CONFIG, sequence_length=CONFIG.sequence_length if problem != "short" else 1000)
+def test_held_out_text_that_cannot_be_scored_is_refused_before_training(
+    teacher_dir, store, tmp_path, problem
+):
+    held_out = pack(
+        texts(1 if problem == "short" else 30), byte_level_tokenizer(), tmp_path / "held-out"
+    )
+    config = dataclasses.replace(
+        CONFIG, sequence_length=CONFIG.sequence_length if problem != "short" else 1000
+    )
     if problem == "short":
         with pytest.raises(InputError, match="less than one sequence of 1000"):
             check_valid_store(held_out, store, config)
@@ -151,10 +180,15 @@ def test_gradient_checkpointing_gives_the_same_losses(teacher_dir, store, tmp_pa
 
 def test_muon_moves_the_matrices_of_the_layers_and_learns(teacher_dir, store, tmp_path):
     model = load_model(teacher_dir)
-    adamw, muon = make_optimizers(TrainConfig(optimizer="muon"), MasterWeights(model, torch.float32))
+    adamw, muon = make_optimizers(
+        TrainConfig(optimizer="muon"), MasterWeights(model, torch.float32)
+    )
     moved = sum(len(group["params"]) for group in muon.param_groups)
     assert moved == 4 * 7  # q, k, v, o, gate, up, down of four layers
-    assert sum(len(group["params"]) for group in adamw.param_groups) == len(list(model.parameters())) - moved
+    assert (
+        sum(len(group["params"]) for group in adamw.param_groups)
+        == len(list(model.parameters())) - moved
+    )
     config = dataclasses.replace(CONFIG, optimizer="muon", checkpoint_every=5)
     train(model, store, config, tmp_path / "run")
     assert losses(tmp_path / "run")[-1] < losses(tmp_path / "run")[0] - 0.1
@@ -168,11 +202,23 @@ def test_trackers_get_every_line(teacher_dir, store, tmp_path, monkeypatch):
         finish=lambda: lines.append("finished"),
     )
     monkeypatch.setitem(sys.modules, "wandb", fake)
-    train(load_model(teacher_dir), store, dataclasses.replace(CONFIG, steps=2, trackers=("wandb",)), tmp_path)
+    train(
+        load_model(teacher_dir),
+        store,
+        dataclasses.replace(CONFIG, steps=2, trackers=("wandb",)),
+        tmp_path,
+    )
     assert lines == [0, (0, losses(tmp_path)[0]), (1, losses(tmp_path)[1]), "finished"]
 
 
-def test_a_tracker_that_is_not_installed_is_an_input_error(teacher_dir, store, tmp_path, monkeypatch):
+def test_a_tracker_that_is_not_installed_is_an_input_error(
+    teacher_dir, store, tmp_path, monkeypatch
+):
     monkeypatch.setitem(sys.modules, "trackio", None)
     with pytest.raises(InputError, match="trackio is not installed"):
-        train(load_model(teacher_dir), store, dataclasses.replace(CONFIG, trackers=("trackio",)), tmp_path)
+        train(
+            load_model(teacher_dir),
+            store,
+            dataclasses.replace(CONFIG, trackers=("trackio",)),
+            tmp_path,
+        )

@@ -42,17 +42,24 @@ def test_capped_logits(weight_of_teacher):
     """Gemma 2: cap * tanh(logits / cap), the teacher's too."""
     hidden, weight, targets = case()
     capped = [
-        2.0 * torch.tanh(0.5 * (x @ w.T) / 2.0) for x, w in ((hidden, weight), (hidden.detach() + 1, weight.detach()))
+        2.0 * torch.tanh(0.5 * (x @ w.T) / 2.0)
+        for x, w in ((hidden, weight), (hidden.detach() + 1, weight.detach()))
     ]
     teacher = Teacher(0.3, hidden=hidden.detach() + 1, head=Head(weight.detach(), 0.5, 2.0))
     loss, _ = chunked_loss(
-        hidden, Head(weight, 0.5, 2.0), targets, teacher=teacher if weight_of_teacher else None, chunk=16
+        hidden,
+        Head(weight, 0.5, 2.0),
+        targets,
+        teacher=teacher if weight_of_teacher else None,
+        chunk=16,
     )
     student, wanted = (torch.log_softmax(logits, 1) for logits in capped)
     keep = targets != IGNORE
     divergence = F.kl_div(student, wanted, log_target=True, reduction="none").sum(1)[keep].mean()
     plain = F.cross_entropy(capped[0], targets)
-    assert_same(loss, (1 - weight_of_teacher) * plain + weight_of_teacher * divergence, (hidden, weight))
+    assert_same(
+        loss, (1 - weight_of_teacher) * plain + weight_of_teacher * divergence, (hidden, weight)
+    )
 
 
 def test_z_loss():
@@ -72,7 +79,10 @@ def test_live_teacher_is_kullback_leibler(temperature):
     logits, keep = hidden @ weight.T, targets != IGNORE
     wanted = torch.log_softmax(teacher_hidden @ teacher_weight.detach().T / temperature, 1)
     student = torch.log_softmax(logits / temperature, 1)
-    divergence = F.kl_div(student, wanted, log_target=True, reduction="none").sum(1)[keep].mean() * temperature**2
+    divergence = (
+        F.kl_div(student, wanted, log_target=True, reduction="none").sum(1)[keep].mean()
+        * temperature**2
+    )
     assert_same(loss, 0.7 * F.cross_entropy(logits, targets) + 0.3 * divergence, (hidden, weight))
     torch.testing.assert_close(nats, F.cross_entropy(logits, targets, reduction="none").detach())
 
@@ -82,23 +92,35 @@ def test_stored_teacher_is_divergence_over_k_tokens_and_the_rest():
     wanted = torch.log_softmax(2 * torch.randn(N, V), 1)
     top, ids = wanted.topk(7, dim=1)
     loss, _ = chunked_loss(
-        hidden, Head(weight), targets, teacher=Teacher(0.4, top_log_probs=top, top_ids=ids), chunk=16
+        hidden,
+        Head(weight),
+        targets,
+        teacher=Teacher(0.4, top_log_probs=top, top_ids=ids),
+        chunk=16,
     )
     logits, keep = hidden @ weight.T, targets != IGNORE
     student = torch.log_softmax(logits, 1)
     chosen = student.gather(1, ids)
     rest, student_rest = 1 - top.exp().sum(1), 1 - chosen.exp().sum(1)
     divergence = (top.exp() * (top - chosen)).sum(1) + rest * (rest.log() - student_rest.log())
-    assert_same(loss, 0.6 * F.cross_entropy(logits, targets) + 0.4 * divergence[keep].mean(), (hidden, weight))
+    assert_same(
+        loss,
+        0.6 * F.cross_entropy(logits, targets) + 0.4 * divergence[keep].mean(),
+        (hidden, weight),
+    )
 
 
 def test_stored_teacher_with_every_token_is_the_live_one():
     hidden, weight, targets = case()
     teacher_logits = torch.randn(N, V)
     top, ids = torch.log_softmax(teacher_logits, 1).topk(V, dim=1)
-    stored, _ = chunked_loss(hidden, Head(weight), targets, teacher=Teacher(0.5, top_log_probs=top, top_ids=ids))
+    stored, _ = chunked_loss(
+        hidden, Head(weight), targets, teacher=Teacher(0.5, top_log_probs=top, top_ids=ids)
+    )
     live = Teacher(0.5, hidden=teacher_logits, head=Head(torch.nn.Parameter(torch.eye(V))))
-    assert stored.item() == pytest.approx(chunked_loss(hidden, Head(weight), targets, teacher=live)[0].item(), rel=1e-4)
+    assert stored.item() == pytest.approx(
+        chunked_loss(hidden, Head(weight), targets, teacher=live)[0].item(), rel=1e-4
+    )
 
 
 def test_bfloat16_gradients_are_close_to_float32():

@@ -22,7 +22,9 @@ def plan_of(config, *steps):
 def test_learning_rate_warms_up_then_falls_as_a_cosine_over_all_rounds():
     config = TrainConfig(base_lr=1.0, warmup=0.1, min_lr_ratio=0.1)
     rates = [learning_rate(config, plan_of(config, 60, 40), step) for step in range(100)]
-    assert rates[0] == pytest.approx(0.1) and max(rates) == rates[9] == rates[10] == pytest.approx(1.0)
+    assert rates[0] == pytest.approx(0.1) and max(rates) == rates[9] == rates[10] == pytest.approx(
+        1.0
+    )
     assert rates[-1] == pytest.approx(0.1)
     assert all(a > b for a, b in itertools.pairwise(rates[10:]))
     middle = 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * (55 - 10) / 89))
@@ -32,7 +34,11 @@ def test_learning_rate_warms_up_then_falls_as_a_cosine_over_all_rounds():
 def test_restart_gives_each_round_its_own_cosine():
     config = TrainConfig(base_lr=1.0, warmup=0.1, round_schedule="restart")
     rates = [learning_rate(config, plan_of(config, 60, 40), step) for step in range(100)]
-    assert rates[59] == pytest.approx(0.1) and rates[60] == pytest.approx(0.25) and rates[63] == pytest.approx(1.0)
+    assert (
+        rates[59] == pytest.approx(0.1)
+        and rates[60] == pytest.approx(0.25)
+        and rates[63] == pytest.approx(1.0)
+    )
 
 
 def test_float32_copies_keep_updates_that_bfloat16_would_round_away():
@@ -65,7 +71,9 @@ def test_micro_batch_gradients_add_up():
 def test_only_matrices_decay():
     model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.LayerNorm(3))
     (optimizer,) = make_optimizers(TrainConfig(), MasterWeights(model, torch.float32))
-    decay = {p.ndim: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    decay = {
+        p.ndim: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]
+    }
     assert decay == {2: 0.1, 1: 0.0}
 
 

@@ -17,7 +17,9 @@ def test_gumbel_top_k_draws_like_multinomial_without_replacement():
         ours[chosen] += 1
     torch.manual_seed(0)
     weights = torch.softmax(torch.tensor(losses), 0).expand(draws, 5)
-    theirs = np.bincount(torch.multinomial(weights, 2, replacement=False).flatten().numpy(), minlength=5)
+    theirs = np.bincount(
+        torch.multinomial(weights, 2, replacement=False).flatten().numpy(), minlength=5
+    )
     # Each count is binomial: a difference of two has a deviation below sqrt(2 * draws / 4) = 100.
     assert np.abs(ours - theirs).max() < 450
 
@@ -25,7 +27,10 @@ def test_gumbel_top_k_draws_like_multinomial_without_replacement():
 def test_first_draw_has_probability_exp_loss():
     losses = np.array([0.0, 1.0, 2.0])
     random = generator(3, "first")
-    first = np.bincount([gumbel_top_k(losses, 3, random)[0] for _ in range(20_000)], minlength=3) / 20_000
+    first = (
+        np.bincount([gumbel_top_k(losses, 3, random)[0] for _ in range(20_000)], minlength=3)
+        / 20_000
+    )
     expected = np.exp(losses) / np.exp(losses).sum()
     assert np.abs(first - expected).max() < 0.015
 

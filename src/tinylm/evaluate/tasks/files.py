@@ -1,4 +1,5 @@
-"""Benchmark files from a local folder: plain folders or the .tar.zst archives they came in, read without unpacking."""
+"""Benchmark files from a local folder: plain folders or the .tar.zst archives they came in, read
+without unpacking."""
 
 import csv
 import hashlib
@@ -41,7 +42,8 @@ class Bad(Exception):
 
 
 class Folder:
-    """The files of one benchmark: ``ROOT/name/...``, or the same paths inside ``ROOT/archive.tar.zst`` (or .tar.gz).
+    """The files of one benchmark: ``ROOT/name/...``, or the same paths inside
+    ``ROOT/archive.tar.zst`` (or .tar.gz).
 
     ``digest`` covers every file that was read.
     """
@@ -50,9 +52,15 @@ class Folder:
         self.name, self.root = name, Path(root)
         self._hash = hashlib.sha256()
         self._members: dict[str, bytes] | None = None
-        self._get = f"get them from {SOURCES[name]}; layout in docs/evaluation.md" if name in SOURCES else ""
+        self._get = (
+            f"get them from {SOURCES[name]}; layout in docs/evaluation.md"
+            if name in SOURCES
+            else ""
+        )
         if not self.root.is_dir():
-            raise InputError(f"task data folder {root} does not exist: see docs/evaluation.md for its layout")
+            raise InputError(
+                f"task data folder {root} does not exist: see docs/evaluation.md for its layout"
+            )
         if not (self.root / name).is_dir():
             self._members = self._unpacked(archive or name.lower())
 
@@ -64,12 +72,24 @@ class Folder:
         raise InputError(f"no {self.name}/ and no {archive}.tar.zst in {self.root}: {self._get}")
 
     def paths(self, pattern: str) -> list[str]:
-        """Sorted paths below the benchmark's folder that match ``pattern``; an InputError when there is none."""
+        """Sorted paths below the benchmark's folder that match ``pattern``; an InputError when
+        there is none."""
         if self._members is None:
-            found = [str(p.relative_to(self.root / self.name)) for p in (self.root / self.name).glob(pattern)]
+            found = [
+                str(p.relative_to(self.root / self.name))
+                for p in (self.root / self.name).glob(pattern)
+            ]
         else:
-            names = [Path(name).relative_to(self.name) for name in self._members if name.startswith(f"{self.name}/")]
-            found = [str(path) for path in names if path.match(pattern) and len(path.parts) == pattern.count("/") + 1]
+            names = [
+                Path(name).relative_to(self.name)
+                for name in self._members
+                if name.startswith(f"{self.name}/")
+            ]
+            found = [
+                str(path)
+                for path in names
+                if path.match(pattern) and len(path.parts) == pattern.count("/") + 1
+            ]
         if not found:
             raise InputError(f"no {self.name}/{pattern} in {self.root}: {self._get}")
         return sorted(found)
@@ -86,10 +106,13 @@ class Folder:
         except (KeyError, FileNotFoundError) as error:
             raise InputError(f"{where} is missing: {self._get}") from error
         except UnicodeDecodeError as error:
-            raise InputError(f"{where} is not UTF-8 at byte {error.start}: the file is damaged") from error
+            raise InputError(
+                f"{where} is not UTF-8 at byte {error.start}: the file is damaged"
+            ) from error
 
     def csv(self, path: str) -> list[Row]:
-        """Rows by their header. A last row with too few cells, or a quote that is never closed, is a truncated file."""
+        """Rows by their header. A last row with too few cells, or a quote that is never closed, is
+        a truncated file."""
         where = f"{self.root}/{self.name}/{path}"
         try:
             rows = list(csv.DictReader(io.StringIO(self.text(path), newline=""), strict=True))
@@ -105,19 +128,26 @@ class Folder:
         try:
             return json.loads(self.text(path))
         except json.JSONDecodeError as error:
-            raise InputError(f"{self.root}/{self.name}/{path} is cut off or damaged ({error})") from error
+            raise InputError(
+                f"{self.root}/{self.name}/{path} is cut off or damaged ({error})"
+            ) from error
 
     def jsonl(self, path: str) -> list[Row | Bad]:
-        """One row a line; a broken line is a :class:`Bad` in its place, a broken last line a truncated file."""
+        """One row a line; a broken line is a :class:`Bad` in its place, a broken last line a
+        truncated file."""
         lines = [line for line in self.text(path).split("\n") if line.strip()]
         rows: list[Row | Bad] = []
         for number, line in enumerate(lines, start=1):
             try:
                 row = json.loads(line)
-                rows.append(row if isinstance(row, dict) else Bad(f"{path} line {number} is no JSON object"))
+                rows.append(
+                    row if isinstance(row, dict) else Bad(f"{path} line {number} is no JSON object")
+                )
             except json.JSONDecodeError as error:
                 if number == len(lines):
-                    raise InputError(f"{self.root}/{self.name}/{path} is cut off in line {number}") from error
+                    raise InputError(
+                        f"{self.root}/{self.name}/{path} is cut off in line {number}"
+                    ) from error
                 rows.append(Bad(f"{path} line {number} is not JSON"))
         return rows
 
@@ -132,13 +162,17 @@ def local_root(task_data: str | None) -> str | None:
 
 
 def build(
-    name: str, sources: Iterable[tuple[str, str, Iterable[Row | Bad]]], convert: Callable[[Row], Row], digest: str
+    name: str,
+    sources: Iterable[tuple[str, str, Iterable[Row | Bad]]],
+    convert: Callable[[Row], Row],
+    digest: str,
 ) -> datasets.DatasetDict:
     """The data set of a task.
 
     Args:
         name: for messages.
-        sources: (role, subject, raw rows); role is "item" (scored) or "shot" (example for few-shot prompts).
+        sources: (role, subject, raw rows); role is "item" (scored) or "shot" (example for few-shot
+            prompts).
         convert: raw row to the row that the task file expects; raises when a row cannot be used.
         digest: hash of the files read.
 
@@ -159,7 +193,8 @@ def build(
     items = list(_take_turns(good["item"]))
     if not items:
         raise InputError(
-            f"{name}: no usable item ({bad[0] if bad else 'the files are empty'}): are these the right files?"
+            f"{name}: no usable item ({bad[0] if bad else 'the files are empty'}): are these the"
+            " right files?"
         )
     shots = [row for rows in good["shot"].values() for row in rows]
     table = datasets.Dataset.from_list(items + shots)
@@ -172,15 +207,21 @@ def facts(table: datasets.Dataset) -> dict[str, Any]:
     return json.loads(table.info.description or '{"data_hash": "", "bad_items": []}')
 
 
-def from_hub(path: str, configs: Iterable[str | None], split: str) -> Iterator[tuple[str, list[Row]]]:
-    """(config, rows) of a hub data set. Only data is read: `datasets` runs no code of a repository."""
+def from_hub(
+    path: str, configs: Iterable[str | None], split: str
+) -> Iterator[tuple[str, list[Row]]]:
+    """(config, rows) of a hub data set. Only data is read: `datasets` runs no code of a
+    repository."""
     for config in configs:
         try:
             yield config or "", list(datasets.load_dataset(path, config, split=split))
         except Exception as error:  # offline, gated, renamed: the hub client raises many kinds
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            first = (
+                str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            )
             raise InputError(
-                f"hub data set {path} cannot be read ({first}): give local files with --task-data (docs/evaluation.md)"
+                f"hub data set {path} cannot be read ({first}): give local files with --task-data"
+                " (docs/evaluation.md)"
             ) from error
 
 
@@ -195,8 +236,12 @@ def _read_archive(path: Path) -> dict[str, bytes]:
 
     try:
         with open(path, "rb") as raw:
-            stream = zstandard.ZstdDecompressor().stream_reader(raw) if path.suffix == ".zst" else raw
-            with tarfile.open(fileobj=stream, mode="r|*" if path.suffix != ".zst" else "r|") as archive:
+            stream = (
+                zstandard.ZstdDecompressor().stream_reader(raw) if path.suffix == ".zst" else raw
+            )
+            with tarfile.open(
+                fileobj=stream, mode="r|*" if path.suffix != ".zst" else "r|"
+            ) as archive:
                 return {
                     member.name.removeprefix("./"): archive.extractfile(member).read()  # type: ignore[union-attr]
                     for member in archive

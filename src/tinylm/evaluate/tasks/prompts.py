@@ -1,4 +1,5 @@
-"""What the task files need beyond templates: which rows are items, shots of the same subject, ROUGE for XSum."""
+"""What the task files need beyond templates: which rows are items, shots of the same subject, ROUGE
+for XSum."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -27,7 +28,8 @@ def _rows(table: datasets.Dataset, role: str) -> datasets.Dataset:
 
 
 class SameSubject(ContextSampler):
-    """The first ``n`` examples of the item's own subject, as in the papers of MMLU, C-Eval and CMMLU."""
+    """The first ``n`` examples of the item's own subject, as in the papers of MMLU, C-Eval and
+    CMMLU."""
 
     def __init__(self, df=None, **options: Any) -> None:
         super().__init__(df, **options)
@@ -40,7 +42,9 @@ class SameSubject(ContextSampler):
         pool = self._by_subject.get(subject, [])
         if n > len(pool):
             of = f" for {subject}" if subject else ""
-            raise InputError(f"--num-fewshot {n}: there are only {len(pool)} examples{of} in this task's files")
+            raise InputError(
+                f"--num-fewshot {n}: there are only {len(pool)} examples{of} in this task's files"
+            )
         return pool[:n]
 
 
@@ -48,5 +52,7 @@ def rouge(doc: dict, results: list[str]) -> dict[str, float]:
     """ROUGE-1 and ROUGE-L F-measure (0 to 1), with stemming, of a generated summary."""
     from rouge_score.rouge_scorer import RougeScorer
 
-    scores = RougeScorer(["rouge1", "rougeL"], use_stemmer=True).score(doc["summary"], results[0].strip())
+    scores = RougeScorer(["rouge1", "rougeL"], use_stemmer=True).score(
+        doc["summary"], results[0].strip()
+    )
     return {name: score.fmeasure for name, score in scores.items()}

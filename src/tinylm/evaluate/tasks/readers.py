@@ -1,7 +1,9 @@
-"""One reader a benchmark: local files (or the hub) -> rows with the columns that lm-eval's own task of that name has.
+"""One reader a benchmark: local files (or the hub) -> rows with the columns that lm-eval's own task
+of that name has.
 
-A task file names its reader as ``custom_dataset: !function tinylm.evaluate.tasks.readers.NAME``; lm-eval calls it with
-the file's ``metadata``. Multi-subject benchmarks are one data set with a ``subject`` column.
+A task file names its reader as ``custom_dataset: !function tinylm.evaluate.tasks.readers.NAME``;
+lm-eval calls it with the file's ``metadata``. Multi-subject benchmarks are one data set with a
+``subject`` column.
 """
 
 import re
@@ -35,7 +37,9 @@ def mmlu(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
         ]
         return build("mmlu", sources, _described(convert, "mmlu"), "hub:cais/mmlu")
     folder = Folder(root, "mmlu")
-    return _by_subject(folder, "mmlu", {"item": "test/*_test.csv", "shot": "dev/*_dev.csv"}, convert)
+    return _by_subject(
+        folder, "mmlu", {"item": "test/*_test.csv", "shot": "dev/*_dev.csv"}, convert
+    )
 
 
 def ceval(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
@@ -43,7 +47,9 @@ def ceval(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
         return _lettered(row, "question", "answer")
 
     if not (root := local_root(task_data)):
-        return _subjects_from_hub("ceval", "ceval/ceval-exam", {"item": "val", "shot": "dev"}, convert)
+        return _subjects_from_hub(
+            "ceval", "ceval/ceval-exam", {"item": "val", "shot": "dev"}, convert
+        )
     folder = Folder(root, "ceval")
     return _by_subject(folder, "ceval", {"item": "val/*_val.csv", "shot": "dev/*_dev.csv"}, convert)
 
@@ -53,12 +59,17 @@ def cmmlu(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
         return _lettered(row, "Question", "Answer")
 
     if not (root := local_root(task_data)):
-        return _subjects_from_hub("cmmlu", "haonan-li/cmmlu", {"item": "test", "shot": "dev"}, convert)
-    return _by_subject(Folder(root, "cmmlu"), "cmmlu", {"item": "test/*.csv", "shot": "dev/*.csv"}, convert)
+        return _subjects_from_hub(
+            "cmmlu", "haonan-li/cmmlu", {"item": "test", "shot": "dev"}, convert
+        )
+    return _by_subject(
+        Folder(root, "cmmlu"), "cmmlu", {"item": "test/*.csv", "shot": "dev/*.csv"}, convert
+    )
 
 
 def agieval(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
-    """The 19 sets with choices. Where several letters are right, any one of them counts, as in lm-eval."""
+    """The 19 sets with choices. Where several letters are right, any one of them counts, as in
+    lm-eval."""
 
     def convert(row: Row) -> Row:
         letters = row["label"] if isinstance(row["label"], str) else "".join(row["label"])
@@ -67,12 +78,15 @@ def agieval(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
         return {"query": _agieval_prompt(row), "choices": row["options"], "gold": gold}
 
     if not (root := local_root(task_data)):
-        return _agieval_from_hub(lambda row: {"query": row["query"], "choices": row["choices"], "gold": row["gold"]})
+        return _agieval_from_hub(
+            lambda row: {"query": row["query"], "choices": row["choices"], "gold": row["gold"]}
+        )
     folder = Folder(root, "agieval")
     sources = []
     for path in folder.paths("*.jsonl"):
         rows = folder.jsonl(path)
-        if any(isinstance(row, dict) and row.get("options") for row in rows):  # the two cloze sets have none
+        # the two cloze sets have none
+        if any(isinstance(row, dict) and row.get("options") for row in rows):
             sources.append(("item", Path(path).stem, rows))
     return build("agieval", sources, convert, folder.digest)
 
@@ -89,7 +103,12 @@ def boolq(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
         }
 
     return _one_file(
-        task_data, "boolq", "superglue", "BoolQ/val.jsonl", convert, ("aps/super_glue", "boolq", "validation")
+        task_data,
+        "boolq",
+        "superglue",
+        "BoolQ/val.jsonl",
+        convert,
+        ("aps/super_glue", "boolq", "validation"),
     )
 
 
@@ -104,7 +123,14 @@ def axb(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
             "label": labels[row["label"]],
         }
 
-    return _one_file(task_data, "ax-b", "superglue", "AX-b/AX-b.jsonl", convert, ("aps/super_glue", "axb", "test"))
+    return _one_file(
+        task_data,
+        "ax-b",
+        "superglue",
+        "AX-b/AX-b.jsonl",
+        convert,
+        ("aps/super_glue", "axb", "test"),
+    )
 
 
 def piqa(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
@@ -123,8 +149,13 @@ def piqa(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
     rows = folder.jsonl("data/valid.jsonl")
     labels = folder.text("data/valid-labels.lst").split()
     if len(rows) != len(labels):
-        raise InputError(f"piqa: {len(rows)} items but {len(labels)} labels in {root}: one of the files is cut off")
-    joined = [row if isinstance(row, Bad) else {**row, "label": label} for row, label in zip(rows, labels)]
+        raise InputError(
+            f"piqa: {len(rows)} items but {len(labels)} labels in {root}: one of the files is"
+            " cut off"
+        )
+    joined = [
+        row if isinstance(row, Bad) else {**row, "label": label} for row, label in zip(rows, labels)
+    ]
     return build("piqa", [("item", "", joined)], convert, folder.digest)
 
 
@@ -135,9 +166,14 @@ def eprstmt(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
         return {"sentence": _require(row["sentence"], "sentence"), "label": labels[row["label"]]}
 
     if not (root := local_root(task_data)):
-        raise InputError("eprstmt is not on the hub as plain data: give --task-data with eprstmt/ of FewCLUE")
+        raise InputError(
+            "eprstmt is not on the hub as plain data: give --task-data with eprstmt/ of FewCLUE"
+        )
     folder = Folder(root, "eprstmt")
-    sources = [("item", "", folder.jsonl("test_public.json")), ("shot", "", folder.jsonl("train_0.json"))]
+    sources = [
+        ("item", "", folder.jsonl("test_public.json")),
+        ("shot", "", folder.jsonl("train_0.json")),
+    ]
     return build("eprstmt", sources, convert, folder.digest)
 
 
@@ -148,11 +184,14 @@ def xsum(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
             "summary": _require(row["summary"], "summary"),
         }
 
-    return _one_file(task_data, "xsum", "XSum", "test.jsonl", convert, ("EdinburghNLP/xsum", None, "test"))
+    return _one_file(
+        task_data, "xsum", "XSum", "test.jsonl", convert, ("EdinburghNLP/xsum", None, "test")
+    )
 
 
 def c3(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
-    """Dialogues (d) and mixed texts (m). Questions have two to four choices and are scored with the ones they have."""
+    """Dialogues (d) and mixed texts (m). Questions have two to four choices and are scored with the
+    ones they have."""
 
     def convert(row: Row) -> Row:
         if row["answer"] not in row["choice"]:
@@ -172,7 +211,11 @@ def c3(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
                 continue
             for question in passage[1]:
                 known = isinstance(question, dict)
-                yield {**question, "context": passage[0]} if known else Bad("a question is no JSON object")
+                yield (
+                    {**question, "context": passage[0]}
+                    if known
+                    else Bad("a question is no JSON object")
+                )
 
     if not (root := local_root(task_data)):
         return _hub_table("c3", convert, ("clue/clue", "c3", "validation"))
@@ -186,8 +229,8 @@ def c3(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
 
 
 def hellaswag(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
-    """The text file has the context in one piece, so lm-eval's capital letter at the start of its second part is not
-    put back; everything else is as in lm-eval."""
+    """The text file has the context in one piece, so lm-eval's capital letter at the start of its
+    second part is not put back; everything else is as in lm-eval."""
 
     from lm_eval.tasks.hellaswag.utils import preprocess
 
@@ -205,7 +248,10 @@ def hellaswag(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
     folder = Folder(root, "hellaswag")
     lines = folder.text("hellaswag_val_full.txt").rstrip("\n").split("\n")
     if len(lines) % 6:
-        raise InputError(f"{root}/hellaswag/hellaswag_val_full.txt is cut off: {len(lines)} lines are not six an item")
+        raise InputError(
+            f"{root}/hellaswag/hellaswag_val_full.txt is cut off: {len(lines)} lines are not six an"
+            " item"
+        )
     rows: list[Row | Bad] = []
     for first in range(0, len(lines), 6):
         activity, separator, context = lines[first].partition(": ")
@@ -227,12 +273,19 @@ def hellaswag(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
 def arc_easy(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
     def convert(row: Row) -> Row:
         if isinstance(row["question"], dict):  # AI2's own files
-            choices = {key: [choice[key] for choice in row["question"]["choices"]] for key in ("text", "label")}
+            choices = {
+                key: [choice[key] for choice in row["question"]["choices"]]
+                for key in ("text", "label")
+            }
             question = row["question"]["stem"]
         else:
             choices, question = row["choices"], row["question"]
         _require_choices(choices["text"], choices["label"].index(row["answerKey"]))
-        return {"question": _require(question, "question"), "choices": choices, "answerKey": row["answerKey"]}
+        return {
+            "question": _require(question, "question"),
+            "choices": choices,
+            "answerKey": row["answerKey"],
+        }
 
     if not (root := local_root(task_data)):
         return _hub_table("arc-easy", convert, ("allenai/ai2_arc", "ARC-Easy", "test"))
@@ -272,12 +325,16 @@ def wikitext(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
         return {"page": _require(row["page"], "page")}
 
     if not (root := local_root(task_data)):
-        return _hub_table("wikitext", convert, ("EleutherAI/wikitext_document_level", "wikitext-2-raw-v1", "test"))
+        return _hub_table(
+            "wikitext", convert, ("EleutherAI/wikitext_document_level", "wikitext-2-raw-v1", "test")
+        )
     folder = Folder(root, "wikitext2")
     text = folder.text("wiki.test.raw")
     starts = [match.start() for match in re.finditer(r"(?m)^ = [^=\n]+ = *$", text)] or [0]
     pages = [text[start:end] for start, end in zip(starts, [*starts[1:], len(text)])]
-    return build("wikitext", [("item", "", [{"page": page} for page in pages])], convert, folder.digest)
+    return build(
+        "wikitext", [("item", "", [{"page": page} for page in pages])], convert, folder.digest
+    )
 
 
 def _require(value: Any, name: str) -> str:
@@ -302,7 +359,9 @@ def _lettered(row: Row, question: str, answer: str) -> Row:
     return {name: _require(row[name], name) for name in (question, *LETTERS[:4], answer)}
 
 
-def _by_subject(folder: Folder, name: str, patterns: dict[str, str], convert) -> datasets.DatasetDict:
+def _by_subject(
+    folder: Folder, name: str, patterns: dict[str, str], convert
+) -> datasets.DatasetDict:
     sources = []
     for role, pattern in patterns.items():
         suffix = pattern.rpartition("*")[2]
@@ -314,7 +373,12 @@ def _by_subject(folder: Folder, name: str, patterns: dict[str, str], convert) ->
 
 
 def _one_file(
-    task_data: str | None, name: str, folder_name: str, path: str, convert, hub: tuple[str, str | None, str]
+    task_data: str | None,
+    name: str,
+    folder_name: str,
+    path: str,
+    convert,
+    hub: tuple[str, str | None, str],
 ) -> datasets.DatasetDict:
     if not (root := local_root(task_data)):
         return _hub_table(name, convert, hub)
@@ -328,7 +392,9 @@ def _hub_table(name: str, convert, hub: tuple[str, str | None, str]) -> datasets
     return build(name, [("item", "", rows)], convert, f"hub:{path}")
 
 
-def _subjects_from_hub(name: str, path: str, splits: dict[str, str], convert) -> datasets.DatasetDict:
+def _subjects_from_hub(
+    name: str, path: str, splits: dict[str, str], convert
+) -> datasets.DatasetDict:
     sources = [
         (role, subject, [{**row, "subject": subject} for row in rows])
         for role, split in splits.items()
@@ -340,7 +406,11 @@ def _subjects_from_hub(name: str, path: str, splits: dict[str, str], convert) ->
 def _agieval_from_hub(convert) -> datasets.DatasetDict:
     names = [path.stem for path in sorted(_lm_eval_folder("agieval").glob("*-*.yaml"))]
     names = [name for name in names if name != "gaokao-mathcloze"]
-    sources = [("item", name, rows) for name in names for _, rows in from_hub(f"hails/agieval-{name}", [None], "test")]
+    sources = [
+        ("item", name, rows)
+        for name in names
+        for _, rows in from_hub(f"hails/agieval-{name}", [None], "test")
+    ]
     return build("agieval", sources, convert, "hub:hails/agieval")
 
 
@@ -351,7 +421,10 @@ def _agieval_prompt(row: Row) -> str:
     passage = row.get("passage") or ""
     if re.search("[一-鿿]", question + options):
         return f"{passage}问题：{question} 选项：{options}\n答案：从A到{last}, 我们应选择"
-    return f"{passage}Q: {question} Answer Choices: {options}\nA: Among A through {last}, the answer is"
+    return (
+        f"{passage}Q: {question} Answer Choices: {options}\nA: Among A through {last}, the"
+        " answer is"
+    )
 
 
 def _described(convert, benchmark: str):
@@ -366,7 +439,8 @@ def _described(convert, benchmark: str):
 
 @cache
 def descriptions(benchmark: str) -> dict[str, str]:
-    """{subject: description} from the task files inside lm-eval, so that prompts stay the same as its own."""
+    """{subject: description} from the task files inside lm-eval, so that prompts stay the same as
+    its own."""
     import yaml
 
     found = {}

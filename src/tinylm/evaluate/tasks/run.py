@@ -1,4 +1,5 @@
-"""Run the benchmark tasks and bits per byte for any number of models; every item is kept with what made its score."""
+"""Run the benchmark tasks and bits per byte for any number of models; every item is kept with what
+made its score."""
 
 import json
 import logging
@@ -31,7 +32,8 @@ def choose(names: Sequence[str]) -> list[str]:
 def load_tasks(
     names: Sequence[str], task_data: str | Path | None, num_fewshot: int | None = None
 ) -> dict[str, ConfigurableTask]:
-    """The named tasks with their data. Only these are read, and nothing of lm-eval's own is indexed."""
+    """The named tasks with their data. Only these are read, and nothing of lm-eval's own is
+    indexed."""
     from lm_eval.tasks import TaskManager
 
     unknown = [name for name in names if name not in NAMES]
@@ -40,18 +42,29 @@ def load_tasks(
     metadata = {"task_data": str(task_data)} if task_data else {}
     with quiet():
         manager = TaskManager(include_path=str(FOLDER), include_defaults=False, metadata=metadata)
-        loaded = {name: manager.load([PREFIX + name])["tasks"][PREFIX + name] for name in dict.fromkeys(names)}
+        loaded = {
+            name: manager.load([PREFIX + name])["tasks"][PREFIX + name]
+            for name in dict.fromkeys(names)
+        }
     for task in loaded.values():
         task.set_fewshot_seed(1234)
-        if num_fewshot is not None and task.OUTPUT_TYPE != "loglikelihood_rolling" and task.config.doc_to_text:
+        if (
+            num_fewshot is not None
+            and task.OUTPUT_TYPE != "loglikelihood_rolling"
+            and task.config.doc_to_text
+        ):
             task.set_config("num_fewshot", num_fewshot)
             for subject in dict.fromkeys(task.eval_docs["subject"]) if num_fewshot else ():
-                task.sampler.sample(num_fewshot, eval_doc={"subject": subject})  # too few examples show now
+                # too few examples show now
+                task.sampler.sample(num_fewshot, eval_doc={"subject": subject})
     return loaded
 
 
-def run_tasks(lm: TinyLM, tasks: dict[str, ConfigurableTask], limit: int | None) -> dict[str, list[dict]]:
-    """lm-eval's own evaluation of ``tasks``: {task: samples}, one dict an item with arguments, answers and metrics."""
+def run_tasks(
+    lm: TinyLM, tasks: dict[str, ConfigurableTask], limit: int | None
+) -> dict[str, list[dict]]:
+    """lm-eval's own evaluation of ``tasks``: {task: samples}, one dict an item with arguments,
+    answers and metrics."""
     if not tasks:
         return {}
     from lm_eval.evaluator import evaluate as lm_eval_evaluate
@@ -59,7 +72,11 @@ def run_tasks(lm: TinyLM, tasks: dict[str, ConfigurableTask], limit: int | None)
     with quiet():
         result = lm_eval_evaluate(
             lm,
-            {"tasks": {PREFIX + name: task for name, task in tasks.items()}, "groups": {}, "group_map": {}},
+            {
+                "tasks": {PREFIX + name: task for name, task in tasks.items()},
+                "groups": {},
+                "group_map": {},
+            },
             limit=limit,
             bootstrap_iters=0,
             log_samples=True,
@@ -68,12 +85,15 @@ def run_tasks(lm: TinyLM, tasks: dict[str, ConfigurableTask], limit: int | None)
 
 
 def summary(task: ConfigurableTask, samples: Sequence[dict], truncated: int = 0) -> dict[str, Any]:
-    """Score of a task from its items. Items without a finite answer are left out of it and counted."""
+    """Score of a task from its items. Items without a finite answer are left out of it and
+    counted."""
     metric = task.config.metadata["main"]
     usable = [sample for sample in samples if is_scored(sample)]
     known = facts(task.eval_docs)
     if not usable:
-        raise InputError(f"{task.task_name.removeprefix(PREFIX)}: the model gives no finite score to any item")
+        raise InputError(
+            f"{task.task_name.removeprefix(PREFIX)}: the model gives no finite score to any item"
+        )
     entry: dict[str, Any] = {
         **_score(metric, [sample[metric] for sample in usable]),
         "n": len(usable),
@@ -86,12 +106,15 @@ def summary(task: ConfigurableTask, samples: Sequence[dict], truncated: int = 0)
         "truncated": truncated,
     }
     for other, aggregate in task.aggregation().items():
-        if other != metric and other in usable[0]:  # LAMBADA's perplexity and AX-b's Matthews correlation are no means
+        # LAMBADA's perplexity and AX-b's Matthews correlation are no means
+        if other != metric and other in usable[0]:
             entry[other] = float(aggregate([sample[other] for sample in usable]))
     subjects = sorted({sample["doc"]["subject"] for sample in usable})
     if len(subjects) > 1:
         by_subject = {
-            subject: _score(metric, [s[metric] for s in usable if s["doc"]["subject"] == subject])["score"]
+            subject: _score(metric, [s[metric] for s in usable if s["doc"]["subject"] == subject])[
+                "score"
+            ]
             for subject in subjects
         }
         entry["by_subject"] = by_subject
@@ -101,7 +124,10 @@ def summary(task: ConfigurableTask, samples: Sequence[dict], truncated: int = 0)
 
 def _score(metric: str, values: Sequence[Any]) -> dict[str, Any]:
     if metric == "bits_per_byte":
-        bits, sizes = (np.array(column) for column in zip(*[(-nats / np.log(2), size) for nats, size in values]))
+        bits, sizes = (
+            np.array(column)
+            for column in zip(*[(-nats / np.log(2), size) for nats, size in values])
+        )
         whole = summarise(bits, sizes)
         return {"score": whole["bits_per_byte"], "stderr": whole["stderr"]}
     stderr = float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
@@ -109,7 +135,8 @@ def _score(metric: str, values: Sequence[Any]) -> dict[str, Any]:
 
 
 def _chance(task: ConfigurableTask, samples: Sequence[dict]) -> float | None:
-    """Expected score of a guess among the choices; 0 where the answer is free text; None for bits per byte."""
+    """Expected score of a guess among the choices; 0 where the answer is free text; None for bits
+    per byte."""
     if task.OUTPUT_TYPE == "loglikelihood_rolling":
         return None
     if task.OUTPUT_TYPE != "multiple_choice":
@@ -121,13 +148,19 @@ def _chance(task: ConfigurableTask, samples: Sequence[dict]) -> float | None:
     return float(np.mean(chances))
 
 
-def _write_records(folder: Path | None, tasks: dict[str, ConfigurableTask], samples: dict[str, list[dict]]) -> None:
-    """``folder/TASK.jsonl``: one line an item with the hashes of its data, its prompt, and the rule that scored it."""
+def _write_records(
+    folder: Path | None, tasks: dict[str, ConfigurableTask], samples: dict[str, list[dict]]
+) -> None:
+    """``folder/TASK.jsonl``: one line an item with the hashes of its data, its prompt, and the rule
+    that scored it."""
     if folder is None:
         return
     for name, task in tasks.items():
         metric, digest = task.config.metadata["main"], facts(task.eval_docs)["data_hash"]
-        with atomic_file(folder / f"{name}.jsonl") as scratch, open(scratch, "w", encoding="utf-8") as file:
+        with (
+            atomic_file(folder / f"{name}.jsonl") as scratch,
+            open(scratch, "w", encoding="utf-8") as file,
+        ):
             for sample in samples[name]:
                 record = {
                     "id": sample["doc_id"],

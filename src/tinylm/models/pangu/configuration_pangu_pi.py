@@ -1,4 +1,5 @@
-"""Config of the PanGu-pi block. This file travels with every saved model, so it imports nothing but `transformers`."""
+"""Config of the PanGu-pi block. This file travels with every saved model, so it imports nothing but
+`transformers`."""
 
 from transformers import LlamaConfig
 
@@ -10,9 +11,11 @@ class PanguPiConfig(LlamaConfig):
     series_terms (`int`, defaults to 2):
         activations that the FFN gate sums, each with its own learned scale and shift.
     shortcut_ratio (`int`, defaults to 32):
-        hidden_size over the width of the augmented shortcut's bottleneck; used when shortcut_size is not given.
+        hidden_size over the width of the augmented shortcut's bottleneck; used when shortcut_size
+        is not given.
     shortcut_size (`int`, *optional*):
-        width of that bottleneck. Stored, so that cutting hidden_size later leaves the bottleneck as it is. 0: none.
+        width of that bottleneck. Stored, so that cutting hidden_size later leaves the bottleneck as
+        it is. 0: none.
     """
 
     model_type = "pangu_pi"

@@ -1,12 +1,16 @@
 """The PanGu-pi block (arXiv 2312.17276) as a `transformers` causal language model.
 
-Two changes to the Llama block, both meant to keep features from collapsing into one another with depth:
+Two changes to the Llama block, both meant to keep features from collapsing into one another with
+depth:
 
-- series activation: the FFN gate is ``sum_i act(scale_i * x + shift_i)`` with learned vectors over the FFN neurons;
-- augmented shortcut: beside attention runs ``up(gelu(down(x)))``, a bottleneck of hidden_size / 32, token by token.
+- series activation: the FFN gate is ``sum_i act(scale_i * x + shift_i)`` with learned vectors over
+  the FFN neurons;
+- augmented shortcut: beside attention runs ``up(gelu(down(x)))``, a bottleneck of hidden_size / 32,
+  token by token.
 
-A fresh block has scale_1 = 1 and everything else of the two additions 0: it computes exactly what the Llama block with
-the same weights computes, so weights inherited from a plain model can be grafted without changing its function.
+A fresh block has scale_1 = 1 and everything else of the two additions 0: it computes exactly what
+the Llama block with the same weights computes, so weights inherited from a plain model can be
+grafted without changing its function.
 
 This file travels with every saved model, so it imports nothing but torch and `transformers`.
 """
@@ -28,7 +32,8 @@ from .configuration_pangu_pi import PanguPiConfig
 
 
 class PanguPiTerm(nn.Module):
-    """One term of the series: ``act(scale * x + shift)`` over the FFN neurons. Input and output: [..., FFN]."""
+    """One term of the series: ``act(scale * x + shift)`` over the FFN neurons. Input and output:
+    [..., FFN]."""
 
     def __init__(self, config: PanguPiConfig, index: int):
         super().__init__()
@@ -46,7 +51,9 @@ class PanguPiMLP(LlamaMLP):
 
     def __init__(self, config: PanguPiConfig):
         super().__init__(config)
-        self.series = nn.ModuleList(PanguPiTerm(config, index) for index in range(config.series_terms))
+        self.series = nn.ModuleList(
+            PanguPiTerm(config, index) for index in range(config.series_terms)
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         gate = self.gate_proj(x)
@@ -54,11 +61,13 @@ class PanguPiMLP(LlamaMLP):
 
 
 class PanguPiZeroLinear(nn.Linear):
-    """A linear map that starts at zero; a class of its own because `transformers` initialises by class."""
+    """A linear map that starts at zero; a class of its own because `transformers` initialises by
+    class."""
 
 
 class PanguPiShortcut(nn.Module):
-    """A bottleneck beside attention: [..., hidden_size] -> shortcut_size -> GELU -> [..., hidden_size]."""
+    """A bottleneck beside attention: [..., hidden_size] -> shortcut_size -> GELU -> [...,
+    hidden_size]."""
 
     def __init__(self, config: PanguPiConfig):
         super().__init__()
@@ -95,7 +104,10 @@ class PanguPiPreTrainedModel(LlamaPreTrainedModel):
     config: PanguPiConfig
     config_class = PanguPiConfig
     _no_split_modules = ["PanguPiDecoderLayer"]  # noqa: RUF012
-    _can_record_outputs = {"hidden_states": PanguPiDecoderLayer, "attentions": PanguPiAttention}  # noqa: RUF012
+    _can_record_outputs = {  # noqa: RUF012
+        "hidden_states": PanguPiDecoderLayer,
+        "attentions": PanguPiAttention,
+    }
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -111,7 +123,9 @@ class PanguPiPreTrainedModel(LlamaPreTrainedModel):
 class PanguPiModel(PanguPiPreTrainedModel, LlamaModel):
     def __init__(self, config: PanguPiConfig):
         super().__init__(config)
-        self.layers = nn.ModuleList(PanguPiDecoderLayer(config, index) for index in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(
+            PanguPiDecoderLayer(config, index) for index in range(config.num_hidden_layers)
+        )
         self.post_init()
 
 
