@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed-$(shell cat requirements.lock pyproject.toml | sha25
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= true
 
-.PHONY: run test setup lint clean
+.PHONY: run test setup lint docs clean
 
 run: setup  ## the whole pipeline on the embedded demo: teacher, corpus, tiny model, report
 	$(BIN)/tinylm run
@@ -28,6 +28,10 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+docs: setup  ## API reference from the docstrings, in build/docs
+	$(BIN)/pdoc tinylm -o build/docs -d google --no-show-source
 
 clean:
-	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis build

@@ -24,8 +24,7 @@ from tinylm.artifact import write_json
 from tinylm.corpus.read import documents
 from tinylm.corpus.split import spread
 from tinylm.evaluate.bits_per_byte import bits_per_byte
-from tinylm.inherit import inherit, score
-from tinylm.inherit.inheritance import fast_matmul
+from tinylm.inherit.inheritance import fast_matmul, inherit, score
 from tinylm.inherit.masks import learn
 from tinylm.inherit.run import calibration_chunks
 from tinylm.inherit.select import best

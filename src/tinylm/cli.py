@@ -1,16 +1,18 @@
 """Entry point of the command line: finds the command, and turns errors into one line and an exit
 code.
 
-Exit codes: 0 done, 1 the work failed, 2 the input is wrong.
+Exit codes: 0 done, 1 the work failed, 2 the input is wrong, 130 stopped by Ctrl-C.
 """
 
 import contextlib
+import difflib
+import errno
 import functools
 import io
 import re
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 import tyro
 
@@ -40,15 +42,11 @@ COMMANDS: dict[str, Callable[..., None]] = {
 def main(argv: list[str] | None = None) -> None:
     """Entry point of ``tinylm``."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    words = 2 if " ".join(argv[:2]) in COMMANDS else 1
-    name = " ".join(argv[:words])
-    if name in ("--version", "-V"):
+    if argv[:1] in (["--version"], ["-V"]):
         print(f"tinylm {__version__}")
         return
-    if name not in COMMANDS:
-        _overview(name, argv[1:2])
     try:
-        _parse(COMMANDS[name], name, argv[words:])()
+        parse(argv)()
     except InputError as error:
         _fail(error, 2)
     except WorkError as error:
@@ -58,61 +56,82 @@ def main(argv: list[str] | None = None) -> None:
     except BrokenPipeError:
         sys.exit(0)
     except OSError as error:
-        if error.errno == 28:  # ENOSPC
-            _fail(
-                f"the disk is full ({error.filename or 'while writing'}): free some space and run"
-                " again",
-                2,
-            )
-        raise
+        if error.errno != errno.ENOSPC:
+            raise
+        place = error.filename or "while writing"
+        _fail(f"the disk is full ({place}): free some space and run again", 2)
 
 
-def _parse(command: Callable[..., None], name: str, arguments: list[str]) -> Callable[[], None]:
-    """The command with its arguments bound; a wrong argument is one line, not the parser's box."""
+def parse(argv: Sequence[str]) -> Callable[[], None]:
+    """The command that ``argv`` names, its arguments bound and not yet run.
 
+    Exits with code 0 after help or a completion script, with code 2 and one line for wrong words.
+    """
+    name = next((name for n in (2, 1) if (name := " ".join(argv[:n])) in COMMANDS), "")
+    if not name and not (argv and argv[0].startswith("--tyro-")):  # completion scripts are tyro's
+        _overview(argv)
+    shown = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(shown):
+            return _app().cli(prog="tinylm", args=argv)
+    except SystemExit as stop:
+        if stop.code != 2:
+            raise
+        _fail(f"{_one_line(shown.getvalue())} (`tinylm {name} --help` explains the options)", 2)
+
+
+def _app() -> tyro.extras.SubcommandApp:
+    """Every command, those of two words in groups. A command returns itself with its arguments."""
+    app = tyro.extras.SubcommandApp()
+    groups: dict[str, tyro.extras.SubcommandApp] = {}
+    for name, command in COMMANDS.items():
+        group, _, last = name.rpartition(" ")
+        if group and group not in groups:
+            groups[group] = tyro.extras.SubcommandApp()
+            app.command(groups[group], name=group)
+        (groups[group] if group else app).command(name=last)(_binder(command))
+    return app
+
+
+def _binder(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
     @functools.wraps(command)
     def bind(*args: Any, **kwargs: Any) -> Callable[[], None]:
         return functools.partial(command, *args, **kwargs)
 
-    shown = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(shown):
-            return tyro.cli(bind, prog=f"tinylm {name}", args=arguments)
-    except SystemExit as stop:
-        if stop.code == 2:
-            # the box is coloured when stdout is a terminal
-            plain = re.sub(r"\x1b\[[0-9;]*m", "", shown.getvalue())
-            box = [line.strip("│╭╰─╮╯ ") for line in plain.splitlines()]
-            lines = [
-                line
-                for line in box
-                if line and line != f"tinylm {name} --help" and not line.startswith("For full")
-            ]
-            # the first line is the box's title
-            text = " ".join(lines[1:]).split("Argument helptext:")[0].strip()
-            _fail(f"{text} (`tinylm {name} --help` explains the options)", 2)
-        raise
+    return bind
 
 
-def _overview(name: str, rest: list[str]) -> None:
-    """The commands (of the group ``name``), and the end: an error unless that was what was asked
-    for."""
+def _one_line(box: str) -> str:
+    """The message in a box of tyro's, whose hook for errors is private: its text between the title
+    and the explanation of the option, and of the options it may have meant the first."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
+    rows = [row.strip("│╭╰─╮╯ ") for row in plain.splitlines()[1:]]
+    text = re.split("Argument helptext:|For full helptext", " ".join(filter(None, rows)))[0]
+    text, _, meant = text.partition("Perhaps you meant:")
+    return text.strip() + (f"; did you mean {meant.split()[0]}?" if meant else "")
+
+
+def _overview(argv: Sequence[str]) -> NoReturn:
+    """The commands (of the group that ``argv`` begins with), and the end: an error unless that was
+    what was asked for."""
+    name, rest = " ".join(argv[:1]), list(argv[1:2])
     group = {command: run for command, run in COMMANDS.items() if command.split()[0] == name}
-    shown = group or COMMANDS
     wanted = name in ("", "-h", "--help") or (bool(group) and rest in ([], ["-h"], ["--help"]))
     stream = sys.stdout if wanted else sys.stderr
     print(
         "tinylm: a large open language model + a corpus -> the best tiny one for a budget\n",
         file=stream,
     )
-    for command, run in shown.items():
+    for command, run in (group or COMMANDS).items():
         print(f"  tinylm {command:<20} {(run.__doc__ or '').strip().splitlines()[0]}", file=stream)
     print("\n`tinylm COMMAND --help` explains each.", file=stream)
-    if not wanted:
-        _fail(f"no command {' '.join([name, *rest] if group else [name])!r}", 2)
-    sys.exit(0)
+    if wanted:
+        sys.exit(0)
+    asked = " ".join([name, *rest] if group else [name])
+    close = difflib.get_close_matches(asked, COMMANDS, n=1)
+    _fail(f"no command {asked!r}" + (f": did you mean `tinylm {close[0]}`?" if close else ""), 2)
 
 
-def _fail(message: object, code: int) -> None:
+def _fail(message: Any, code: int) -> NoReturn:
     print("tinylm: " + " ".join(str(message).split()), file=sys.stderr)
     sys.exit(code)

@@ -10,8 +10,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from tinylm.cli import main
 from tinylm.errors import InputError
-from tinylm.inherit import inherit
-from tinylm.inherit.inheritance import score
+from tinylm.inherit.inheritance import inherit, score
 from tinylm.inherit.run import calibration_chunks, inherit_files, inherit_streamed
 from tinylm.models.shape import Shape, read_shape, write_shape
 from tinylm.models.shards import Shards

@@ -7,8 +7,7 @@ from transformers import AutoModelForCausalLM
 
 import tinylm.models.pangu  # noqa: F401  makes transformers know pangu_pi
 from tinylm.errors import InputError, WorkError
-from tinylm.inherit import inherit, save
-from tinylm.inherit.inheritance import check_reload
+from tinylm.inherit.inheritance import check_reload, inherit, save
 from tinylm.models.shape import Shape
 
 IDS = torch.randint(60, (8, 24), generator=torch.Generator().manual_seed(1))

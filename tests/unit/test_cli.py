@@ -63,6 +63,7 @@ def test_errors_are_one_line_with_their_code(error, code, monkeypatch, capsys):
             "Error parsing --budget: could not convert string to float: 'many'",
         ),
         ("plan --vocab-size 100", "--budget"),
+        ("plan --budget 1e6 --vocab-size 9 --batchs 3", "--batchs, 3; did you mean --batches?"),
         ("plan --budget 1e6 --vocab-size 100 --nope 3", "--nope"),
         ("study run ladder --scale huge", "'huge'"),
     ],
@@ -101,4 +102,20 @@ def test_overview(arguments, code, capsys):
     assert stop.value.code == code
     shown = capsys.readouterr()
     assert "tinylm tokenizer count" in shown.out + shown.err or arguments[0] == "study"
+    assert "did you mean `tinylm tokenizer count`?" in shown.err or arguments[1:] != ["cuont"]
     assert (f"no command {' '.join(arguments[:2])!r}" in shown.err) == (code == 2)
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_the_overview_has_one_sentence_a_command(name, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    line = next(row for row in capsys.readouterr().out.splitlines() if f"tinylm {name} " in row)
+    assert line.endswith(".") and len(line) <= 120
+
+
+def test_a_shell_can_complete(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--tyro-print-completion", "bash"])
+    script = capsys.readouterr().out
+    assert not stop.value.code and "--vocab-size" in script and "coverage" in script

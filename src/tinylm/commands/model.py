@@ -31,8 +31,7 @@ def plan(
     mfu: float = 0.4,
     out: Path | None = None,
 ) -> None:
-    """Which shapes fit a parameter budget, best first, and why; measured on this machine if you
-    ask.
+    """Which shapes fit a parameter budget, best first, and why; measured if you ask.
 
     Args:
         budget: all parameters of the model, e.g. 1e9 or 40e6; candidates lie within 1 % of it.

@@ -12,8 +12,7 @@ def tokenizer_count(
     workers: int | None = None,
     resume: bool = True,
 ) -> None:
-    """Count how often each token of a tokenizer comes out over a corpus: the input of `tokenizer
-    compress`.
+    """Count how often a corpus uses each token of a tokenizer: the input of `compress`.
 
     Streams in constant memory. Stopped? The same command again tokenizes only what is new.
 
@@ -50,8 +49,7 @@ def tokenizer_compress(
     check_text: list[str] | None = None,
     held_out: list[str] | None = None,
 ) -> None:
-    """Cut a tokenizer, and the model's embedding and head with it, to the tokens a corpus uses;
-    certified.
+    """Cut a tokenizer and a model's vocabulary to the tokens a corpus uses; certified.
 
     OUT gets the tokenizer, the model (if MODEL has weights), certificate.json, id_map.npy (new id
     -> old id) and expansion.npz (remaps tokens already on disk). If a line of the certificate
@@ -98,8 +96,7 @@ def tokenizer_coverage(
     tied: bool = True,
     out: Path | None = None,
 ) -> None:
-    """What a vocabulary of K tokens covers and costs; with several corpora: chosen on A, measured
-    on B.
+    """What a vocabulary of K tokens covers and costs, also from one corpus to another.
 
     Args:
         counts: one .npz per corpus, made by `tinylm tokenizer count` with the same tokenizer.

@@ -19,8 +19,7 @@ def evaluate(
     dtype: str = "bfloat16",
     device: str = "auto",
 ) -> None:
-    """Bits per byte of held-out text and benchmark scores, with errors, for any number of models
-    side by side.
+    """Bits per byte and benchmark scores of any number of models, with errors.
 
     Bits per byte compares models whatever their tokenizers. Tasks: ceval cmmlu mmlu agieval boolq
     ax-b piqa eprstmt xsum c3 (the paper's ten), hellaswag arc-easy lambada blimp wikitext; `paper`
@@ -160,8 +159,7 @@ def export(
     overwrite: bool = False,
     threads: int = 1,
 ) -> None:
-    """Write a model for phones and laptops (GGUF for llama.cpp), and prove that it is the same
-    model.
+    """Write a model for phones and laptops (GGUF, ONNX), and prove that it is the same.
 
     Args:
         model: directory, .gguf file, hub id or smollm2-135m.

@@ -59,8 +59,7 @@ def study_run(
     max_hours: float = 0,
     dry_run: bool = False,
 ) -> None:
-    """Run a study: recipe variations over several seeds, with statistics and a report. Run again to
-    go on.
+    """Run a study: recipe variations over seeds, with statistics. Run again to go on.
 
     Finished runs are never done again, failed ones are tried again, stages that runs share are
     computed once. Packaged studies: ladder, vocabulary, depth, expansion, block, cut,

@@ -1,7 +1,6 @@
 """Formula 3, parameter inheritance: a student of an exact shape that starts from a teacher's
-weights."""
+weights. ``tinylm.inherit(...)`` is :func:`tinylm.inherit.inheritance.inherit`."""
 
-from tinylm.inherit.inheritance import Inherited, inherit, save, score
-from tinylm.inherit.scores import Scores
+from tinylm import make_callable
 
-__all__ = ["Inherited", "Scores", "inherit", "save", "score"]
+make_callable(__name__)

@@ -23,8 +23,8 @@ from tinylm.corpus.store import open_store
 from tinylm.errors import InputError, WorkError
 from tinylm.evaluate.bits_per_byte import bits_per_byte
 from tinylm.export.card import write_card
-from tinylm.inherit import inherit
-from tinylm.inherit import save as save_inherited
+from tinylm.inherit.inheritance import inherit
+from tinylm.inherit.inheritance import save as save_inherited
 from tinylm.machine import choose_device
 from tinylm.models import gguf
 from tinylm.models import teacher as teachers

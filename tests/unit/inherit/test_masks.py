@@ -4,8 +4,9 @@ import pytest
 import torch
 from builders import FAMILIES, family_model
 
-from tinylm.inherit import inherit, masks
+from tinylm.inherit import masks
 from tinylm.inherit.cut import build, cut, model_weights
+from tinylm.inherit.inheritance import inherit
 from tinylm.inherit.repair import embedding_scale, norm_gains
 from tinylm.inherit.scores import Scores
 from tinylm.inherit.select import best_heads, select

@@ -7,8 +7,9 @@ import torch
 from builders import FAMILIES, family_model
 
 from tinylm.errors import InputError
-from tinylm.inherit import inherit, inheritance
+from tinylm.inherit import inheritance
 from tinylm.inherit.cut import Kept, build, cut, model_weights
+from tinylm.inherit.inheritance import inherit
 from tinylm.inherit.repair import INPUT_GROUPS, embedding_scale, norm_gains, refit
 from tinylm.models.shape import Shape
 
