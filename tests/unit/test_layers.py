@@ -28,9 +28,10 @@ def test_an_import_that_points_up_is_refused(tmp_path, module, line, code):
     with open(tmp_path / "tinylm" / module, "a") as file:
         file.write(f"\n{line}\n")
     config = Path(__file__).parents[2] / "pyproject.toml"
-    program = "from importlinter.cli import lint_imports; raise SystemExit(lint_imports('{}', no_cache=True))"
+    program = "import sys; from importlinter.cli import lint_imports as lint;"
+    program += f"sys.exit(lint({str(config)!r}, no_cache=True))"
     done = subprocess.run(
-        [sys.executable, "-c", program.format(config)],
+        [sys.executable, "-c", program],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
         capture_output=True,
