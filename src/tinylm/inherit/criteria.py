@@ -22,12 +22,12 @@ from tinylm.terminal import track
 UnitScores = dict[str, Tensor]  # ffn [L, F], q_heads [L, heads], hidden [H]; float32
 
 
-def empty(shape: Shape) -> UnitScores:
+def empty(shape: Shape, device: torch.device | None = None) -> UnitScores:
     """Zero scores for a teacher of ``shape``."""
     return {
-        families.FFN: torch.zeros(shape.num_layers, shape.intermediate_size),
-        families.Q_HEADS: torch.zeros(shape.num_layers, shape.num_attention_heads),
-        families.HIDDEN: torch.zeros(shape.hidden_size),
+        families.FFN: torch.zeros(shape.num_layers, shape.intermediate_size, device=device),
+        families.Q_HEADS: torch.zeros(shape.num_layers, shape.num_attention_heads, device=device),
+        families.HIDDEN: torch.zeros(shape.hidden_size, device=device),
     }
 
 
@@ -87,7 +87,7 @@ def taylor(model: Any, chunks: Tensor, batch_size: int = BATCH) -> UnitScores:
     ``chunks`` int64 [N, T].
     """
     shape = Shape.from_config(model.config)
-    scores = empty(shape)
+    scores = empty(shape, model.device)
     frozen = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in frozen:
         parameter.requires_grad_(False)
@@ -123,7 +123,7 @@ def taylor(model: Any, chunks: Tensor, batch_size: int = BATCH) -> UnitScores:
             hidden_per_chunk.clear()
     for parameter in frozen:
         parameter.requires_grad_(True)
-    return scores
+    return {axis: values.cpu() for axis, values in scores.items()}
 
 
 class _Watched(torch.autograd.Function):
@@ -151,7 +151,7 @@ def activation(model: Any, chunks: Tensor, batch_size: int = 8) -> UnitScores:
     Units are read where they enter the output matrices; hidden where the norms put it out.
     """
     shape = Shape.from_config(model.config)
-    scores = empty(shape)
+    scores = empty(shape, model.device)
 
     def add(axis: str, layer: int | None, width: int) -> Callable[[Tensor], None]:
         target = scores[axis] if layer is None else scores[axis][layer]
@@ -172,7 +172,7 @@ def activation(model: Any, chunks: Tensor, batch_size: int = 8) -> UnitScores:
                 hooks.append(_on_output(module, add(families.HIDDEN, None, 1)))
         for batch in track(list(chunks.split(batch_size)), "activation scores"):
             model.base_model(input_ids=batch, use_cache=False)
-    return {axis: values.sqrt() for axis, values in scores.items()}
+    return {axis: values.sqrt().cpu() for axis, values in scores.items()}
 
 
 def token_losses(model: Any, ids: Tensor, stride: int = 1) -> Tensor:

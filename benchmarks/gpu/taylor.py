@@ -1,0 +1,62 @@
+"""Taylor scores of a 7B teacher (Llama 2's shape, random weights in bfloat16) on one GPU: seconds
+and peak memory, beside the arithmetic floor.
+
+The floor counts 2 FLOPs a weight and token forwards and 2 backwards (weights are frozen, so only
+activations have gradients) at the data sheet's peak. `ratio` is the floor over the measured time.
+"""
+
+import argparse
+import json
+import time
+
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from tinylm.inherit.inheritance import score
+from tinylm.machine import choose_device, peak_flops
+from tinylm.train.metrics import memory_gb
+
+# layers, hidden, FFN, heads, vocabulary, chunks, tokens a chunk
+SIZES = {
+    "full": (32, 4096, 11008, 32, 32000, 64, 1024),
+    "tiny": (2, 64, 128, 2, 512, 4, 64),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", choices=list(SIZES), default="full")
+    layers, hidden, inner, heads, rows, count, length = SIZES[parser.parse_args().sizes]
+    device = choose_device()
+    config = LlamaConfig(
+        vocab_size=rows,
+        hidden_size=hidden,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=length,
+    )
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+        chunks = torch.randint(0, rows, (count, length))
+    seconds = []
+    for part in (chunks[:4], chunks):  # the first warms up
+        start = time.perf_counter()
+        scores = score(model, part, "taylor", "first-last")
+        seconds.append(time.perf_counter() - start)
+    assert torch.isfinite(scores.ffn).all() and (scores.ffn > 0).all()
+    weights = sum(p.numel() for p in model.parameters()) - rows * hidden
+    floor = 4 * weights * chunks.numel() / peak_flops(device, torch.bfloat16)
+    result = {
+        "seconds": seconds[1],
+        "floor_seconds": floor,
+        "tokens": chunks.numel(),
+        "parameters": weights + rows * hidden,
+        "memory_gb": memory_gb(device),
+    }
+    print(json.dumps({"ratio": floor / seconds[1], "peer": "arithmetic floor", **result}))
+
+
+if __name__ == "__main__":
+    main()
