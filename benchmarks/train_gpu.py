@@ -3,7 +3,7 @@ installed), random weights.
 
 For 50M, 300M and 1B parameters: tokens/s and MFU against the data sheet's dense bfloat16 peak (H100
 and H200: 989 TFLOP/s) and the loss on held-out data, each contender in a fresh process with the
-same model and the same batches in the same order. Not yet run at these sizes: no GPU was at hand.
+same model and the same batches in the same order.
 `--sizes tiny` goes the same way on any machine.
 
     python benchmarks/train_gpu.py [--sizes 50M 300M 1B] [--steps 30]     needs `accelerate`;
