@@ -1,5 +1,5 @@
-"""What must hold on a GPU. Everywhere else each test skips and says why; TINYLM_REHEARSE=1 runs them
-on the CPU, to see that they work."""
+"""What must hold on a GPU. Elsewhere each test skips and says why; TINYLM_REHEARSE=1 runs them on
+the CPU, to see that they work."""
 
 import copy
 import math

@@ -1,60 +1,26 @@
-"""Plan: which shapes fit a parameter budget, and which of them to try first.
+"""Plan: which shapes fit a parameter budget, and which of them to try first."""
 
-The rule. Every candidate gets a cost, the sum of ``weight x ln(value / wish)^2`` over its axes; the
-lowest cost is first. A logarithm because halving and doubling should weigh the same; a square
-because two moderate departures are better than one extreme one. The weights are judgements;
-`docs/architecture.md` holds the measurements behind them.
-
-From scratch the wishes are the paper's (PanGu-pi Pro, arXiv 2402.02791): depth first, 20 layers
-(below that quality falls, above it decoding slows), FFN expansion 2.77, one key-value head per
-query head, an untied head, embedding and head at most the 18 % of the parameters that its compact
-vocabulary left (tied where that cannot be). The same 20 layers are wished for at every budget: the
-paper gives 20 at 1B and 22 at 1.5B, too flat a line to extrapolate.
-
-From a teacher the wishes are the teacher's own sizes, because what is cut is lost: hidden width is
-by far the dearest axis (every matrix of every layer loses rows or columns), then heads, then
-layers, then FFN neurons, the cheapest.
-"""
-
-from collections.abc import Callable, Iterator, Sequence
-from copy import copy
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from math import e, inf, log
+from math import inf, log
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from tinylm.architecture.rule import (
+    SCRATCH_WEIGHTS,
+    SCRATCH_WISH,
+    TEACHER_WEIGHTS,
+    scratch_terms,
+    teacher_terms,
+)
+from tinylm.architecture.shapes import TOLERANCE, block_config, from_scratch, from_teacher
 from tinylm.artifact import atomic_file, write_json
 from tinylm.errors import InputError
+from tinylm.models.block import Block, facts
 from tinylm.models.cost import costs, describe_bill, training_bill
-from tinylm.models.parameters import (
-    Family,
-    family_of,
-    parameters,
-    parameters_by_part,
-    vocabulary_share,
-)
+from tinylm.models.parameters import parameters, parameters_by_part
 from tinylm.models.shape import Shape, write_shape
 from tinylm.terminal import print_table
-
-TOLERANCE = 0.01  # how far from the budget a candidate may be
-SCRATCH_WISH = {"layers": 20.0, "expansion": 2.77, "heads_per_group": 1.0, "vocabulary_share": 0.18}
-SCRATCH_WEIGHTS = {
-    "layers": 4.0,
-    "expansion": 1.0,
-    "heads_per_group": 0.25,
-    "vocabulary_share": 1.0,
-    "tied": 0.02,
-}
-TEACHER_WEIGHTS = {
-    "hidden": 16.0,
-    "heads": 1.0,
-    "kv_heads": 1.0,
-    "layers": 1.0,
-    "intermediate": 0.5,
-}
-# the largest that meets the budget; 32 is one block of Q8_0 and Q4_0
-FFN_MULTIPLES = (256, 128, 64, 32)
 
 
 @dataclass(frozen=True)
@@ -71,16 +37,9 @@ class Candidate:
 
     def to_dict(self) -> dict[str, Any]:
         """The contract's keys, the parts, and all costs of :mod:`tinylm.models.cost`."""
-        pangu = getattr(self.config, "model_type", "") == "pangu_pi"
-        block = (
-            {"shortcut_size": self.config.shortcut_size, "series_terms": self.config.series_terms}
-            if pangu
-            else {}
-        )
         return {
             **self.shape.to_dict(),
-            "block": "pangu-pi" if pangu else "plain",
-            **block,
+            **facts(self.config),
             "parameters": self.parameters,
             "parts": self.parts,
             "vocabulary_share": (self.parts["embedding"] + self.parts["head"]) / self.parameters,
@@ -97,11 +56,10 @@ def plan(
     depths: Sequence[int] | None = None,
     *,
     tie_word_embeddings: bool | None = None,
-    block: Literal["plain", "pangu-pi"] = "plain",
+    block: Block = "plain",
     limit: int = 20,
 ) -> list[Candidate]:
-    """Candidates within 1 % of ``budget`` parameters, best first (the rule is at the top of this
-    module).
+    """Candidates within 1 % of ``budget`` parameters, best first by ``architecture/rule.py``.
 
     Args:
         budget: all parameters, embedding included.
@@ -126,15 +84,15 @@ def plan(
             " positive"
         )
     config = None if teacher is None else _config_of(teacher)
-    config_at = _block_config(block, config)
+    config_at = block_config(block, config)
     if config is None:
         source = None
-        shapes: Iterator[Shape] = _from_scratch(
+        shapes: Iterator[Shape] = from_scratch(
             budget, vocab_size, depths, tie_word_embeddings, config_at
         )
     else:
         source = Shape.from_config(config)
-        shapes = _from_teacher(
+        shapes = from_teacher(
             budget, vocab_size, source, config, depths, tie_word_embeddings, config_at
         )
     sized = [(shape, parameters(shape, config_at(shape.hidden_size))) for shape in shapes]
@@ -235,174 +193,12 @@ def _config_of(teacher: Any) -> Any:
     return load_config(teacher).get_text_config()
 
 
-def _block_config(block: str, config: Any) -> Callable[[int], Any]:
-    """hidden_size -> the config whose switches the arithmetic reads (a PanGu-pi shortcut grows with
-    the width)."""
-    if block == "plain":
-        return lambda hidden: config
-    if block != "pangu-pi":
-        raise InputError(f"plan: block {block!r} is not known: use plain or pangu-pi")
-    from transformers import LlamaConfig
-
-    from tinylm.models.pangu import pangu_config
-
-    @cache
-    def at(hidden: int) -> Any:
-        base = copy(config) if config is not None else LlamaConfig()
-        base.hidden_size = hidden
-        # only the switches matter; any width divides by 1
-        base.num_attention_heads = base.num_key_value_heads = 1
-        return pangu_config(base)
-
-    return at
-
-
-def _from_scratch(
-    budget: float,
-    vocab_size: int,
-    depths: Sequence[int] | None,
-    tied: bool | None,
-    config_at: Callable[[int], Any],
-) -> Iterator[Shape]:
-    """Square attention (heads x head_dim = hidden), head_dim 128 from width 1024 on and 64 below,
-    Llama block."""
-    for layers in depths or range(4, 49):
-        for hidden in _widths(16384):
-            head_dim = 128 if hidden >= 1024 else 64
-            heads = hidden // head_dim
-            for per_group in (g for g in (1, 2, 3, 4) if heads % g == 0):
-                for tie in (True, False) if tied is None else (tied,):
-                    frame = (layers, hidden, heads, heads // per_group, head_dim, vocab_size, tie)
-                    shape = _fit_ffn(frame, budget, largest=8 * hidden, config=config_at(hidden))
-                    if shape.intermediate_size >= hidden:
-                        yield shape
-
-
-def _from_teacher(
-    budget: float,
-    vocab_size: int,
-    teacher: Shape,
-    config: Any,
-    depths: Sequence[int] | None,
-    tied: bool | None,
-    config_at: Callable[[int], Any],
-) -> Iterator[Shape]:
-    """All cuts of ``teacher`` that meet the budget."""
-    if vocab_size > teacher.vocab_size:
-        raise InputError(
-            f"plan: vocabulary {vocab_size} is larger than the teacher's {teacher.vocab_size}"
-        )
-    for layers in depths or range(1, teacher.num_layers + 1):
-        if layers > teacher.num_layers:
-            raise InputError(
-                f"plan: depth {layers} is more than the teacher's {teacher.num_layers} layers"
-            )
-        for hidden in {*_widths(teacher.hidden_size), teacher.hidden_size}:
-            for heads, kv_heads in _head_cuts(teacher, hidden, family_of(config)):
-                tie = teacher.tie_word_embeddings if tied is None else tied
-                frame = (layers, hidden, heads, kv_heads, teacher.head_dim, vocab_size, tie)
-                yield _fit_ffn(
-                    frame, budget, largest=teacher.intermediate_size, config=config_at(hidden)
-                )
-
-
-def _widths(largest: int) -> Iterator[int]:
-    """Hidden sizes that matrix units like: multiples of 64 below 1024, of 128 below 4096, of 256
-    above."""
-    width = 64
-    while width <= largest:
-        yield width
-        width += 64 if width < 1024 else 128 if width < 4096 else 256
-
-
-def _head_cuts(teacher: Shape, hidden: int, family: Family) -> Iterator[tuple[int, int]]:
-    """(query heads, key-value heads): groups are dropped whole, and every group loses equally many
-    query heads."""
-    for kv_heads in range(1, teacher.num_key_value_heads + 1):
-        for per_group in range(1, teacher.heads_per_group + 1):
-            heads = kv_heads * per_group
-            if hidden % heads == 0 or not family.divisible_width:
-                yield heads, kv_heads
-
-
-def _fit_ffn(frame: tuple, budget: float, largest: int, config: Any) -> Shape:
-    """The rest of the shape (``frame``) with the FFN size that comes closest to the budget.
-
-    Of the sizes within 1 % of the budget the one that is a multiple of the largest power of two.
-    """
-    layers, hidden, heads, kv_heads, head_dim, vocab_size, tie = frame
-
-    def shape(intermediate: int) -> Shape:
-        return Shape(layers, hidden, intermediate, heads, kv_heads, head_dim, vocab_size, tie)
-
-    without_ffn = parameters(shape(1), config)
-    per_neuron = parameters(shape(2), config) - without_ffn
-    wanted = (budget - without_ffn) / per_neuron + 1
-    for multiple in FFN_MULTIPLES:
-        intermediate = max(min(round(wanted / multiple) * multiple, largest), min(32, largest))
-        if abs((intermediate - wanted) * per_neuron) <= TOLERANCE * budget:
-            break
-    return shape(intermediate)
-
-
 def _candidate(shape: Shape, teacher: Shape | None, config: Any) -> Candidate:
-    terms = _scratch_terms(shape) if teacher is None else _teacher_terms(shape, teacher)
+    terms = scratch_terms(shape) if teacher is None else teacher_terms(shape, teacher)
     cost = sum(weight * log(ratio) ** 2 for _, weight, ratio in terms)
     why = "; ".join(text for text, _, _ in terms)
     parts = parameters_by_part(shape, config)
     return Candidate(shape, sum(parts.values()), round(cost, 4), why, parts, config)
-
-
-def _scratch_terms(shape: Shape) -> list[tuple[str, float, float]]:
-    """(explanation, weight, value / wish) for each wish of a model trained from scratch."""
-    wish, weight = SCRATCH_WISH, SCRATCH_WEIGHTS
-    share, expansion = vocabulary_share(shape), shape.intermediate_size / shape.hidden_size
-    return [
-        (
-            f"{shape.num_layers} layers (wish 20)",
-            weight["layers"],
-            shape.num_layers / wish["layers"],
-        ),
-        (
-            f"expansion {expansion:.2f} (wish 2.77)",
-            weight["expansion"],
-            expansion / wish["expansion"],
-        ),
-        (
-            f"{shape.heads_per_group} query heads per key-value head (wish 1)",
-            weight["heads_per_group"],
-            shape.heads_per_group / wish["heads_per_group"],
-        ),
-        (
-            f"vocabulary holds {share:.1%} of the parameters (wish at most 18 %)",
-            weight["vocabulary_share"],
-            max(1.0, share / wish["vocabulary_share"]),
-        ),
-        (
-            "tied" if shape.tie_word_embeddings else "untied",
-            weight["tied"],
-            e if shape.tie_word_embeddings else 1.0,
-        ),
-    ]
-
-
-def _teacher_terms(shape: Shape, teacher: Shape) -> list[tuple[str, float, float]]:
-    """(explanation, weight, value / teacher's) for each axis of a cut."""
-    axes = {
-        "hidden": (teacher.hidden_size, shape.hidden_size),
-        "heads": (teacher.num_attention_heads, shape.num_attention_heads),
-        "kv_heads": (teacher.num_key_value_heads, shape.num_key_value_heads),
-        "layers": (teacher.num_layers, shape.num_layers),
-        "intermediate": (teacher.intermediate_size, shape.intermediate_size),
-    }
-    return [
-        (
-            f"{name} {old} kept" if new == old else f"{name} {old} -> {new}",
-            TEACHER_WEIGHTS[name],
-            new / old,
-        )
-        for name, (old, new) in axes.items()
-    ]
 
 
 def _nothing_fits(

@@ -19,20 +19,19 @@ import torch
 from tinylm.artifact import hash_of, read_json, write_json
 from tinylm.errors import InputError
 from tinylm.machine import PeakMemory, machine
+from tinylm.models.initialise import new_model
 from tinylm.models.shape import Shape
 from tinylm.models.teacher import cache_dir
 from tinylm.terminal import progress_bar
 
-PAPER_NEW_TOKENS, PAPER_BATCH = 510, 20  # PanGu-pi Pro measured fp16 on one V100
-
 
 @dataclass(frozen=True)
 class Protocol:
-    """What is timed. The paper's: batch 20 and 510 new tokens."""
+    """What is timed. The paper's: batch 20 and 510 new tokens, fp16 on one V100."""
 
     batch: int = 1
     prompt_tokens: int = 64
-    new_tokens: int = PAPER_NEW_TOKENS
+    new_tokens: int = 510
     repeats: int = 5
     dtype: str = "bfloat16"
     device: str = "cpu"
@@ -97,7 +96,7 @@ def measure(
 def generate_once(shape: Shape, config: Any, protocol: Protocol) -> Timing:
     """Time one greedy generation by `transformers`, eager, on ``protocol.device``."""
     memory = PeakMemory(protocol.device)
-    model = random_model(shape, config, protocol)
+    model = timed_model(shape, config, protocol)
     prompt = torch.randint(
         0, shape.vocab_size, (protocol.batch, protocol.prompt_tokens), device=protocol.device
     )
@@ -127,8 +126,9 @@ def _generate(
     return first - start, time.perf_counter() - first
 
 
-def random_model(shape: Shape, config: Any, protocol: Protocol) -> Any:
-    from transformers import AutoModelForCausalLM, LlamaConfig
+def timed_model(shape: Shape, config: Any, protocol: Protocol) -> Any:
+    """A model of ``shape`` that fits the protocol's tokens."""
+    from transformers import LlamaConfig
 
     longest = protocol.prompt_tokens + protocol.new_tokens
     config = shape.to_config(config if config is not None else LlamaConfig())
@@ -136,8 +136,7 @@ def random_model(shape: Shape, config: Any, protocol: Protocol) -> Any:
         longest, getattr(config, "max_position_embeddings", 0) or 0
     )
     config.pad_token_id = None
-    with torch.device(protocol.device):
-        return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, protocol.dtype)).eval()
+    return new_model(config, protocol.dtype, protocol.device).eval()
 
 
 def llamacpp_version() -> str:

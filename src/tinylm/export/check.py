@@ -109,7 +109,7 @@ def compare_contents(model_dir: Path, gguf_path: Path, pre_tokenizer: str | None
     except (ValueError, IndexError, KeyError) as error:
         raise WorkError(f"{gguf_path} is not a whole GGUF file: {error}") from error
     config, tokenizer = load_config(model_dir).get_text_config(), load_tokenizer(model_dir)
-    family = graph.family_of(config)
+    family = graph.graph_of(config)
     quantize = _quantization_of(reader, gguf_path)
     for key, (value, kind) in metadata(
         model_dir, config, family, tokenizer, quantize, pre_tokenizer

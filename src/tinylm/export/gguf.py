@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from gguf import MODEL_ARCH_NAMES, GGMLQuantizationType, GGUFValueType, GGUFWriter
+from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
 from gguf.quants import quant_shape_to_byte_shape
 from safetensors import SafetensorError, safe_open
 
@@ -41,7 +41,7 @@ def export(
     quantize = quantization.check_name(quantize)
     refuse_existing(out, overwrite)
     config, tokenizer = load_config(model_dir).get_text_config(), load_tokenizer(model_dir)
-    family = graph.family_of(config)
+    family = graph.graph_of(config)
     vocabulary = read_vocabulary(model_dir, tokenizer, config.vocab_size, pre_tokenizer)
     with open_weights(model_dir) as weights:
         hf_names = graph.hf_names(config, list(weights.shapes), family)
@@ -59,7 +59,7 @@ def export(
         )
         require_space(out, size + 64 * len(vocabulary.tokens))
         with atomic_file(out) as scratch:
-            writer = GGUFWriter(scratch, MODEL_ARCH_NAMES[family.architecture])
+            writer = GGUFWriter(scratch, family.architecture)
             _write_metadata(writer, model_dir, config, family, vocabulary, quantize)
             extra = graph.rope_tensors(config, family)
             for name, tensor in extra.items():
@@ -81,7 +81,7 @@ def export(
         "file": str(out),
         "bytes": out.stat().st_size,
         "quantize": quantize,
-        "architecture": MODEL_ARCH_NAMES[family.architecture],
+        "architecture": family.architecture,
         "pre_tokenizer": vocabulary.pre_tokenizer,
         "parameters": parameters,
         "bits_per_weight": round(8 * size / parameters, 3),
@@ -152,13 +152,13 @@ def open_weights(model_dir: Path) -> Iterator[Weights]:
 def metadata(
     model_dir: Path,
     config: Any,
-    family: graph.Family,
+    family: graph.Llamacpp,
     tokenizer: Any,
     quantize: str,
     pre_tokenizer: str | None = None,
 ) -> dict[str, tuple[Any, GGUFValueType]]:
     """All that the file says beside its tensors: key -> (value, type)."""
-    writer = GGUFWriter(None, MODEL_ARCH_NAMES[family.architecture])
+    writer = GGUFWriter(None, family.architecture)
     vocabulary = read_vocabulary(model_dir, tokenizer, config.vocab_size, pre_tokenizer)
     _write_metadata(writer, model_dir, config, family, vocabulary, quantize)
     return {key: (entry.value, entry.type) for key, entry in writer.kv_data[0].items()}
@@ -168,11 +168,11 @@ def _write_metadata(
     writer: GGUFWriter,
     model_dir: Path,
     config: Any,
-    family: graph.Family,
+    family: graph.Llamacpp,
     vocabulary: Vocabulary,
     quantize: str,
 ) -> None:
-    architecture = MODEL_ARCH_NAMES[family.architecture]
+    architecture = family.architecture
     facts_file = model_dir / "tinylm.json"
     facts = json.loads(facts_file.read_text()) if facts_file.is_file() else {}
     writer.add_type("model")

@@ -1,98 +1,55 @@
-"""What llama.cpp must be told about each model family: its name there, its settings, and its weight
-layout.
+"""What llama.cpp must be told about a model: its settings and its weight layout.
 
-llama.cpp has a fixed graph per family. Whatever a `transformers` config can say beyond that graph
-must be folded into the weights or refused here, because llama.cpp would load it silently and
-compute something else.
+llama.cpp has a fixed graph per family (``Llamacpp`` in the table of families). Whatever a
+`transformers` config can say beyond that graph must be folded into the weights or refused here,
+because llama.cpp would load it silently and compute something else.
 """
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any
 
 import gguf
 import numpy as np
 
 from tinylm.errors import InputError
+from tinylm.models.families import FAMILIES, Llamacpp
 
 
-@dataclass(frozen=True)
-class Family:
-    """How llama.cpp runs one `transformers` model type."""
-
-    architecture: gguf.MODEL_ARCH
-    # rotates neighbouring pairs (2i, 2i+1), not halves (i, i + head_dim/2)
-    interleaved_rope: bool = False
-    # transformers multiplies by 1 + weight (Gemma); llama.cpp by what is in the file
-    gain_offset: float = 0.0
-    activation: str = "silu"
-    square_attention: bool = False  # its graph takes heads x head_dim = hidden_size for granted
-    biases: bool = False  # its graph reads bias vectors of attention and MLP
-
-
-FAMILIES: dict[str, Family] = {  # by the config's model_type
-    "llama": Family(gguf.MODEL_ARCH.LLAMA, interleaved_rope=True, biases=True),
-    "mistral": Family(gguf.MODEL_ARCH.LLAMA, interleaved_rope=True),
-    "smollm3": Family(gguf.MODEL_ARCH.SMOLLM3, interleaved_rope=True),
-    "granite": Family(gguf.MODEL_ARCH.GRANITE, interleaved_rope=True, biases=True),
-    "qwen2": Family(gguf.MODEL_ARCH.QWEN2, biases=True),
-    "qwen3": Family(gguf.MODEL_ARCH.QWEN3),
-    "gemma": Family(gguf.MODEL_ARCH.GEMMA, gain_offset=1.0, activation="gelu_pytorch_tanh"),
-    "gemma2": Family(gguf.MODEL_ARCH.GEMMA2, gain_offset=1.0, activation="gelu_pytorch_tanh"),
-    "gemma3_text": Family(gguf.MODEL_ARCH.GEMMA3, gain_offset=1.0, activation="gelu_pytorch_tanh"),
-    "phi3": Family(gguf.MODEL_ARCH.PHI3, square_attention=True),
-    "olmo2": Family(gguf.MODEL_ARCH.OLMO2, square_attention=True),
-}
-
-# Families whose graph reads the tensor rope_freqs.weight (Llama 3's scaling).
-_READS_ROPE_FREQS = ("llama", "mistral", "granite")
-# The models of 27B parameters, known by their depth, scale attention by hidden_size / heads instead
-# of head_dim.
-_GEMMA_27B_LAYERS = {"gemma2": 46, "gemma3_text": 62}
-_NO_ROPE_STEP = 4  # llama.cpp's SmolLM3: layers 4, 8, 12, ... go without rope
-
-
-def family_of(config: Any) -> Family:
-    """The family of a `transformers` config, after checking that llama.cpp's graph can express it.
-    Else InputError."""
-    family = FAMILIES.get(config.model_type)
-    if family is None:
+def graph_of(config: Any) -> Llamacpp:
+    """llama.cpp's graph for a `transformers` config. InputError where it cannot express the
+    config."""
+    graphs = {name: family.llamacpp for name, family in FAMILIES.items() if family.llamacpp}
+    graph = graphs.get(config.model_type)
+    if graph is None:
         raise InputError(
             f"model type {config.model_type!r} cannot be exported to GGUF; these can:"
-            f" {', '.join(FAMILIES)}"
+            f" {', '.join(graphs)}"
         )
     activation = getattr(config, "hidden_activation", None) or config.hidden_act
-    if activation not in (
-        family.activation,
-        "gelu" if config.model_type == "gemma" else family.activation,
-    ):
+    if activation not in graph.activations:
         raise _refuse(
-            config, f"the activation {activation!r} (it always uses {family.activation!r})"
+            config, f"the activation {activation!r} (it always uses {graph.activations[0]!r})"
         )
-    if getattr(config, "tie_word_embeddings", True) is False and family.gain_offset:
+    if getattr(config, "tie_word_embeddings", True) is False and graph.always_tied:
         raise _refuse(config, "an output matrix of its own (it always ties it to the embedding)")
     heads = config.num_attention_heads
-    if family.square_attention and _head_dim(config) * heads != config.hidden_size:
+    if graph.square_attention and _head_dim(config) * heads != config.hidden_size:
         raise _refuse(
             config,
             f"{heads} heads of {_head_dim(config)} in a width of {config.hidden_size}: they must"
             " fill it",
         )
-    if family.interleaved_rope and _rope_dimensions(config) != _head_dim(config):
+    if graph.interleaved_rope and _rope_dimensions(config) != _head_dim(config):
         raise _refuse(config, "rope on a part of each head")
-    if config.model_type == "smollm3":
-        expected = [
-            int((layer + 1) % _NO_ROPE_STEP != 0) for layer in range(config.num_hidden_layers)
-        ]
+    if every := graph.no_rope_every:
+        expected = [int((layer + 1) % every != 0) for layer in range(config.num_hidden_layers)]
         if [int(flag) for flag in config.no_rope_layers] != expected:
-            raise _refuse(
-                config, f"its layers without rope: only every {_NO_ROPE_STEP}th may lack it"
-            )
-    return family
+            raise _refuse(config, f"its layers without rope: only every {every}th may lack it")
+    return graph
 
 
-def settings(config: Any, family: Family) -> dict[str, Any]:
+def settings(config: Any, graph: Llamacpp) -> dict[str, Any]:
     """GGUF metadata of the graph, by key without the architecture's prefix
     (``attention.head_count`` ...)."""
     heads = config.num_attention_heads
@@ -109,15 +66,9 @@ def settings(config: Any, family: Family) -> dict[str, Any]:
         "attention.value_length": _head_dim(config),
         "rope.dimension_count": _rope_dimensions(config),
     }
-    values |= _rope_settings(config) | _window_settings(config)
-    if config.model_type == "granite":
-        values |= {
-            "embedding_scale": float(config.embedding_multiplier),
-            "residual_scale": float(config.residual_multiplier),
-            "attention.scale": float(config.attention_multiplier),
-            "logit_scale": float(config.logits_scaling),
-        }
-    if config.model_type == "gemma2":
+    values |= _rope_settings(config) | _window_settings(config, graph)
+    values |= {key: float(getattr(config, name)) for name, key in (graph.scales or {}).items()}
+    if graph.caps_logits:
         # llama.cpp always caps; a cap this high changes no logit that a float32 can tell apart
         values["attn_logit_softcapping"] = float(config.attn_logit_softcapping or 1e6)
         values["final_logit_softcapping"] = float(config.final_logit_softcapping or 1e6)
@@ -128,7 +79,7 @@ def settings(config: Any, family: Family) -> dict[str, Any]:
     return values
 
 
-def rope_tensors(config: Any, family: Family) -> dict[str, np.ndarray]:
+def rope_tensors(config: Any, graph: Llamacpp) -> dict[str, np.ndarray]:
     """Tensors float32[rope dimensions / 2] that stretch rope's wavelengths; empty for plain
     rope."""
     rope = _rope(config)
@@ -139,7 +90,7 @@ def rope_tensors(config: Any, family: Family) -> dict[str, np.ndarray]:
         }
     if rope["rope_type"] != "llama3":
         return {}
-    if config.model_type not in _READS_ROPE_FREQS:
+    if not graph.reads_rope_freqs:
         raise _refuse(config, "Llama 3's rope scaling")
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
@@ -149,26 +100,27 @@ def rope_tensors(config: Any, family: Family) -> dict[str, np.ndarray]:
     return {"rope_freqs.weight": (plain / scaled.double().numpy()).astype(np.float32)}
 
 
-def to_llamacpp(name: str, weight: np.ndarray, config: Any, family: Family) -> np.ndarray:
+def to_llamacpp(name: str, weight: np.ndarray, config: Any, graph: Llamacpp) -> np.ndarray:
     """The `transformers` parameter ``name`` (float32) as llama.cpp's graph wants it."""
     if name.endswith("norm.weight"):
-        weight = weight + np.float32(family.gain_offset)
-    if family.interleaved_rope:
+        weight = weight + np.float32(FAMILIES[config.model_type].gain_offset)
+    if graph.interleaved_rope:
         if ".q_proj." in name:
             weight = _interleave(weight, config.num_attention_heads)
         elif ".k_proj." in name:
             weight = _interleave(
                 weight, getattr(config, "num_key_value_heads", None) or config.num_attention_heads
             )
-    if config.model_type in _GEMMA_27B_LAYERS and name.endswith(_query_scale_holder(config)):
-        weight = weight * np.float32(_query_scale(config))
+    if graph.query_scale_in and name.endswith(graph.query_scale_in):
+        weight = weight * np.float32(_query_scale(config, graph))
     return weight
 
 
-def hf_names(config: Any, names: Iterator[str] | list[str], family: Family) -> dict[str, str]:
+def hf_names(config: Any, names: Iterable[str], graph: Llamacpp) -> dict[str, str]:
     """GGUF tensor name -> `transformers` parameter name. InputError for a parameter llama.cpp has
     no place for."""
-    table = gguf.get_tensor_name_map(family.architecture, config.num_hidden_layers)
+    number = next(n for n, name in gguf.MODEL_ARCH_NAMES.items() if name == graph.architecture)
+    table = gguf.get_tensor_name_map(number, config.num_hidden_layers)
     found: dict[str, str] = {}
     for name in names:
         if name == "lm_head.weight" and config.tie_word_embeddings:
@@ -177,13 +129,10 @@ def hf_names(config: Any, names: Iterator[str] | list[str], family: Family) -> d
         if name.endswith("rotary_emb.inv_freq"):
             continue
         gguf_name = table.get_name(name, try_suffixes=(".weight", ".bias"))
-        if gguf_name is None or (name.endswith(".bias") and not family.biases):
-            raise InputError(
-                f"llama.cpp's {gguf.MODEL_ARCH_NAMES[family.architecture]} has no place for the"
-                f" tensor {name}"
-            )
+        if gguf_name is None or (name.endswith(".bias") and not graph.biases):
+            raise InputError(f"llama.cpp's {graph.architecture} has no place for the tensor {name}")
         found[gguf_name] = name
-    if config.model_type == "olmo2" and "output.weight" not in found:  # its graph does not tie
+    if graph.always_untied and "output.weight" not in found:
         found["output.weight"] = "model.embed_tokens.weight"
     return found
 
@@ -236,12 +185,12 @@ def _rope_settings(config: Any) -> dict[str, Any]:
     return values
 
 
-def _window_settings(config: Any) -> dict[str, Any]:
+def _window_settings(config: Any, graph: Llamacpp) -> dict[str, Any]:
     """Sliding windows. Where llama.cpp's graph has none, the promised context ends where the window
     would begin."""
     window = getattr(config, "sliding_window", None)
     layer_types = getattr(config, "layer_types", None) or []
-    if config.model_type in ("gemma2", "gemma3_text"):
+    if graph.windows == "by-layer":
         values: dict[str, Any] = {
             "attention.sliding_window": int(window or config.max_position_embeddings),
             "attention.sliding_window_pattern": [
@@ -251,26 +200,17 @@ def _window_settings(config: Any) -> dict[str, Any]:
         sliding = config.rope_parameters.get("sliding_attention", config.rope_parameters)
         values["rope.freq_base_swa"] = float(sliding["rope_theta"])
         return values
-    if window and (config.model_type in ("mistral", "phi3") or "sliding_attention" in layer_types):
+    if window and (graph.windows == "all" or "sliding_attention" in layer_types):
         return {"context_length": min(int(window), config.max_position_embeddings)}
     return {}
 
 
-def _query_scale(config: Any) -> float:
+def _query_scale(config: Any, graph: Llamacpp) -> float:
     """transformers' scale of the queries over llama.cpp's: folded into the weights, 1.0 for the
     published models."""
-    is_27b = config.num_hidden_layers == _GEMMA_27B_LAYERS[config.model_type]
+    is_27b = config.num_hidden_layers == graph.layers_27b
     theirs = config.hidden_size // config.num_attention_heads if is_27b else _head_dim(config)
     return math.sqrt(theirs / config.query_pre_attn_scalar)
-
-
-def _query_scale_holder(config: Any) -> str:
-    # a norm undoes any scale of the projection before it, so there the norm's gain carries it
-    return (
-        "self_attn.q_norm.weight"
-        if config.model_type == "gemma3_text"
-        else "self_attn.q_proj.weight"
-    )
 
 
 def _interleave(weight: np.ndarray, heads: int) -> np.ndarray:

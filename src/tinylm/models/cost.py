@@ -7,7 +7,7 @@ multiply-add counts 2.
 
 from typing import Any
 
-from tinylm.models.parameters import parameters, parameters_by_part
+from tinylm.models.parameters import matrix_parameters, parameters
 from tinylm.models.shape import Shape
 from tinylm.render.numbers import millions
 
@@ -38,14 +38,6 @@ def training_flops(shape: Shape, context: int, config: Any = None) -> int:
     attention) is extra.
     """
     return 3 * forward_flops(shape, context, config)
-
-
-def matrix_parameters(shape: Shape, config: Any = None) -> int:
-    """Parameters in two-dimensional weights: the embedding, the head when untied, attention and FFN
-    matrices."""
-    no_bias = parameters_by_part(shape, None)
-    shortcut = parameters_by_part(shape, config).get("shortcut", 0)
-    return sum(no_bias[part] for part in ("embedding", "head", "attention", "ffn")) + shortcut
 
 
 def weight_bytes(shape: Shape, config: Any = None) -> dict[str, int]:

@@ -1,9 +1,10 @@
-"""Named axes of every weight, one table per family.
+"""Every model family in one table: the axes of its weights, its switches, and what llama.cpp does.
 
-A table maps a parameter's name to the axes of its dimensions, e.g. ``self_attn.q_proj.weight:
-"q_heads hidden"``. A dimension made of several blocks names them in order (Phi-3's fused matrix:
-``q_heads+kv_heads+kv_heads``). Scoring, cutting, counting parameters and checking shapes all read
-these tables; a new family is a new table, not new code.
+A family's ``weights`` map a parameter's name to the axes of its dimensions, e.g.
+``self_attn.q_proj.weight: "q_heads hidden"``. A dimension made of several blocks names them in
+order (Phi-3's fused matrix: ``q_heads+kv_heads+kv_heads``), and ``if`` names the setting of the
+config without which the weight is not there. Scoring, cutting, counting, checking shapes and the
+GGUF export all read this table; a new family is a new entry, not new code.
 
 The head axes are counted in rows: a head is ``head_dim`` neighbouring rows, and heads are never cut
 inside.
@@ -11,7 +12,7 @@ inside.
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tinylm.errors import InputError
@@ -32,19 +33,59 @@ Dimension = tuple[str, ...]  # the blocks one dimension is made of, in order
 
 
 @dataclass(frozen=True)
+class Llamacpp:
+    """How llama.cpp runs a family: the graph it has for it, and what that graph takes for
+    granted."""
+
+    architecture: str  # the graph's name
+    # rotates neighbouring pairs (2i, 2i+1), not halves (i, i + head_dim/2)
+    interleaved_rope: bool = False
+    activations: tuple[str, ...] = ("silu",)  # config names of the one it computes
+    square_attention: bool = False  # heads x head_dim = hidden_size
+    biases: bool = False  # reads bias vectors of attention and MLP
+    reads_rope_freqs: bool = False  # the tensor rope_freqs.weight (Llama 3's scaling)
+    no_rope_every: int = 0  # layers n, 2n, 3n, ... go without rope
+    windows: str = ""  # "by-layer": sliding and full layers by a pattern; "all": every layer slides
+    caps_logits: bool = False
+    scales: Mapping[str, str] | None = None  # config field -> GGUF key of a multiplier
+    always_tied: bool = False
+    always_untied: bool = False
+    # Models of so many layers (27B parameters) scale queries by hidden_size / heads, others by
+    # head_dim; the difference goes into the weight named beside it.
+    layers_27b: int = 0
+    query_scale_in: str = ""
+
+
+@dataclass(frozen=True, eq=False)
 class Family:
-    """What a cut must know about one model family."""
+    """What a cut, a count and an export must know about one model family."""
 
     # name inside the model ("*" for the layer's number) -> axes of its dimensions
-    weights: Mapping[str, str]
+    weights: dict[str, str]
+    llamacpp: Llamacpp | None = None  # None: llama.cpp does not run it
     gain_offset: float = 0.0  # a norm multiplies by offset + weight (Gemma: 1 + weight)
     scales_embedding: bool = False  # the embedding is multiplied by sqrt(hidden_size)
     output_norms: bool = False  # a norm stands between o_proj / down_proj and the residual stream
+    # its config refuses to load unless hidden_size is a multiple of the head count
+    divisible_width: bool = False
 
     def axes(self, name: str) -> tuple[Dimension, ...] | None:
         """The dimensions of the parameter ``name``, or None when the table does not know it."""
         entry = self.weights.get(_LAYER.sub(r"\1*", name))
-        return tuple(tuple(dimension.split("+")) for dimension in entry.split()) if entry else None
+        return dimensions_of(entry) if entry else None
+
+
+def dimensions_of(entry: str) -> tuple[Dimension, ...]:
+    """The dimensions that a table entry names."""
+    axes, _, _ = entry.partition(" if ")
+    return tuple(tuple(dimension.split("+")) for dimension in axes.split())
+
+
+def has_weight(entry: str, config: Any) -> bool:
+    """Whether a model of ``config`` has the weight of this table entry."""
+    _, _, setting = entry.partition(" if ")
+    name, _, floor = setting.partition(">")
+    return not name or int(getattr(config, name, None) or 0) > int(floor or 0)
 
 
 _LAYER = re.compile(r"^(model\.layers\.)(\d+)(?=\.)")
@@ -76,18 +117,27 @@ _ATTENTION = {
     "self_attn.v_proj.weight": "kv_heads hidden",
     "self_attn.o_proj.weight": "hidden q_heads",
 }
-_ATTENTION_BIAS = {
+_QKV_BIAS = {
     "self_attn.q_proj.bias": "q_heads",
     "self_attn.k_proj.bias": "kv_heads",
     "self_attn.v_proj.bias": "kv_heads",
-    "self_attn.o_proj.bias": "hidden",
+}
+_ATTENTION_BIAS = {
+    "self_attn.q_proj.bias": "q_heads if attention_bias",
+    "self_attn.k_proj.bias": "kv_heads if attention_bias",
+    "self_attn.v_proj.bias": "kv_heads if attention_bias",
+    "self_attn.o_proj.bias": "hidden if attention_bias",
 }
 _MLP = {
     "mlp.gate_proj.weight": "ffn hidden",
     "mlp.up_proj.weight": "ffn hidden",
     "mlp.down_proj.weight": "hidden ffn",
 }
-_MLP_BIAS = {"mlp.gate_proj.bias": "ffn", "mlp.up_proj.bias": "ffn", "mlp.down_proj.bias": "hidden"}
+_MLP_BIAS = {
+    "mlp.gate_proj.bias": "ffn if mlp_bias",
+    "mlp.up_proj.bias": "ffn if mlp_bias",
+    "mlp.down_proj.bias": "hidden if mlp_bias",
+}
 _INPUT_NORMS = {"input_layernorm.weight": "hidden", "post_attention_layernorm.weight": "hidden"}
 _OUTPUT_NORMS = {
     "pre_feedforward_layernorm.weight": "hidden",
@@ -105,74 +155,118 @@ _FUSED = {
 _PANGU = {
     "self_attn.shortcut.down.weight": "shortcut hidden",
     "self_attn.shortcut.up.weight": "hidden shortcut",
-    **{f"mlp.series.{term}.{name}": "ffn" for term in range(8) for name in ("scale", "shift")},
+    **{
+        f"mlp.series.{term}.{name}": f"ffn if series_terms>{term}"
+        for term in range(8)
+        for name in ("scale", "shift")
+    },
 }
 
-_LLAMA = Family(_table(_OUTSIDE, _ATTENTION | _ATTENTION_BIAS | _MLP | _MLP_BIAS | _INPUT_NORMS))
-_PANGU_PI = Family(
-    _table(_OUTSIDE, _ATTENTION | _ATTENTION_BIAS | _MLP | _MLP_BIAS | _INPUT_NORMS | _PANGU)
+_BIASED = _ATTENTION | _ATTENTION_BIAS | _MLP | _MLP_BIAS | _INPUT_NORMS
+_LLAMA = Family(
+    _table(_OUTSIDE, _BIASED),
+    Llamacpp("llama", interleaved_rope=True, biases=True, reads_rope_freqs=True),
+    divisible_width=True,
 )
-_QWEN3 = Family(_table(_OUTSIDE, _ATTENTION | _ATTENTION_BIAS | _MLP | _INPUT_NORMS | _HEAD_NORMS))
 _GEMMA = Family(
     _table(_OUTSIDE, _ATTENTION | _ATTENTION_BIAS | _MLP | _INPUT_NORMS),
+    Llamacpp("gemma", activations=("gelu_pytorch_tanh", "gelu"), always_tied=True),
     gain_offset=1.0,
     scales_embedding=True,
 )
-_GEMMA2 = Family(
-    _table(_OUTSIDE, _ATTENTION | _ATTENTION_BIAS | _MLP | _INPUT_NORMS | _OUTPUT_NORMS),
-    gain_offset=1.0,
-    scales_embedding=True,
-    output_norms=True,
-)
-_GEMMA3 = Family(
-    _table(
-        _OUTSIDE, _ATTENTION | _ATTENTION_BIAS | _MLP | _INPUT_NORMS | _OUTPUT_NORMS | _HEAD_NORMS
-    ),
-    gain_offset=1.0,
-    scales_embedding=True,
-    output_norms=True,
-)
-_PHI3 = Family(_table(_OUTSIDE, _FUSED | _INPUT_NORMS))
-_OLMO2 = Family(
-    _table(
-        _OUTSIDE,
-        _ATTENTION
-        | _ATTENTION_BIAS
-        | _MLP
-        | _WIDE_HEAD_NORMS
-        | {
-            "post_attention_layernorm.weight": "hidden",
-            "post_feedforward_layernorm.weight": "hidden",
-        },
+_GEMMA2 = replace(
+    _GEMMA,
+    weights=_table(_OUTSIDE, _ATTENTION | _ATTENTION_BIAS | _MLP | _INPUT_NORMS | _OUTPUT_NORMS),
+    llamacpp=Llamacpp(
+        "gemma2",
+        activations=("gelu_pytorch_tanh",),
+        windows="by-layer",
+        caps_logits=True,
+        always_tied=True,
+        layers_27b=46,
+        query_scale_in="self_attn.q_proj.weight",
     ),
     output_norms=True,
+    divisible_width=True,
 )
 
 FAMILIES: dict[str, Family] = {  # by the config's model_type
     "llama": _LLAMA,  # Llama 2 and 3, SmolLM2, TinyLlama, Yi
-    "mistral": _LLAMA,
-    "smollm3": _LLAMA,
-    "granite": _LLAMA,
-    "qwen2": _LLAMA,
-    "qwen3": _QWEN3,
+    "mistral": Family(
+        _table(_OUTSIDE, _ATTENTION | _MLP | _INPUT_NORMS),
+        Llamacpp("llama", interleaved_rope=True, reads_rope_freqs=True, windows="all"),
+    ),
+    "smollm3": Family(_LLAMA.weights, Llamacpp("smollm3", interleaved_rope=True, no_rope_every=4)),
+    "granite": Family(
+        _LLAMA.weights,
+        Llamacpp(
+            "granite",
+            interleaved_rope=True,
+            biases=True,
+            reads_rope_freqs=True,
+            scales={
+                "embedding_multiplier": "embedding_scale",
+                "residual_multiplier": "residual_scale",
+                "attention_multiplier": "attention.scale",
+                "logits_scaling": "logit_scale",
+            },
+        ),
+    ),
+    "qwen2": Family(
+        _table(_OUTSIDE, _ATTENTION | _QKV_BIAS | _MLP | _INPUT_NORMS),
+        Llamacpp("qwen2", biases=True),
+    ),
+    "qwen3": Family(
+        _table(_OUTSIDE, _ATTENTION | _ATTENTION_BIAS | _MLP | _INPUT_NORMS | _HEAD_NORMS),
+        Llamacpp("qwen3"),
+    ),
     "gemma": _GEMMA,
     "gemma2": _GEMMA2,
-    "gemma3_text": _GEMMA3,
-    "phi3": _PHI3,
-    "olmo2": _OLMO2,
-    "pangu_pi": _PANGU_PI,
+    "gemma3_text": replace(
+        _GEMMA2,
+        weights=_GEMMA2.weights | _table({}, _HEAD_NORMS),
+        llamacpp=Llamacpp(
+            "gemma3",
+            activations=("gelu_pytorch_tanh",),
+            windows="by-layer",
+            always_tied=True,
+            layers_27b=62,
+            # a norm undoes any scale of the projection before it, so its gain carries it
+            query_scale_in="self_attn.q_norm.weight",
+        ),
+    ),
+    "phi3": Family(
+        _table(_OUTSIDE, _FUSED | _INPUT_NORMS),
+        Llamacpp("phi3", square_attention=True, windows="all"),
+    ),
+    "olmo2": Family(
+        _table(
+            _OUTSIDE,
+            _ATTENTION
+            | _ATTENTION_BIAS
+            | _MLP
+            | _WIDE_HEAD_NORMS
+            | {
+                "post_attention_layernorm.weight": "hidden",
+                "post_feedforward_layernorm.weight": "hidden",
+            },
+        ),
+        Llamacpp("olmo2", square_attention=True, always_untied=True),
+        output_norms=True,
+    ),
+    "pangu_pi": Family(_table(_OUTSIDE, _BIASED | _PANGU), divisible_width=True),
 }
 
 
-def family_of(config: Any) -> Family:
-    """The table of a `transformers` config. InputError for a family without one."""
-    family = FAMILIES.get(config.model_type)
-    if family is None:
+def family_of(config: Any = None) -> Family:
+    """The entry of a `transformers` config (None: Llama). InputError for a family without one."""
+    model_type = "llama" if config is None else config.get_text_config().model_type
+    if model_type not in FAMILIES:
         raise InputError(
-            f"model type {config.model_type!r} has no table of axes; tinylm knows"
+            f"model type {model_type!r} is not in the table of families; tinylm knows"
             f" {', '.join(FAMILIES)}"
         )
-    return family
+    return FAMILIES[model_type]
 
 
 def norms_go_over_heads(config: Any) -> bool:

@@ -13,6 +13,7 @@ import torch
 
 from tinylm.artifact import require_space, write_json
 from tinylm.errors import InputError
+from tinylm.models.families import FAMILIES
 from tinylm.terminal import track
 
 # of the conversion: raised when its result changes, so that nothing made before is taken from the
@@ -35,7 +36,11 @@ WHOLE_WORDS_FIRST = (
 ENDS_OF_TURN = ("<|im_end|>", "<|end|>", "<|eot_id|>", "<end_of_turn>")
 CONTROL = 3  # llama.cpp's type of a token that is never text
 UNCAPPED = 1e5  # an export writes a cap so high where a model has none
-LAYERS_27B = {"gemma2": 46, "gemma3": 62}
+LAYERS_27B = {
+    family.llamacpp.architecture: family.llamacpp.layers_27b
+    for family in FAMILIES.values()
+    if family.llamacpp and family.llamacpp.layers_27b
+}
 # each digit alone
 DIGITS_FIRST = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
 

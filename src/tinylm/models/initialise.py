@@ -1,55 +1,61 @@
 """The first weights of a model: random by a scheme, its own, or another checkpoint's of its
 shape."""
 
+from collections.abc import Callable
 from math import sqrt
 from pathlib import Path
-from typing import Any, Literal
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal
 
 from tinylm.errors import InputError
+from tinylm.models.block import config_for
 from tinylm.models.families import layer_of
-from tinylm.models.pangu import pangu_config
 from tinylm.models.shape import read_block, read_shape
-from tinylm.models.teacher import load_config, load_model
 from tinylm.terminal import quiet_transformers
 
-Scheme = Literal["constant", "gpt2", "depth"]
+# What the standard deviation of o_proj and down_proj is divided by, from (layer l from 1, layers L)
+SCHEMES: dict[str, Callable[[int, int], float]] = {
+    # the same in every layer; the best of three in the paper. PanGu-pi Pro, Llama
+    "constant": lambda layer, layers: 1.0,
+    # the residual stream keeps its size whatever the depth. GPT-2, Megatron
+    "gpt2": lambda layer, layers: sqrt(2 * layers),
+    # later layers write less than earlier ones. DS-Init
+    "depth": lambda layer, layers: sqrt(2 * layer),
+}
+if TYPE_CHECKING:
+    Scheme = str
+else:
+    Scheme = Literal[tuple(SCHEMES)]
 
 
-@torch.no_grad()
 def initialise(model: Any, scheme: Scheme = "constant", std: float = 0.02, seed: int = 0) -> None:
     """Fill the matrices of ``model`` in place with N(0, s^2); the same seed gives the same weights.
 
-    s of o_proj and down_proj in layer l (from 1) of L; all others have s = std:
-
-    * ``constant``: std, the same in every layer; the best of three in the paper. Known from
-      PanGu-pi Pro and Llama.
-    * ``gpt2``: std / sqrt(2 L), so the residual stream keeps its size whatever the depth. Known
-      from GPT-2 and Megatron.
-    * ``depth``: std / sqrt(2 l), so later layers write less than earlier ones. Known from DS-Init.
+    s is ``std``, in o_proj and down_proj divided by what the scheme says (``SCHEMES``).
 
     Vectors (norm gains, biases, the PanGu-pi series) and the zero end of a PanGu-pi shortcut stay
     as the model's own initialisation left them: norms pass everything, additions start switched
     off. The padding row is zero.
     """
-    if scheme not in ("constant", "gpt2", "depth") or not std > 0:
+    import torch
+
+    if scheme not in SCHEMES or not std > 0:
         raise InputError(
-            f"initialisation {scheme!r} with std {std}: use constant, gpt2 or depth, and a"
-            " positive std"
+            f"initialisation {scheme!r} with std {std}: use {', '.join(SCHEMES)}, and a positive"
+            " std"
         )
     layers = model.config.get_text_config().num_hidden_layers
     generator = torch.Generator().manual_seed(seed)
-    for name, weight in model.named_parameters():
-        if weight.ndim < 2 or name.endswith("shortcut.up.weight"):
-            continue
-        scale = std
-        if name.endswith(("o_proj.weight", "down_proj.weight")) and scheme != "constant":
-            scale /= sqrt(2 * (layers if scheme == "gpt2" else (layer_of(name) or 0) + 1))
-        weight.copy_(torch.randn(weight.shape, generator=generator) * scale)
-    padding = getattr(model.get_input_embeddings(), "padding_idx", None)
-    if padding is not None:
-        model.get_input_embeddings().weight[padding] = 0
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.ndim < 2 or name.endswith("shortcut.up.weight"):
+                continue
+            scale = std
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                scale /= SCHEMES[scheme]((layer_of(name) or 0) + 1, layers)
+            weight.copy_(torch.randn(weight.shape, generator=generator) * scale)
+        embedding = model.get_input_embeddings()
+        if getattr(embedding, "padding_idx", None) is not None:
+            embedding.weight[embedding.padding_idx] = 0
 
 
 def initial_model(model: str, init: str, seed: int, shape: Path | None = None) -> Any:
@@ -60,6 +66,8 @@ def initial_model(model: str, init: str, seed: int, shape: Path | None = None) -
         shape: SHAPE.toml or plan.json: a fresh model of that shape, of ``model``'s family and
             vocabulary.
     """
+    from tinylm.models.teacher import load_config, load_model
+
     quiet_transformers()
     if shape is not None:
         if init != "random":
@@ -91,14 +99,20 @@ def _planned(config: Any, path: Path) -> Any:
             f"{path} has a vocabulary of {shape.vocab_size}, --model has {rows}: plan with"
             f" --vocab-size {rows}"
         )
-    planned = shape.to_config(config)
-    return pangu_config(planned) if read_block(path) == "pangu-pi" else planned
+    return config_for(read_block(path), shape.to_config(config))
 
 
-def random_model(config: Any, seed: int) -> Any:
-    """A model of ``config`` with fresh weights, the same deviation in every layer."""
+def random_model(config: Any, seed: int, scheme: Scheme = "constant") -> Any:
+    """A model of ``config`` with fresh weights in float32."""
+    model = new_model(config)
+    initialise(model, scheme, seed=seed)
+    return model
+
+
+def new_model(config: Any, dtype: str = "float32", device: str = "cpu") -> Any:
+    """A model of ``config`` as `transformers` makes it; on device ``meta`` without any memory."""
+    import torch
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    initialise(model, seed=seed)
-    return model
+    with torch.device(device):
+        return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))

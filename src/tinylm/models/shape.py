@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tinylm.errors import InputError
+from tinylm.models.block import block_of, kind_of
 
 # Config fields that hold one value per layer; a depth cut must select them along with the layers.
 PER_LAYER_FIELDS = ("layer_types", "no_rope_layers", "mlp_layer_types")
@@ -84,7 +85,7 @@ class Shape:
             values = getattr(config, name, None)
             if isinstance(values, (list, tuple)) and len(values) == old_layers:
                 setattr(config, name, [values[layer] for layer in kept_layers])
-        if config.model_type != "pangu_pi" and hasattr(config, "auto_map"):
+        if block_of(config) == "plain" and hasattr(config, "auto_map"):
             del config.auto_map  # code beside the teacher, which the student is not saved with
         config.num_hidden_layers = self.num_layers
         config.hidden_size = self.hidden_size
@@ -138,12 +139,11 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def read_block(path: str | Path) -> str:
-    """The block of the shape in SHAPE.toml or plan.json: ``plain`` unless the file says
-    ``pangu-pi``."""
+    """The block of the shape in SHAPE.toml or plan.json; ``plain`` unless the file names
+    another."""
     values = _read(Path(path))
     block = values.get("candidates", [values])[0].get("block", "plain")
-    if block not in ("plain", "pangu-pi"):
-        raise InputError(f"shape file {path}: block = {block!r} is unknown: plain or pangu-pi")
+    kind_of(block, f"shape file {path}: ")
     return block
 
 

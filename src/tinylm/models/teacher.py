@@ -12,6 +12,7 @@ import torch
 
 from tinylm.artifact import atomic_directory, one_builder
 from tinylm.errors import InputError
+from tinylm.models import block
 from tinylm.models.tokenizer import load_fast
 from tinylm.terminal import quiet_transformers
 
@@ -177,10 +178,7 @@ def _may_run_code(folder: Path) -> bool:
         raise InputError(
             f"{path} is not valid JSON: download or convert the model again"
         ) from error
-    if config.get("model_type") == "pangu_pi":
-        # ours is registered and used; the code beside the model is not run
-        import tinylm.models.pangu  # noqa: F401
-
+    if block.register(config.get("model_type")):  # the code beside the model is not run
         return False
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 

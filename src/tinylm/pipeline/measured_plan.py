@@ -107,7 +107,7 @@ def llamacpp_once(shape: Shape, config: Any, protocol: Protocol) -> Timing:
 
     quiet_transformers()
     with tempfile.TemporaryDirectory() as folder:
-        model = speed.random_model(
+        model = speed.timed_model(
             shape, config, Protocol(dtype="float32", new_tokens=protocol.new_tokens)
         )
         model.save_pretrained(folder)

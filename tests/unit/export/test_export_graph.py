@@ -34,7 +34,7 @@ def config(model_type="llama", **changes):
 )
 def test_refused(model_type, changes, message):
     with pytest.raises(InputError, match=message):
-        graph.family_of(config(model_type, **changes))
+        graph.graph_of(config(model_type, **changes))
 
 
 @pytest.mark.parametrize(
@@ -53,24 +53,24 @@ def test_refused(model_type, changes, message):
 def test_rope_it_cannot_express_is_refused(rope, message):
     llama = config(rope_parameters=rope)
     with pytest.raises(InputError, match=message):
-        graph.settings(llama, graph.family_of(llama))
+        graph.settings(llama, graph.graph_of(llama))
 
 
 def test_a_bias_without_a_place_is_refused():
     gemma = config("gemma", head_dim=16)
     with pytest.raises(InputError, match=r"no place for the tensor .*q_proj\.bias"):
-        graph.hf_names(gemma, ["model.layers.0.self_attn.q_proj.bias"], graph.family_of(gemma))
+        graph.hf_names(gemma, ["model.layers.0.self_attn.q_proj.bias"], graph.graph_of(gemma))
 
 
 def test_the_context_ends_where_a_window_that_llamacpp_lacks_would_begin():
     mistral = config("mistral", sliding_window=128, max_position_embeddings=4096)
-    assert graph.settings(mistral, graph.family_of(mistral))["context_length"] == 128
+    assert graph.settings(mistral, graph.graph_of(mistral))["context_length"] == 128
 
 
 def test_gemma3_keeps_its_windows_layer_by_layer():
     kinds = ["full_attention", "sliding_attention", "sliding_attention", "full_attention"]
     gemma = config("gemma3_text", layer_types=kinds, sliding_window=32, head_dim=16)
-    values = graph.settings(gemma, graph.family_of(gemma))
+    values = graph.settings(gemma, graph.graph_of(gemma))
     assert values["attention.sliding_window_pattern"] == [False, True, True, False]
     assert values["rope.freq_base"] == 1e6 and values["rope.freq_base_swa"] == 1e4
 
@@ -79,7 +79,7 @@ def test_interleaved_rows_rotate_to_the_same_scores():
     """Rope on halves of (q, k) and rope on pairs of the reordered (q, k) give the same q.k at any
     distance."""
     llama = config(head_dim=16)
-    family = graph.family_of(llama)
+    family = graph.graph_of(llama)
     rng = np.random.default_rng(0)
     q, k = rng.normal(size=(64, 1)).astype(np.float32), rng.normal(size=(32, 1)).astype(np.float32)
     moved_q = graph.to_llamacpp("model.layers.0.self_attn.q_proj.weight", q, llama, family)
@@ -122,7 +122,7 @@ def test_llama3_rope_factors_reproduce_the_scaled_frequencies():
         "original_max_position_embeddings": 64,
     }
     llama = config(rope_parameters=rope, head_dim=16)
-    factors = graph.rope_tensors(llama, graph.family_of(llama))["rope_freqs.weight"]
+    factors = graph.rope_tensors(llama, graph.graph_of(llama))["rope_freqs.weight"]
     scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](llama, "cpu")
     plain = 10000.0 ** -(torch.arange(0, 16, 2) / 16)
     assert np.allclose(plain.numpy() / factors, scaled.numpy(), rtol=1e-5)
