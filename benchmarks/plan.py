@@ -14,7 +14,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import tinylm.models.pangu  # noqa: F401  registers its family
 from tinylm.architecture.plan import plan
-from tinylm.models.parameters import FAMILIES, parameters
+from tinylm.models.families import FAMILIES
+from tinylm.models.parameters import parameters
 
 
 def main() -> None:

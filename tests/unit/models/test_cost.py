@@ -7,8 +7,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from tinylm.models import cost
+from tinylm.models.families import FAMILIES
 from tinylm.models.pangu import PanguPiConfig
-from tinylm.models.parameters import FAMILIES, parameters
+from tinylm.models.parameters import parameters
 from tinylm.models.shape import Shape
 
 # importing it also registers it with AutoModelForCausalLM

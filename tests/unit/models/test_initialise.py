@@ -67,5 +67,5 @@ def test_pangu_additions_stay_switched_off() -> None:
 
 
 def test_wrong_scheme_is_one_clear_line() -> None:
-    with pytest.raises(InputError, match="use constant, gpt2 or depth"):
+    with pytest.raises(InputError, match="use constant, gpt2, depth"):
         initialise(fresh(), "xavier")  # type: ignore[arg-type]
