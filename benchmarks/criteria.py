@@ -24,10 +24,12 @@ from tinylm.artifact import write_json
 from tinylm.corpus.read import documents
 from tinylm.corpus.split import spread
 from tinylm.evaluate.bits_per_byte import bits_per_byte
-from tinylm.inherit.inheritance import fast_matmul, inherit, score
-from tinylm.inherit.masks import learn
-from tinylm.inherit.run import calibration_chunks
+from tinylm.inherit.calibration import calibration_chunks
+from tinylm.inherit.inheritance import inherit
+from tinylm.inherit.masks import MaskTraining, learn
+from tinylm.inherit.score import score
 from tinylm.inherit.select import best
+from tinylm.inherit.units import fast_matmul
 from tinylm.models.shape import Shape
 from tinylm.models.teacher import load_model, load_tokenizer
 from tinylm.render.figures import PALETTE, figure, to_svg
@@ -82,10 +84,9 @@ def main() -> None:
                         teacher,
                         chunks,
                         target,
-                        name,
+                        MaskTraining(name, seed=seed),
                         start={"ffn": taylor.ffn},
                         layers=layers,
-                        seed=seed,
                     )
                 scores = dataclasses.replace(skip, ffn=found.scores["ffn"])
                 histories[f"{name}, seed {seed}"] = found.history

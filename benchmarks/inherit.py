@@ -38,8 +38,8 @@ import torch
 from tinylm.corpus.read import documents
 from tinylm.corpus.split import read_part, spread, write_split
 from tinylm.evaluate.bits_per_byte import bits_per_byte
+from tinylm.inherit.calibration import calibration_chunks
 from tinylm.inherit.inheritance import inherit
-from tinylm.inherit.run import calibration_chunks
 from tinylm.models.shape import Shape
 from tinylm.models.teacher import load_model, load_tokenizer
 

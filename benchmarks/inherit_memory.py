@@ -23,13 +23,15 @@ from unittest.mock import patch
 
 import torch
 
-from tinylm.inherit import criteria, memory
+from tinylm.inherit import memory, units
 from tinylm.inherit.inheritance import save
+from tinylm.inherit.options import InheritOptions
 from tinylm.inherit.run import inherit_streamed
 from tinylm.models.shape import Shape
 from tinylm.models.teacher import load_model
 
 MADE = Shape(16, 2048, 8192, 32, 8, 64, 32000, False)
+L2 = InheritOptions(criterion="l2", layers="first-last", repair=())
 CUT = Shape(8, 1024, 4096, 16, 4, 64, 32000, False)
 
 
@@ -44,7 +46,7 @@ def make_teacher(folder: Path) -> None:
 def streamed(work: Path) -> float:
     """Peak of L2 and the cut, written and reloaded; bytes above what was there before."""
     held = resident()
-    result = inherit_streamed(work / "teacher", CUT, "l2", None, torch.bfloat16)
+    result = inherit_streamed(work / "teacher", CUT, L2)
     out = work / "student"
     out.mkdir(exist_ok=True)
     save(result, out)
@@ -57,8 +59,8 @@ def taylor(teacher: Path, chunks: torch.Tensor, recompute: bool) -> float:
     from transformers.models.llama import modeling_llama  # noqa: F401
 
     held = resident()
-    with patch.object(criteria, "must_recompute", lambda *args: recompute):
-        criteria.taylor(load_model(teacher, torch.bfloat16), chunks)
+    with patch.object(units, "must_recompute", lambda *args: recompute):
+        units.taylor(load_model(teacher, torch.bfloat16), chunks)
     return peak() - held
 
 

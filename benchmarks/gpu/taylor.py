@@ -12,7 +12,8 @@ import time
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from tinylm.inherit.inheritance import TAYLOR_TOKENS, score
+from tinylm.inherit.calibration import TAYLOR_TOKENS
+from tinylm.inherit.score import score
 from tinylm.machine import choose_device, peak_flops
 from tinylm.train.metrics import memory_gb
 

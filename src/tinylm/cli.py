@@ -105,8 +105,9 @@ def _one_line(box: str) -> str:
     """The message in a box of tyro's, whose hook for errors is private: its text between the title
     and the explanation of the option, and of the options it may have meant the first."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    rows = [row.strip("│╭╰─╮╯ ") for row in plain.splitlines()[1:]]
-    text = re.split("Argument helptext:|For full helptext", " ".join(filter(None, rows)))[0]
+    rows = [row.strip("│╭╰─╮╯|+ ") for row in plain.splitlines()[1:]]
+    words = " ".join(row for row in rows if row.strip("─-"))  # ASCII where stdout is
+    text = re.split("Argument helptext:|For full helptext", words)[0]
     text, _, meant = text.partition("Perhaps you meant:")
     return text.strip() + (f"; did you mean {meant.split()[0]}?" if meant else "")
 

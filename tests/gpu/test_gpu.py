@@ -12,7 +12,7 @@ import torch
 from tinylm.corpus.document import Document
 from tinylm.corpus.store import open_store
 from tinylm.evaluate.bits_per_byte import bits_per_byte
-from tinylm.inherit.inheritance import score
+from tinylm.inherit.score import score
 from tinylm.machine import choose_device
 from tinylm.models.generate import generate
 from tinylm.models.teacher import load_model, load_tokenizer

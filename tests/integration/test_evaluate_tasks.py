@@ -23,7 +23,8 @@ import tinylm.cli
 from tinylm.corpus.read import Document
 from tinylm.evaluate import results
 from tinylm.evaluate.adapter import PREFIX, TinyLM
-from tinylm.evaluate.tasks import FOLDER, NAMES, evaluate, load_tasks
+from tinylm.evaluate.models import evaluate
+from tinylm.evaluate.tasks import FOLDER, NAMES, load_tasks
 from tinylm.evaluate.tasks.run import quiet, run_tasks
 from tinylm.models.teacher import load_model, load_tokenizer, resolve
 

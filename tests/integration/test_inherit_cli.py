@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,11 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from tinylm.cli import main
 from tinylm.errors import InputError
-from tinylm.inherit.inheritance import inherit, score
-from tinylm.inherit.run import calibration_chunks, inherit_files, inherit_streamed
+from tinylm.inherit.calibration import calibration_chunks
+from tinylm.inherit.inheritance import inherit
+from tinylm.inherit.options import InheritOptions
+from tinylm.inherit.run import inherit_files, inherit_streamed
+from tinylm.inherit.score import score
 from tinylm.models.shape import Shape, read_shape, write_shape
 from tinylm.models.shards import Shards
 from tinylm.models.teacher import load_model, load_tokenizer
@@ -84,13 +88,16 @@ def test_a_truncated_shard_is_one_line_and_exit_2(done, teacher_dir, tmp_path, c
     assert stop.value.code == 2 and "cannot be loaded" in capsys.readouterr().err
 
 
+FLOAT32_L2 = InheritOptions(criterion="l2", layers="first-last", repair=(), dtype="float32")
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_streaming_the_shards_gives_the_same_student(tied: bool, tmp_path) -> None:
     teacher = family_model("gemma2", tied)
     teacher.save_pretrained(tmp_path, max_shard_size="20KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 2
     target = Shape(3, 24, 40, 2, 1, 8, 64, tied)
-    streamed = inherit_streamed(tmp_path, target, "l2", None, torch.float32)
+    streamed = inherit_streamed(tmp_path, target, FLOAT32_L2)
     in_memory = inherit(teacher, target, criterion="l2", layers="first-last", repair=())
     for mine, other in zip(streamed.model.parameters(), in_memory.model.parameters(), strict=True):
         assert torch.equal(mine, other)
@@ -134,7 +141,7 @@ def test_shards_that_do_not_fit_the_config_are_one_clear_line(tmp_path) -> None:
     def refused(weights: dict, words: str) -> None:
         save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
         with pytest.raises(InputError, match=words):
-            inherit_streamed(tmp_path, target, "random", None, torch.float32)
+            inherit_streamed(tmp_path, target, replace(FLOAT32_L2, criterion="random"))
 
     refused(
         {name: w for name, w in whole.items() if name != "lm_head.weight"}, "lack lm_head.weight"
@@ -193,8 +200,7 @@ def test_an_unknown_family_is_one_line_that_names_its_parameters(tmp_path) -> No
             str(tmp_path / "gpt2"),
             tmp_path / "s.toml",
             tmp_path / "out",
-            criterion="l2",
-            layers="greedy",
+            InheritOptions(criterion="l2"),
         )
     assert len(str(error.value)) < 600
 
@@ -211,6 +217,6 @@ def test_masks_serve_the_shape_they_were_learned_for() -> None:
     teacher = family_model("llama")
     target = Shape.from_config(teacher.config)
     scores = score(teacher, None, "random", "first-last", seed=1)
-    scores.about |= {"criterion": "learned", "target": {**target.to_dict(), "num_layers": 2}}
+    scores.metadata |= {"criterion": "learned", "target": {**target.to_dict(), "num_layers": 2}}
     with pytest.raises(InputError, match="masks learned for"):
         inherit(teacher, target, repair=(), scores=scores)

@@ -3,10 +3,12 @@
 import contextlib
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
+from tinylm.inherit.options import InheritOptions
+from tinylm.models.block import Block
 from tinylm.train.config import TrainConfig
 
 
@@ -15,7 +17,7 @@ def plan(
     vocab_size: int,
     teacher: str | None = None,
     depths: str | None = None,
-    block: Literal["plain", "pangu-pi"] = "plain",
+    block: Block = "plain",
     limit: int = 10,
     measure: bool = False,
     batches: str = "1,20",
@@ -110,16 +112,7 @@ def inherit(
     teacher: str,
     shape: Path,
     out: Path,
-    criterion: Literal["random", "l1", "l2", "taylor", "activation", "learned"] = "taylor",
-    layers: Literal["first-last", "skip-loss", "greedy", "similarity", "learned"] = "greedy",
-    calibration: list[str] | None = None,
-    chunks: int = 64,
-    length: int = 512,
-    repair: tuple[Literal["norms", "refit", "refit-all"], ...] = ("norms", "refit"),
-    scores: Path | None = None,
-    kept_ids: Path | None = None,
-    dtype: Literal["bfloat16", "float32"] = "bfloat16",
-    seed: int = 0,
+    options: Annotated[InheritOptions, tyro.conf.arg(name="")] = InheritOptions(),  # noqa: B008
 ) -> None:
     """Cut a student of an exact shape out of a teacher, repair it, and prove that it reloads.
 
@@ -132,41 +125,10 @@ def inherit(
             head_dim the same.
         out: folder of the student (must not exist yet); OUT/scores holds the scores and the indices
             kept.
-        criterion: which units inside a layer stay: taylor by gradients, l1 and l2 by weights,
-            learned by masks.
-        layers: which layers stay: greedy skips one at a time and measures again after each;
-            skip-loss measures once.
-        calibration: text the teacher is scored and the student repaired on: .txt, .jsonl[.gz|.zst],
-            .parquet.
-        chunks: calibration chunks; text is packed, nothing is padded.
-        length: tokens a chunk.
-        repair: after the cut: norms rescales gains after a hidden cut, refit(-all) solves 2 (7)
-            matrices a layer.
-        scores: scores of an earlier run (its OUT/scores): a second shape then takes seconds.
-        kept_ids: id_map.npy naming the teacher's ids that stay, when the target's vocabulary is
-            smaller.
-        dtype: of the teacher at work and of the student.
-        seed: of criterion random.
     """
-    import torch
-
     from tinylm.inherit.run import inherit_files
 
-    result = inherit_files(
-        teacher,
-        shape,
-        out,
-        criterion=criterion,
-        layers=layers,
-        calibration=calibration or [],
-        chunks=chunks,
-        length=length,
-        repair=repair,
-        scores=scores,
-        kept_ids=kept_ids,
-        dtype=getattr(torch, dtype),
-        seed=seed,
-    )
+    result = inherit_files(teacher, shape, out, options)
     spent = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.seconds.items())
     print(
         f"{result.model.num_parameters():,} parameters in {out}; layers {result.kept.layers};"

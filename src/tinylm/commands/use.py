@@ -49,8 +49,8 @@ def evaluate(
     """
     from tinylm.evaluate import results
     from tinylm.evaluate.bits_per_byte import held_out
+    from tinylm.evaluate.models import evaluate as run_evaluation
     from tinylm.evaluate.tasks import choose
-    from tinylm.evaluate.tasks import evaluate as run_evaluation
 
     result = run_evaluation(
         model,
@@ -119,7 +119,7 @@ def chat(
     seed: int = 0,
     device: str = "auto",
 ) -> None:
-    """Talk with a model, with its own chat template when it has one. An empty line or Ctrl-D ends.
+    """Talk with a model, by its own chat template when it has one; Ctrl-D ends.
 
     Args:
         model: directory, .gguf file, hub id or smollm2-135m.

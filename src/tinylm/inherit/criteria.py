@@ -1,218 +1,65 @@
-"""How much each unit inside the layers matters: random, L1, L2, first-order Taylor, activation.
+"""The criteria: how units inside the layers (FFN neurons, query heads, hidden numbers) are scored.
 
-All of them fill the same three tables (ffn, query heads, hidden). Weight norms read the axes table
-and the weights alone, one tensor at a time; Taylor and activation run the teacher on calibration
-tokens.
+A criterion is one entry. It scores from the weights alone, or by running calibration text through
+the teacher; the result is ``{axis: float32 scores}``, see :mod:`tinylm.inherit.units`.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
-from typing import Any
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-
-from tinylm.inherit.memory import BATCH, must_recompute, recomputed_layers
-from tinylm.models import families
-from tinylm.models.shape import Shape
-from tinylm.terminal import track
-
-UnitScores = dict[str, Tensor]  # ffn [L, F], q_heads [L, heads], hidden [H]; float32
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 
-def empty(shape: Shape, device: torch.device | None = None) -> UnitScores:
-    """Zero scores for a teacher of ``shape``."""
-    return {
-        families.FFN: torch.zeros(shape.num_layers, shape.intermediate_size, device=device),
-        families.Q_HEADS: torch.zeros(shape.num_layers, shape.num_attention_heads, device=device),
-        families.HIDDEN: torch.zeros(shape.hidden_size, device=device),
-    }
+@dataclass(frozen=True)
+class UnitCriterion:
+    """One of the two functions scores; ``learned`` masks then start from its scores."""
+
+    # (weights by name, `transformers` config, seed)
+    from_weights: Callable[[Mapping[str, Any], Any, int], dict[str, Any]] | None = None
+    # (teacher, chunks int64 [N, T])
+    from_text: Callable[[Any, Any], dict[str, Any]] | None = None
+    learned: bool = False
 
 
-def random(shape: Shape, seed: int = 0) -> UnitScores:
-    """Uniform scores: the control every other criterion must beat."""
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        axis: torch.rand(zeros.shape, generator=generator) for axis, zeros in empty(shape).items()
-    }
+def _random(weights: Mapping[str, Any], config: Any, seed: int) -> dict[str, Any]:
+    from tinylm.inherit.units import random
+    from tinylm.models.shape import Shape
+
+    return random(Shape.from_config(config), seed)
 
 
-def weight_norm(weights: Mapping[str, Tensor], config: Any, power: int) -> UnitScores:
-    """Sum of |w|^power over every weight of a unit; ``power`` 1 or 2. One tensor in memory at a
-    time."""
-    family, shape = families.family_of(config), Shape.from_config(config)
-    sizes, scores = families.axis_sizes(shape, config), empty(shape)
-    for name in weights:
-        layer, sums = families.layer_of(name), _power_sums(weights[name], power)
-        for blocks, rows in zip(family.axes(name) or (), sums, strict=True):
-            for axis, part in zip(
-                blocks, rows.split([sizes[axis] for axis in blocks]), strict=True
-            ):
-                if axis == families.HIDDEN:
-                    scores[axis] += part
-                elif axis == families.FFN:
-                    scores[axis][layer] += part
-                elif axis == families.Q_HEADS:
-                    scores[axis][layer] += part.view(-1, shape.head_dim).sum(1)
-                # shared by the group, so each query head carries its part
-                elif axis == families.KV_HEADS:
-                    group = part.view(-1, shape.head_dim).sum(1) / shape.heads_per_group
-                    scores[families.Q_HEADS][layer] += group.repeat_interleave(
-                        shape.heads_per_group
-                    )
-    return scores
+def _l1(weights: Mapping[str, Any], config: Any, seed: int) -> dict[str, Any]:
+    from tinylm.inherit.units import weight_norm
+
+    return weight_norm(weights, config, power=1)
 
 
-def _power_sums(weight: Tensor, power: int) -> list[Tensor]:
-    """For each dimension the sums of |w|^power over the others, float32; some rows of an embedding
-    at a time."""
-    if weight.dim() == 1:
-        return [weight.to(torch.float32, copy=True).abs_().pow_(power)]
-    rows, columns = [], torch.zeros(weight.shape[1])
-    for block in weight.split(max(1, 2**22 // weight.shape[1])):
-        magnitude = block.to(torch.float32, copy=True).abs_().pow_(power)
-        rows.append(magnitude.sum(1))
-        columns += magnitude.sum(0)
-    return [torch.cat(rows), columns]
+def _l2(weights: Mapping[str, Any], config: Any, seed: int) -> dict[str, Any]:
+    from tinylm.inherit.units import weight_norm
+
+    return weight_norm(weights, config, power=2)
 
 
-def taylor(model: Any, chunks: Tensor, batch_size: int = BATCH) -> UnitScores:
-    """First-order Taylor: |sum of w * dL/dw| over a unit's output weights, taken per chunk and
-    summed over chunks.
+def _taylor(teacher: Any, chunks: Any) -> dict[str, Any]:
+    from tinylm.inherit.units import taylor
 
-    For the output weights of a unit that sum equals (activation * its gradient) summed over tokens,
-    so only activations need gradients: the weights stay frozen and a backward pass costs half.
-    ``chunks`` int64 [N, T].
-    """
-    shape = Shape.from_config(model.config)
-    scores = empty(shape, model.device)
-    frozen = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in frozen:
-        parameter.requires_grad_(False)
-    hidden_per_chunk: list[Tensor] = []
-
-    def add_units(axis: str, layer: int, width: int) -> Callable[[Tensor], None]:
-        def add(product: Tensor) -> None:  # [B, units * width]
-            scores[axis][layer] += product.view(len(product), -1, width).sum(2).abs().sum(0)
-
-        return add
-
-    recompute = must_recompute(shape, model.dtype, batch_size * chunks.shape[1], model.device)
-    with _hooks() as hooks, recomputed_layers(model, recompute), torch.enable_grad():
-        embedding = model.get_input_embeddings()
-        hooks.append(
-            embedding.register_forward_hook(lambda module, args, out: out.requires_grad_())
-        )
-        writers = [embedding]
-        for index, layer in enumerate(model.base_model.layers):
-            heads, units = (
-                add_units(families.Q_HEADS, index, shape.head_dim),
-                add_units(families.FFN, index, 1),
-            )
-            hooks.append(_on_input(layer.self_attn.o_proj, partial(_Watched.apply, heads)))
-            hooks.append(_on_input(layer.mlp.down_proj, partial(_Watched.apply, units)))
-            writers += residual_writers(layer, model.config)
-        for module in writers:
-            hooks.append(_on_output(module, partial(_Watched.apply, hidden_per_chunk.append)))
-        for batch in track(list(chunks.split(batch_size)), "Taylor scores"):
-            loss = token_losses(model, batch).mean(1).sum()  # every chunk counts alike
-            loss.backward()
-            scores[families.HIDDEN] += torch.stack(hidden_per_chunk).sum(0).abs().sum(0)
-            hidden_per_chunk.clear()
-    for parameter in frozen:
-        parameter.requires_grad_(True)
-    return {axis: values.cpu() for axis, values in scores.items()}
+    return taylor(teacher, chunks)
 
 
-class _Watched(torch.autograd.Function):
-    """The identity; its backward pass tells ``add`` the sum over tokens of x * dL/dx, [B, T, n] ->
-    [B, n]."""
+def _activation(teacher: Any, chunks: Any) -> dict[str, Any]:
+    from tinylm.inherit.units import activation
 
-    @staticmethod
-    def forward(ctx: Any, add: Callable[[Tensor], None], x: Tensor) -> Tensor:
-        ctx.add = add
-        ctx.save_for_backward(x)  # so that a layer that runs again need not keep it
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
-        (x,), (gradient,) = ctx.saved_tensors, gradients
-        ctx.add((x * gradient).float().sum(1))
-        return None, gradient
+    return activation(teacher, chunks)
 
 
-@torch.no_grad()
-def activation(model: Any, chunks: Tensor, batch_size: int = 8) -> UnitScores:
-    """Mean absolute activation over the tokens of a chunk, then L2 over chunks (Minitron, arXiv
-    2407.14679).
-
-    Units are read where they enter the output matrices; hidden where the norms put it out.
-    """
-    shape = Shape.from_config(model.config)
-    scores = empty(shape, model.device)
-
-    def add(axis: str, layer: int | None, width: int) -> Callable[[Tensor], None]:
-        target = scores[axis] if layer is None else scores[axis][layer]
-
-        def add_one(x: Tensor) -> None:  # [B, T, units * width]
-            target.add_(x.float().abs().mean(1).view(len(x), -1, width).mean(2).pow(2).sum(0))
-
-        return add_one
-
-    with _hooks() as hooks:
-        for index, layer in enumerate(model.base_model.layers):
-            hooks.append(
-                _on_input(layer.self_attn.o_proj, add(families.Q_HEADS, index, shape.head_dim))
-            )
-            hooks.append(_on_input(layer.mlp.down_proj, add(families.FFN, index, 1)))
-        for name, module in model.named_modules():
-            if families.family_of(model.config).axes(f"{name}.weight") == ((families.HIDDEN,),):
-                hooks.append(_on_output(module, add(families.HIDDEN, None, 1)))
-        for batch in track(list(chunks.split(batch_size)), "activation scores"):
-            model.base_model(input_ids=batch, use_cache=False)
-    return {axis: values.sqrt().cpu() for axis, values in scores.items()}
-
-
-def token_losses(model: Any, ids: Tensor, stride: int = 1) -> Tensor:
-    """Next-token loss in nats at every ``stride``-th position: ids int64 [B, T] -> float32 [B,
-    about T / stride].
-
-    A stride saves the head, which costs as much as several layers of a small model.
-    """
-    positions = torch.arange(0, ids.shape[1] - 1, stride)
-    logits = model(input_ids=ids, use_cache=False, logits_to_keep=positions).logits
-    losses = [
-        F.cross_entropy(row.float(), goal, reduction="none")
-        for row, goal in zip(logits, ids[:, positions + 1])
-    ]
-    return torch.stack(losses)
-
-
-def residual_writers(layer: Any, config: Any) -> list[nn.Module]:
-    """The modules of a layer whose outputs are added to the residual stream: two, three with
-    PanGu-pi's shortcut."""
-    if families.family_of(config).output_norms:
-        return [layer.post_attention_layernorm, layer.post_feedforward_layernorm]
-    shortcut = getattr(layer.self_attn, "shortcut", None)
-    return [layer.self_attn.o_proj, *([] if shortcut is None else [shortcut]), layer.mlp.down_proj]
-
-
-def _on_input(module: nn.Module, see: Callable[[Tensor], Tensor | None]):
-    """``see`` what goes into ``module``; what it returns goes in instead."""
-    return module.register_forward_pre_hook(lambda module, args: see(args[0]))
-
-
-def _on_output(module: nn.Module, see: Callable[[Tensor], Tensor | None]):
-    return module.register_forward_hook(lambda module, args, out: see(out))
-
-
-@contextmanager
-def _hooks() -> Iterator[list]:
-    handles: list = []
-    try:
-        yield handles
-    finally:
-        for handle in handles:
-            handle.remove()
+CRITERIA: dict[str, UnitCriterion] = {
+    "random": UnitCriterion(from_weights=_random),
+    "l1": UnitCriterion(from_weights=_l1),
+    "l2": UnitCriterion(from_weights=_l2),
+    "taylor": UnitCriterion(from_text=_taylor),
+    "activation": UnitCriterion(from_text=_activation),
+    "learned": UnitCriterion(from_text=_taylor, learned=True),
+}
+if TYPE_CHECKING:
+    Criterion = str
+else:
+    Criterion = Literal[tuple(CRITERIA)]

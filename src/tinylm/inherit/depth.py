@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tinylm.inherit.criteria import token_losses
+from tinylm.inherit.units import token_losses
 from tinylm.terminal import progress_bar
 
 # the loss at every 4th token ranks layers as well and spares three quarters of the head

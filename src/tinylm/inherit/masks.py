@@ -18,14 +18,14 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from tinylm.inherit.criteria import residual_writers, token_losses
 from tinylm.inherit.cut import Kept
 from tinylm.inherit.memory import BATCH, must_recompute, recomputed_layers
+from tinylm.inherit.units import frozen_weights, residual_writers, token_losses
 from tinylm.models import families
 from tinylm.models.shape import Shape
 from tinylm.terminal import progress_bar
@@ -72,6 +72,24 @@ def hold(log_alpha: Tensor, share: float) -> Tensor:
     return (log_alpha + high).clamp(-CLAMP, CLAMP)
 
 
+@dataclass(frozen=True)
+class MaskTraining:
+    """How masks are trained."""
+
+    kind: str = "hard-concrete"  # of GATES
+    steps: int = 100
+    batch_size: int = BATCH  # chunks a step
+    learning_rate: float = 0.1
+    seed: int = 0
+
+
+# (log-alpha [..., units], units kept, generator) -> gates of the same size
+GATES: dict[str, Callable[[Tensor, int, torch.Generator], Tensor]] = {
+    "hard-concrete": lambda log_alpha, kept, generator: hard_concrete(log_alpha, generator),
+    "top-k": lambda log_alpha, kept, generator: top_k(log_alpha, kept),
+}
+
+
 @dataclass
 class Learned:
     """What :func:`learn` found."""
@@ -86,14 +104,10 @@ def learn(
     model: Any,
     chunks: Tensor,
     target: Shape,
-    kind: Literal["hard-concrete", "top-k"] = "hard-concrete",
+    training: MaskTraining = MaskTraining(),
     *,
     start: Mapping[str, Tensor] | None = None,
     layers: list[int] | None = None,
-    steps: int = 100,
-    batch_size: int = BATCH,
-    learning_rate: float = 0.1,
-    seed: int = 0,
 ) -> Learned:
     """Train masks over every axis on which ``target`` is smaller than ``model``.
 
@@ -103,62 +117,61 @@ def learn(
             start alike.
         layers: the teacher layers that stay; None: layers are learned too, jointly.
     """
-    shape = Shape.from_config(model.config)
-    generator = torch.Generator().manual_seed(seed)
+    shape, size = Shape.from_config(model.config), training.batch_size
+    generator = torch.Generator().manual_seed(training.seed)
     kept = _kept_counts(shape, target, learn_layers=layers is None)
     if not kept:  # a target that differs in depth or vocabulary only, and layers chosen before
         return Learned({})
     log_alpha = {
         axis: _first_values(axis, shape, start, generator).requires_grad_() for axis in kept
     }
-    optimizer = torch.optim.Adam(log_alpha.values(), lr=learning_rate)
+    optimizer = torch.optim.Adam(log_alpha.values(), lr=training.learning_rate)
     ones = {} if layers is None else {LAYERS: _indicator(torch.tensor(layers), shape.num_layers)}
     history: list[dict[str, float]] = []
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in trained:
-        parameter.requires_grad_(False)
-    try:
-        recompute = must_recompute(shape, model.dtype, batch_size * chunks.shape[1], model.device)
-        with (
-            progress_bar("learning masks", steps, "steps") as bar,
-            recomputed_layers(model, recompute),
-            torch.enable_grad(),
-        ):
-            for step in range(steps):
-                batch = chunks[[(step * batch_size + i) % len(chunks) for i in range(batch_size)]]
-                if kind == "top-k":
-                    gates = {axis: top_k(values, kept[axis]) for axis, values in log_alpha.items()}
-                else:
-                    gates = {
-                        axis: hard_concrete(values, generator) for axis, values in log_alpha.items()
-                    }
-                optimizer.zero_grad()
-                # backward too: layers may run again in it
-                with gated(model, _by_head(gates, shape, torch.mul) | ones):
-                    loss = token_losses(model, batch).mean()
-                    loss.backward()
-                row, reached = {"loss": float(loss.detach())}, min(1.0, 2 * (step + 1) / steps)
-                for values in log_alpha.values():
-                    assert values.grad is not None
-                    # the common part belongs to the constraint
-                    values.grad -= values.grad.mean(-1, keepdim=True)
-                optimizer.step()
-                for axis, values in log_alpha.items():
-                    share = 1 - reached * (1 - kept[axis] / values.shape[-1])
-                    values.data = hold(values.data, share)
-                    chance = open_probability(values.detach())
-                    row[axis] = float(chance.mean())
-                    row[f"{axis}_undecided"] = float(
-                        ((chance > 0.1) & (chance < 0.9)).float().mean()
-                    )
-                history.append(row)
-                bar.advance(1, f"loss {row['loss']:.3f}")
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
+    recompute = must_recompute(shape, model.dtype, size * chunks.shape[1], model.device)
+    with (
+        frozen_weights(model),
+        progress_bar("learning masks", training.steps, "steps") as bar,
+        recomputed_layers(model, recompute),
+        torch.enable_grad(),
+    ):
+        for step in range(training.steps):
+            batch = chunks[[(step * size + i) % len(chunks) for i in range(size)]]
+            gates = {
+                axis: GATES[training.kind](values, kept[axis], generator)
+                for axis, values in log_alpha.items()
+            }
+            optimizer.zero_grad()
+            # backward too: layers may run again in it
+            with gated(model, _by_head(gates, shape, torch.mul) | ones):
+                loss = token_losses(model, batch).mean()
+                loss.backward()
+            for values in log_alpha.values():
+                assert values.grad is not None
+                # the common part belongs to the constraint
+                values.grad -= values.grad.mean(-1, keepdim=True)
+            optimizer.step()
+            reached = min(1.0, 2 * (step + 1) / training.steps)
+            row = {"loss": float(loss.detach())} | _hold_targets(log_alpha, kept, reached)
+            history.append(row)
+            bar.advance(1, f"loss {row['loss']:.3f}")
     found = {axis: values.detach() for axis, values in log_alpha.items()}
     # groups decide first
     return Learned(_by_head(found, shape, lambda group, head: 1000 * group + head), history)
+
+
+def _hold_targets(
+    log_alpha: dict[str, Tensor], kept: dict[str, int], reached: float
+) -> dict[str, float]:
+    """Move each axis to its share of open units, ``reached`` of the way to the target; shares open
+    and undecided."""
+    row = {}
+    for axis, values in log_alpha.items():
+        values.data = hold(values.data, 1 - reached * (1 - kept[axis] / values.shape[-1]))
+        chance = open_probability(values.detach())
+        row[axis] = float(chance.mean())
+        row[f"{axis}_undecided"] = float(((chance > 0.1) & (chance < 0.9)).float().mean())
+    return row
 
 
 def binary_gates(kept: Kept, shape: Shape) -> dict[str, Tensor]:
@@ -277,8 +290,8 @@ def _by_head(
     rest = {axis: value for axis, value in values.items() if axis not in (GROUPS, families.Q_HEADS)}
     if len(rest) == len(values):
         return rest
-    whole = torch.ones(shape.num_layers, shape.num_key_value_heads, shape.heads_per_group)
-    group, head = values.get(GROUPS, whole[..., 0])[..., None], values.get(families.Q_HEADS, whole)
+    ones = torch.ones(shape.num_layers, shape.num_key_value_heads, shape.heads_per_group)
+    group, head = values.get(GROUPS, ones[..., 0])[..., None], values.get(families.Q_HEADS, ones)
     return rest | {families.Q_HEADS: join(group, head).flatten(1)}
 
 

@@ -10,38 +10,19 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from tinylm.machine import free_bytes
+from tinylm.models.cost import layer_activation_bytes_per_token
+from tinylm.models.parameters import parameters
 from tinylm.models.shape import Shape
 
 BATCH = 4  # chunks that score together
 
 
-def parameters(shape: Shape) -> int:
-    """Weights of a decoder of ``shape``: three FFN matrices, four of attention, embedding and head;
-    norms left out."""
-    attention = (
-        2
-        * shape.hidden_size
-        * shape.head_dim
-        * (shape.num_attention_heads + shape.num_key_value_heads)
-    )
-    layer = attention + 3 * shape.hidden_size * shape.intermediate_size
-    embedding = shape.vocab_size * shape.hidden_size * (1 if shape.tie_word_embeddings else 2)
-    return shape.num_layers * layer + embedding
-
-
 def activation_bytes(teacher: Shape, dtype: torch.dtype, tokens: int, recompute: bool) -> int:
     """What a backward pass keeps of ``tokens``: all layers whole, or with ``recompute`` their
     inputs and one whole."""
-    attention = teacher.head_dim * (
-        2 * teacher.num_attention_heads + 2 * teacher.num_key_value_heads
-    )
-    layer = 8 * teacher.hidden_size + 2 * attention + 5 * teacher.intermediate_size
-    kept = (
-        teacher.num_layers * teacher.hidden_size + layer
-        if recompute
-        else teacher.num_layers * layer
-    )
-    return tokens * kept * dtype.itemsize
+    layer = layer_activation_bytes_per_token(teacher, dtype.itemsize)
+    inputs = teacher.num_layers * teacher.hidden_size * dtype.itemsize
+    return tokens * (inputs + layer if recompute else teacher.num_layers * layer)
 
 
 def must_recompute(teacher: Shape, dtype: torch.dtype, tokens: int, device: torch.device) -> bool:

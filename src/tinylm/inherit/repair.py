@@ -1,301 +1,126 @@
 """Repair after the cut: give the student back what index selection took from it. Nothing here
 trains by gradient.
 
-``embedding_scale``  Gemma multiplies its embedding by sqrt(hidden_size); a narrower student would
-multiply by less. ``norm_gains``       RMSNorm divides by the rms of fewer numbers; each gain is
-scaled by what that changes. ``refit``            matrices are solved again by least squares, layer
-by layer, on calibration text: from
-                     student inputs to teacher outputs. What a dropped layer added to the residual
-                     stream becomes part of the target of the kept layer before it.
+A repair is one entry of ``REPAIRS``, run in their order. On 16 calibration chunks or more each is
+judged on text that it did not see, and taken back where it does not help.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from torch import Tensor, nn
+from tinylm.terminal import console
 
-from tinylm.inherit.cut import Kept, dimension_rows
-from tinylm.models import families
-from tinylm.models.shape import Shape
-from tinylm.terminal import track
-
-# Matrices of a layer that share an input, in the order in which data passes them (Phi-3 has fused
-# ones).
-INPUT_GROUPS = (
-    ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.qkv_proj"),
-    ("self_attn.o_proj",),
-    ("mlp.gate_proj", "mlp.up_proj", "mlp.gate_up_proj"),
-    ("mlp.down_proj",),
-)
-OUTPUTS = ("self_attn.o_proj", "mlp.down_proj")
+HELD_OUT = 4  # calibration chunks that repairs do not see
+NORM_CHUNKS = 8  # calibration chunks that the rms of a norm's input is measured on
 
 
-@torch.no_grad()
-def embedding_scale(student: Any, teacher_hidden: int) -> None:
-    """Undo the change of sqrt(hidden_size) in the embedding; a tied head is undone in the last
-    norm. Exact."""
-    family, config = families.family_of(student.config), student.config
-    if not family.scales_embedding or config.hidden_size == teacher_hidden:
-        return
-    factor = (teacher_hidden / config.hidden_size) ** 0.5
-    student.get_input_embeddings().weight.mul_(factor)
-    if config.tie_word_embeddings:
-        _scale_gain(student.base_model.norm, 1 / factor, family.gain_offset)
+@dataclass(frozen=True)
+class RepairStep:
+    """``run`` changes a student in place, from (student, teacher, kept, chunks int64 [N, T])."""
+
+    run: Callable[[Any, Any, Any, Any], None]
+    # (student, teacher): whether the cut left it anything to do
+    applies: Callable[[Any, Any], bool] = lambda student, teacher: True
+    replaces: str = ""  # a smaller repair that this one contains
+    keeps_states: bool = False  # holds the teacher's hidden states of all its text at once
 
 
-@torch.no_grad()
-def norm_gains(
-    student: Any, teacher: Any, kept: Kept, chunks: Tensor | None = None, batch_size: int = 4
-) -> None:
-    """Scale each norm's gain by the mean of rms(kept inputs) / rms(all inputs), measured on
-    ``chunks`` int64 [N, T].
+def _norms(student: Any, teacher: Any, kept: Any, chunks: Any) -> None:
+    from tinylm.inherit.norms import norm_gains
 
-    The student divides by the first, the teacher by the second; their ratio is what the cut
-    changed. Without chunks the ratio is that of inputs whose dropped part is zero, which is exact
-    for learned masks.
+    norm_gains(student, teacher, kept, chunks[:NORM_CHUNKS])
+
+
+def _norms_apply(student: Any, teacher: Any) -> bool:
+    from tinylm.models.families import norms_go_over_heads
+
+    narrower = student.config.hidden_size < teacher.config.hidden_size
+    fewer = student.config.num_attention_heads < teacher.config.num_attention_heads
+    return narrower or (fewer and norms_go_over_heads(teacher.config))
+
+
+def _refit(student: Any, teacher: Any, kept: Any, chunks: Any) -> None:
+    from tinylm.inherit.refit import refit
+
+    refit(student, teacher, kept, chunks)
+
+
+def _refit_all(student: Any, teacher: Any, kept: Any, chunks: Any) -> None:
+    from tinylm.inherit.refit import INPUT_GROUPS, refit
+
+    refit(student, teacher, kept, chunks, [name for group in INPUT_GROUPS for name in group])
+
+
+REPAIRS: dict[str, RepairStep] = {
+    # RMSNorm divides by the rms of fewer numbers: each gain is scaled by what that changes
+    "norms": RepairStep(_norms, _norms_apply),
+    # every matrix of a layer is solved again by least squares
+    "refit-all": RepairStep(_refit_all, replaces="refit", keeps_states=True),
+    # the two that write to the residual stream
+    "refit": RepairStep(_refit, keeps_states=True),
+}
+if TYPE_CHECKING:
+    Repair = str
+else:
+    Repair = Literal[tuple(REPAIRS)]
+
+
+def repair_student(
+    student: Any, teacher: Any, kept: Any, calibration_ids: Any, which: Sequence[str]
+) -> dict[str, float]:
+    """Run the repairs named in ``which`` on ``student`` in place; the embedding scale is always
+    kept right.
+
+    With 16 calibration chunks or more the last 4 are held out: a repair that does not lower the
+    loss on them is taken back. Returns that loss, nats per token, after the "cut" and after each
+    repair; {} when it was not measured (fewer chunks, or a vocabulary that is cut here, so that the
+    chunks are not the student's ids).
     """
-    family, shape = families.family_of(teacher.config), Shape.from_config(teacher.config)
-    ratios: dict[str, list[Tensor]] = {}
-    handles = []
-    for name, norm in student.named_modules():
-        dimensions = family.axes(f"{name}.weight")
-        layer = families.layer_of(f"{name}.weight")
-        rows = (
-            dimension_rows(dimensions[0], kept, layer, shape)
-            if dimensions and name.endswith("norm")
-            else None
-        )
-        if rows is None:
-            continue
-        source = name if layer is None else families.in_layer(name, kept.layers[layer])
-        whole = teacher.get_submodule(source)
-        if len(rows) == whole.weight.numel():
-            continue
-        if chunks is None:
-            ratios[name] = [torch.tensor((whole.weight.numel() / norm.weight.numel()) ** 0.5)]
-            continue
+    import torch
 
-        def see(module: nn.Module, args: tuple, name: str = name, rows: Tensor = rows) -> None:
-            square = args[0].float().pow(2)
-            ratio = (square[..., rows].mean(-1) / square.mean(-1).clamp_min(1e-20)).sqrt()
-            ratios.setdefault(name, []).append(ratio.mean())
+    from tinylm.inherit.calibration import usable_chunks
+    from tinylm.inherit.norms import embedding_scale
+    from tinylm.inherit.units import fast_matmul
 
-        handles.append(whole.register_forward_pre_hook(see))
-    try:
-        for batch in chunks.split(batch_size) if handles and chunks is not None else ():
-            teacher.base_model(input_ids=batch, use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
-    for name, values in ratios.items():
-        _scale_gain(
-            student.get_submodule(name), float(torch.stack(values).mean()), family.gain_offset
-        )
-
-
-def _scale_gain(norm: Any, factor: float, offset: float) -> None:
-    norm.weight.copy_((norm.weight.float() + offset) * factor - offset)
-
-
-class _Reached(Exception):
-    """The module we wanted to see has run: the rest of the layer is not needed."""
-
-
-@torch.no_grad()
-def refit(
-    student: Any,
-    teacher: Any,
-    kept: Kept,
-    chunks: Tensor,
-    matrices: Sequence[str] = OUTPUTS,
-    ridge: float = 0.1,
-    batch_size: int = 4,
-) -> None:
-    """Solve ``matrices`` of every layer again, front to back. ``chunks`` int64 [N, T] with N a
-    multiple of batch_size.
-
-    Each is the least-squares map from the student's own input to the teacher's output (kept rows
-    only), pulled towards the cut weights by ``ridge`` times the mean input power. o_proj and
-    down_proj aim at the teacher's residual stream itself where nothing stands between (no output
-    norm): they also correct the error made so far, and the last matrix before a gap of dropped
-    layers makes up for their sum.
-    """
-    batches = list(chunks.split(batch_size))
-    aims_at_stream = not families.family_of(teacher.config).output_norms
-    multiplier = getattr(teacher.config, "residual_multiplier", 1.0)  # Granite
-    wanted = [0, *kept.layers, len(teacher.base_model.layers)]
-    teacher_states, teacher_calls = _states(teacher, batches, wanted)
-    _, calls = _states(student, [batches[0] % student.config.vocab_size], [])
-    # the student's embedding of the same tokens,
-    stream = [state[..., kept.hidden] for state in teacher_states[0]]
-    # also of those that its vocabulary has lost
-    for index, layer in enumerate(track(list(student.base_model.layers), "least-squares refit")):
-        source = kept.layers[index]
-        after = (
-            kept.layers[index + 1]
-            if index + 1 < len(kept.layers)
-            else len(teacher.base_model.layers)
-        )
-        teacher_layer = teacher.base_model.layers[source]
-        for group in INPUT_GROUPS:
-            names = [name for name in group if name in matrices and _has(layer, name)]
-            if not names:
+    embedding_scale(student, teacher.config.hidden_size)
+    asked = {name: REPAIRS[name] for name in REPAIRS if name in which}
+    contained = {step.replaces for step in asked.values()}
+    steps = {
+        name: step
+        for name, step in asked.items()
+        if name not in contained and step.applies(student, teacher)
+    }
+    if not steps:
+        return {}
+    chunks = usable_chunks(calibration_ids, ", ".join(steps))
+    judged = len(chunks) >= 4 * HELD_OUT and kept.vocab is None
+    chunks, held_out = (chunks[:-HELD_OUT], chunks[-HELD_OUT:]) if judged else (chunks, None)
+    losses: dict[str, float] = {}
+    with fast_matmul(teacher), torch.no_grad():
+        if held_out is not None:
+            losses["cut"] = _loss(student, held_out)
+        for name, step in steps.items():
+            before = {n: w.clone() for n, w in student.named_parameters()} if judged else {}
+            step.run(student, teacher, kept, chunks)
+            if held_out is None:
                 continue
-            fits = {name: _Fit(layer.get_submodule(name), ridge) for name in names}
-            for number in range(len(batches)):
-                x, before = _run_to(layer, names, stream[number], calls[index], multiplier)
-                for name in names:
-                    if name in OUTPUTS and aims_at_stream:
-                        goal = _stream_goal(
-                            teacher_layer,
-                            name,
-                            teacher_states,
-                            source,
-                            after,
-                            number,
-                            teacher_calls,
-                            multiplier,
-                        )
-                        target = (goal[..., kept.hidden] - before) / multiplier
-                    else:
-                        target = _output_of(
-                            teacher_layer,
-                            name,
-                            teacher_states[source][number],
-                            teacher_calls[source],
-                        )
-                        rows = _output_rows(name, kept, index, teacher)
-                        target = target if rows is None else target[..., rows]
-                    fits[name].add(x, target)
-            for fit in fits.values():
-                fit.solve()
-        stream = [layer(state, **calls[index]) for state in stream]
-        teacher_states.pop(source)
-
-
-class _Fit:
-    """Ridge regression of one linear module towards targets, accumulated over batches in
-    float32."""
-
-    def __init__(self, module: nn.Linear, ridge: float) -> None:
-        self.module, self.ridge = module, ridge
-        self.gram = torch.zeros(module.in_features, module.in_features)
-        self.cross = torch.zeros(module.out_features, module.in_features)
-
-    def add(self, x: Tensor, target: Tensor) -> None:
-        error = (target.float() - self.module(x).float()).flatten(0, -2)
-        flat = x.float().flatten(0, -2)
-        self.gram += flat.T @ flat
-        self.cross += error.T @ flat
-
-    def solve(self) -> None:
-        power = float(self.gram.diagonal().mean())
-        if power == 0:  # nothing ever came in: nothing to learn from
-            return
-        self.gram.diagonal().add_(self.ridge * power)
-        factor = torch.linalg.cholesky(self.gram.double())
-        update = torch.cholesky_solve(self.cross.T.double(), factor).T
-        weight = self.module.weight
-        weight.copy_(weight.double() + update)
-
-
-def _has(layer: nn.Module, name: str) -> bool:
-    return name in dict(layer.named_modules())
-
-
-def _output_rows(name: str, kept: Kept, layer: int, teacher: Any) -> Tensor | None:
-    dimensions = families.family_of(teacher.config).axes(f"model.layers.0.{name}.weight")
-    assert dimensions is not None
-    return dimension_rows(dimensions[0], kept, layer, Shape.from_config(teacher.config))
-
-
-def _states(
-    model: Any, batches: list[Tensor], layers: list[int]
-) -> tuple[dict[int, list[Tensor]], list[dict]]:
-    """Residual stream before each of ``layers`` (num_layers: after the last) by batch; how layers
-    are called."""
-    modules = model.base_model.layers
-    states: dict[int, list[Tensor]] = {layer: [] for layer in layers}
-    calls: list[dict] = [{} for _ in modules]
-    handles = []
-
-    def before(index: int) -> Callable:
-        def see(module: nn.Module, args: tuple, kwargs: dict) -> None:
-            calls[index] = kwargs
-            if index in states:
-                states[index].append(args[0])
-
-        return see
-
-    for index, module in enumerate(modules):
-        handles.append(module.register_forward_pre_hook(before(index), with_kwargs=True))
-    if len(modules) in states:
-        handles.append(
-            modules[-1].register_forward_hook(
-                lambda module, args, out: states[len(modules)].append(out)
-            )
+            lowest, losses[name] = min(losses.values()), _loss(student, held_out)
+            if not losses[name] <= lowest:
+                student.load_state_dict(before, strict=False)
+                console.print(
+                    f"[yellow]repair {name} was taken back: it raises the loss on held-out text[/]"
+                )
+    if losses:
+        told = ", ".join(f"{loss:.3f} after {name}" for name, loss in losses.items())
+        console.print(
+            f"loss on {HELD_OUT} held-out chunks, nats per token: {told}", highlight=False
         )
-    try:
-        for batch in batches:
-            model.base_model(input_ids=batch, use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return states, calls
+    return losses
 
 
-def _run_to(
-    layer: Any, names: list[str], state: Tensor, call: dict, multiplier: float
-) -> tuple[Tensor, Tensor]:
-    """Input of the modules ``names`` (they share it), and the residual stream their output is added
-    to."""
-    seen: dict[str, Tensor] = {}
+def _loss(student: Any, chunks: Any) -> float:
+    from tinylm.inherit.depth import LOSS_STRIDE
+    from tinylm.inherit.units import token_losses
 
-    def reached(module: nn.Module, args: tuple) -> None:
-        seen["x"] = args[0]
-        raise _Reached
-
-    handles = [layer.get_submodule(names[0]).register_forward_pre_hook(reached)]
-    if names[0].startswith("mlp."):
-        attention = layer.self_attn  # with what stands after o_proj in it: PanGu-pi's shortcut
-        handles.append(
-            attention.register_forward_hook(lambda module, args, out: seen.update(attention=out[0]))
-        )
-    try:
-        layer(state, **call)
-    except _Reached:
-        pass
-    finally:
-        for handle in handles:
-            handle.remove()
-    return seen["x"], state + multiplier * seen["attention"] if "attention" in seen else state
-
-
-def _output_of(layer: Any, name: str, state: Tensor, call: dict) -> Tensor:
-    """What the module ``name`` puts out when ``layer`` runs on ``state``."""
-    seen: list[Tensor] = []
-
-    def reached(module: nn.Module, args: tuple, out: Tensor) -> None:
-        seen.append(out)
-        raise _Reached
-
-    handle = layer.get_submodule(name).register_forward_hook(reached)
-    try:
-        layer(state, **call)
-    except _Reached:
-        pass
-    finally:
-        handle.remove()
-    return seen[0]
-
-
-def _stream_goal(
-    layer: Any, name: str, states, source: int, after: int, number: int, calls, multiplier: float
-) -> Tensor:
-    """The teacher's residual stream where the student's must be once ``name`` has added its
-    output."""
-    if name == "mlp.down_proj":
-        return states[after][number]
-    state = states[source][number]
-    return state + multiplier * _output_of(layer, name, state, calls[source])
+    return float(token_losses(student, chunks, LOSS_STRIDE).mean())

@@ -27,12 +27,14 @@ class Scores:
     q_heads: Tensor  # float32 [num_layers, num_attention_heads]
     hidden: Tensor  # float32 [hidden_size]
     layers: Tensor  # float32 [num_layers]
-    about: dict[str, Any] = field(default_factory=dict)  # criterion, calibration, teacher, seconds
+    metadata: dict[str, Any] = field(
+        default_factory=dict
+    )  # criterion, calibration, teacher, seconds
 
     def check(self, teacher: Shape, target: Shape) -> None:
         """Raise InputError when these are scores of another shape of teacher, of masks for another
         target than ``target``, or are not finite."""
-        learned_for = self.about.get("target", target.to_dict())
+        learned_for = self.metadata.get("target", target.to_dict())
         if learned_for != target.to_dict():
             raise InputError(
                 f"these scores are of masks learned for {learned_for}: score the teacher for this"
@@ -63,7 +65,7 @@ class Scores:
                 {axis: getattr(self, axis).contiguous() for axis in AXES},
                 scratch / "scores.safetensors",
             )
-            (scratch / "scores.json").write_text(json.dumps(self.about, indent=2) + "\n")
+            (scratch / "scores.json").write_text(json.dumps(self.metadata, indent=2) + "\n")
 
     @staticmethod
     def load(folder: Path) -> "Scores":
@@ -71,9 +73,9 @@ class Scores:
         try:
             with safe_open(path, framework="pt") as file:
                 values = {axis: file.get_tensor(axis) for axis in AXES}
-            about = json.loads((Path(folder) / "scores.json").read_text())
+            metadata = json.loads((Path(folder) / "scores.json").read_text())
         except (OSError, SafetensorError, json.JSONDecodeError) as error:
             raise InputError(
                 f"scores in {folder} cannot be read ({error}): score the teacher again"
             ) from error
-        return Scores(**values, about=about)
+        return Scores(**values, metadata=metadata)

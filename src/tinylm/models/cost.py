@@ -77,15 +77,20 @@ def activation_bytes_per_token(
     each layer's input is kept. The softmax over the vocabulary passes through a further
     ``(bytes_per_value + 8) x V`` while the loss is computed.
     """
-    size, hidden, heads = bytes_per_value, shape.hidden_size, shape.num_attention_heads
+    size, hidden = bytes_per_value, shape.hidden_size
     outside = (2 * size + 4) * hidden + 4 * shape.vocab_size + size * shape.head_dim + 20
     if checkpointing:
         return (
             shape.num_layers * size * hidden + (2 * size + 4) * hidden + 4 * shape.vocab_size + 20
         )
-    block = (4 * size + 8) * hidden + 4 * size * shape.intermediate_size
-    block += 2 * size * shape.head_dim * (heads + shape.num_key_value_heads) + 4 * heads + 8
-    return shape.num_layers * block + outside
+    return shape.num_layers * layer_activation_bytes_per_token(shape, size) + outside
+
+
+def layer_activation_bytes_per_token(shape: Shape, bytes_per_value: int = 2) -> int:
+    """Bytes per token that one layer keeps for its backward pass."""
+    size, heads = bytes_per_value, shape.num_attention_heads
+    block = (4 * size + 8) * shape.hidden_size + 4 * size * shape.intermediate_size
+    return block + 2 * size * shape.head_dim * (heads + shape.num_key_value_heads) + 4 * heads + 8
 
 
 def training_bytes(

@@ -225,7 +225,8 @@ def _fresh(candidates: Sequence[Candidate], seed: int) -> Iterator[Any]:
 def _cuts(candidates: Sequence[Candidate], teacher: str, store: Any) -> Iterator[Any]:
     """A model cut out of ``teacher`` for each candidate; the teacher's units are scored once for
     all of them."""
-    from tinylm.inherit.inheritance import inherit, score
+    from tinylm.inherit.inheritance import inherit
+    from tinylm.inherit.score import score
     from tinylm.models.pangu import from_llama
     from tinylm.models.teacher import load_model
 

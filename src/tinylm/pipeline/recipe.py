@@ -14,6 +14,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tinylm.errors import InputError
+from tinylm.inherit.criteria import Criterion
+from tinylm.inherit.layers import LayerRule
+from tinylm.inherit.repair import Repair
+from tinylm.models.block import Block
+from tinylm.models.initialise import Scheme
 from tinylm.models.shape import Shape
 from tinylm.train.config import TrainConfig
 
@@ -65,7 +70,7 @@ class ArchitectureConfig:
     # an exact shape, keys as in SHAPE.toml without vocab_size
     shape: dict[str, Any] = field(default_factory=dict)
     # pangu-pi: for a Llama student, which then brings its own code
-    block: Literal["plain", "pangu-pi"] = "plain"
+    block: Block = "plain"
 
     def validate(self) -> None:
         has_budget = self.budget >= 1000
@@ -91,11 +96,11 @@ class ArchitectureConfig:
 class InheritConfig:
     init: Literal["inherit", "random"] = "inherit"  # random: a fresh model of the planned shape
     # of random weights, the control's too
-    scheme: Literal["constant", "gpt2", "depth"] = "constant"
-    criterion: Literal["random", "l1", "l2", "taylor", "activation", "learned"] = "taylor"
-    layers: Literal["first-last", "skip-loss", "greedy", "similarity", "learned"] = "skip-loss"
+    scheme: Scheme = "constant"
+    criterion: Criterion = "taylor"
+    layers: LayerRule = "skip-loss"
     # after the cut; empty: none
-    repair: tuple[Literal["norms", "refit", "refit-all"], ...] = ("norms", "refit")
+    repair: tuple[Repair, ...] = ("norms", "refit")
     calibration_chunks: int = 64
     calibration_length: int = 512  # tokens a chunk
 

@@ -407,7 +407,7 @@ def _model_id(stages: Stages, name: str, model: Path) -> str:
 
 def _tasks(recipe: Recipe, stages: Stages, models: dict[str, Path]) -> dict[str, Any]:
     """Zero-shot tasks of teacher, student and control, when the recipe names some."""
-    from tinylm.evaluate.tasks import evaluate
+    from tinylm.evaluate.models import evaluate
 
     config = recipe.evaluate
     if not config.tasks:

@@ -9,7 +9,7 @@ from builders import byte_level_tokenizer, corpus_file, sentencepiece_tokenizer,
 from tinylm.corpus.pack import find_separator, pack
 from tinylm.corpus.store import open_store, tokenizer_hash
 from tinylm.errors import InputError
-from tinylm.inherit.run import calibration_chunks
+from tinylm.inherit.calibration import calibration_chunks
 
 
 @pytest.fixture(scope="module")

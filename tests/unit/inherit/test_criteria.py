@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from builders import family_model
 
-from tinylm.inherit import criteria, depth
+from tinylm.inherit import depth, units
 from tinylm.models.shape import Shape
 
 IDS = torch.randint(64, (6, 24), generator=torch.Generator().manual_seed(1))
@@ -19,8 +19,8 @@ def loss_of(model, ids: torch.Tensor, stride: int = 1) -> torch.Tensor:
 @pytest.mark.parametrize("family", ["llama", "phi3", "granite"])
 def test_taylor_is_weight_times_gradient_summed_per_unit_and_chunk(family: str) -> None:
     model = family_model(family, tied=False)
-    scores = criteria.taylor(model, IDS, batch_size=4)
-    expected = criteria.empty(Shape.from_config(model.config))
+    scores = units.taylor(model, IDS, batch_size=4)
+    expected = units.empty(Shape.from_config(model.config))
     for chunk in IDS:
         model.zero_grad()
         loss_of(model, chunk[None]).backward()
@@ -40,7 +40,7 @@ def test_taylor_is_weight_times_gradient_summed_per_unit_and_chunk(family: str) 
 def test_taylor_leaves_the_model_as_it_was_and_nothing_behind() -> None:
     model = family_model("llama")
     before = model(input_ids=IDS).logits
-    criteria.taylor(model, IDS)
+    units.taylor(model, IDS)
     assert all(
         parameter.requires_grad and parameter.grad is None for parameter in model.parameters()
     )
@@ -52,7 +52,7 @@ def test_taylor_leaves_the_model_as_it_was_and_nothing_behind() -> None:
 def test_weight_norms_count_every_weight_of_a_unit(power: int) -> None:
     model = family_model("qwen2", tied=True)
     weights = {name: p.detach() for name, p in model.named_parameters()}
-    scores = criteria.weight_norm(weights, model.config, power)
+    scores = units.weight_norm(weights, model.config, power)
 
     def norm(*parts: torch.Tensor) -> float:
         return sum(float(part.abs().pow(power).sum()) for part in parts)
@@ -85,7 +85,7 @@ def test_activation_is_the_l2_over_chunks_of_mean_sizes() -> None:
     with torch.no_grad():
         model(input_ids=IDS)
     handle.remove()
-    scores = criteria.activation(model, IDS, batch_size=4)
+    scores = units.activation(model, IDS, batch_size=4)
     torch.testing.assert_close(
         scores["ffn"][3], seen[0].abs().mean(1).norm(dim=0), rtol=1e-4, atol=1e-6
     )
@@ -138,8 +138,8 @@ def test_similarity_and_position() -> None:
 
 def test_random_scores_follow_the_seed() -> None:
     shape = Shape(4, 32, 48, 4, 2, 8, 64)
-    assert torch.equal(criteria.random(shape, 3)["ffn"], criteria.random(shape, 3)["ffn"])
-    assert not torch.equal(criteria.random(shape, 3)["ffn"], criteria.random(shape, 4)["ffn"])
+    assert torch.equal(units.random(shape, 3)["ffn"], units.random(shape, 3)["ffn"])
+    assert not torch.equal(units.random(shape, 3)["ffn"], units.random(shape, 4)["ffn"])
 
 
 def test_greedy_that_removes_nothing_still_ranks_the_layers() -> None:

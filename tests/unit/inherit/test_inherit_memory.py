@@ -5,7 +5,7 @@ import pytest
 import torch
 from builders import family_model
 
-from tinylm.inherit import criteria, masks, memory
+from tinylm.inherit import masks, memory, units
 from tinylm.inherit.memory import activation_bytes, memory_line, recomputed_layers
 from tinylm.models.shape import Shape
 
@@ -34,9 +34,9 @@ def saved_bytes(model, ids):
 @pytest.mark.parametrize("family", ["llama", "gemma3_text", "phi3"])
 def test_scores_are_the_same_to_the_bit(family, monkeypatch):
     model = family_model(family)
-    expected = criteria.taylor(model, IDS)
+    expected = units.taylor(model, IDS)
     monkeypatch.setattr(memory, "free_bytes", lambda device: 1)
-    found = criteria.taylor(model, IDS)
+    found = units.taylor(model, IDS)
     for axis, values in expected.items():
         assert torch.equal(found[axis], values), axis
     assert "forward" not in vars(model.base_model.layers[0])  # and the model is as it was
@@ -49,9 +49,9 @@ def test_masks_are_the_same_to_the_bit(kind, monkeypatch):
     target = Shape.from_dict(
         {**shape.to_dict(), "num_layers": 2, "intermediate_size": shape.intermediate_size // 2}, ""
     )
-    expected = masks.learn(model, IDS, target, kind, steps=4)
+    expected = masks.learn(model, IDS, target, masks.MaskTraining(kind, steps=4))
     monkeypatch.setattr(memory, "free_bytes", lambda device: 1)
-    found = masks.learn(model, IDS, target, kind, steps=4)
+    found = masks.learn(model, IDS, target, masks.MaskTraining(kind, steps=4))
     for axis, values in expected.scores.items():
         assert torch.equal(found.scores[axis], values), axis
 

@@ -7,7 +7,7 @@ from builders import FAMILIES, family_model
 from tinylm.inherit import masks
 from tinylm.inherit.cut import build, cut, model_weights
 from tinylm.inherit.inheritance import inherit
-from tinylm.inherit.repair import embedding_scale, norm_gains
+from tinylm.inherit.norms import embedding_scale, norm_gains
 from tinylm.inherit.scores import Scores
 from tinylm.inherit.select import best_heads, select
 from tinylm.models.pangu import from_llama
@@ -113,7 +113,7 @@ def test_masks_find_the_units_that_do_the_work(kind: str) -> None:
         optimizer.step()
     target = dataclasses.replace(Shape.from_config(teacher.config), intermediate_size=24)
     learned = masks.learn(
-        teacher, IDS, target, kind, layers=[0, 1, 2, 3], steps=60, batch_size=8, learning_rate=0.2
+        teacher, IDS, target, masks.MaskTraining(kind, 60, 8, 0.2), layers=[0, 1, 2, 3]
     )
     chosen = learned.scores["ffn"].topk(24, -1).indices
     assert float((chosen % 2 == 1).float().mean()) > 0.7
@@ -128,7 +128,9 @@ def test_heads_are_learned_inside_the_groups_that_the_cut_keeps() -> None:
     whole = Shape.from_config(teacher.config)
     for heads, groups in ((4, 4), (4, 2), (2, 2)):
         target = dataclasses.replace(whole, num_attention_heads=heads, num_key_value_heads=groups)
-        found = masks.learn(teacher, IDS, target, layers=[0, 1, 2, 3], steps=6, batch_size=4)
+        found = masks.learn(
+            teacher, IDS, target, masks.MaskTraining(steps=6, batch_size=4), layers=[0, 1, 2, 3]
+        )
         open_groups, open_heads = (
             found.history[-1].get(axis, 1.0) for axis in ("kv_groups", "q_heads")
         )
@@ -149,7 +151,7 @@ def test_the_heads_that_were_open_are_those_that_the_cut_keeps(
         masks, "gated", lambda model, gates: seen.append(gates["q_heads"]) or gated(model, gates)
     )
     found = masks.learn(
-        teacher, IDS, target, "top-k", layers=[0, 1, 2, 3], steps=1, batch_size=4, learning_rate=0.0
+        teacher, IDS, target, masks.MaskTraining("top-k", 1, 4, 0.0), layers=[0, 1, 2, 3]
     )
     for layer, scores in enumerate(found.scores["q_heads"]):
         kept = best_heads(scores, whole, target)[0].tolist()
@@ -162,7 +164,7 @@ def test_a_cut_in_depth_alone_leaves_nothing_to_learn() -> None:
     result = inherit(teacher, target, IDS, criterion="learned", repair=())
     assert (
         Shape.from_config(result.model.config) == target
-        and result.scores.about.get("masks") is None
+        and result.scores.metadata.get("masks") is None
     )
 
 
@@ -171,7 +173,7 @@ def test_learned_masks_end_in_the_target_shape() -> None:
     target = Shape(3, 24, 40, 2, 2, 8, 64)
     result = inherit(teacher, target, IDS, criterion="learned", layers="learned")
     assert Shape.from_config(result.model.config) == target
-    last = result.scores.about["masks"][-1]
+    last = result.scores.metadata["masks"][-1]
     shares = {"ffn": 40 / 48, "q_heads": 2 / 4, "hidden": 24 / 32, "layers": 3 / 4}
     assert {axis: last[axis] for axis in shares} == pytest.approx(shares, abs=1e-3)
     assert all(parameter.requires_grad for parameter in teacher.parameters())

@@ -7,10 +7,12 @@ import torch
 from builders import FAMILIES, family_model
 
 from tinylm.errors import InputError
-from tinylm.inherit import inheritance
+from tinylm.inherit import refit as refit_module
 from tinylm.inherit.cut import Kept, build, cut, model_weights
 from tinylm.inherit.inheritance import inherit
-from tinylm.inherit.repair import INPUT_GROUPS, embedding_scale, norm_gains, refit
+from tinylm.inherit.norms import embedding_scale, norm_gains
+from tinylm.inherit.refit import INPUT_GROUPS, refit
+from tinylm.inherit.repair import repair_student
 from tinylm.models.shape import Shape
 
 IDS = torch.randint(1, 64, (8, 24), generator=torch.Generator().manual_seed(1))
@@ -162,7 +164,7 @@ def test_a_repair_that_raises_the_loss_on_held_out_text_is_taken_back(monkeypatc
         with torch.no_grad():
             student.lm_head.weight.normal_(0, 1000)
 
-    monkeypatch.setattr(inheritance, "refit", harm)
+    monkeypatch.setattr(refit_module, "refit", harm)
     result = inherit(teacher, target, chunks, **plain)
     assert seen == [12] and result.repair_losses["refit"] > result.repair_losses["cut"]
     for mine, other in zip(result.model.parameters(), cut_alone.parameters(), strict=True):
@@ -186,7 +188,7 @@ def test_heads_that_a_norm_goes_over_are_made_up_for() -> None:
     teacher = family_model("olmo2")
     student, kept = student_of(teacher, num_attention_heads=2, num_key_value_heads=1)
     before = [layer.self_attn.q_norm.weight.clone() for layer in student.model.layers]
-    inheritance.repair_student(student, teacher, kept, IDS, ("norms",))
+    repair_student(student, teacher, kept, IDS, ("norms",))
     changed = [
         not torch.equal(old, layer.self_attn.q_norm.weight)
         for old, layer in zip(before, student.model.layers)

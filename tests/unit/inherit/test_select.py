@@ -81,10 +81,10 @@ def test_a_head_of_its_own_cannot_be_tied() -> None:
 
 def test_scores_survive_the_disk_and_are_checked(tmp_path) -> None:
     saved = scores()
-    saved.about = {"criterion": "taylor"}
+    saved.metadata = {"criterion": "taylor"}
     saved.save(tmp_path / "scores")
     loaded = Scores.load(tmp_path / "scores")
-    assert torch.equal(loaded.ffn, saved.ffn) and loaded.about == saved.about
+    assert torch.equal(loaded.ffn, saved.ffn) and loaded.metadata == saved.metadata
     loaded.check(TEACHER, TEACHER)
     with pytest.raises(InputError, match=r"scores of ffn are \(4, 48\)"):
         loaded.check(Shape(4, 32, 40, 6, 3, 8, 64), TEACHER)

@@ -1,0 +1,31 @@
+"""What a person may choose about an inheritance."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from tinylm.inherit.criteria import Criterion
+from tinylm.inherit.layers import LayerRule
+from tinylm.inherit.repair import Repair
+
+
+@dataclass(frozen=True)
+class InheritOptions:
+    """Settings of ``tinylm inherit``."""
+
+    # which units inside a layer stay: taylor by gradients, l1 and l2 by weights, learned by masks
+    criterion: Criterion = "taylor"
+    # which layers stay: greedy skips one at a time and measures again; skip-loss measures once
+    layers: LayerRule = "greedy"
+    # text the teacher is scored and the student repaired on: .txt, .jsonl[.gz|.zst], .parquet
+    calibration: list[str] = field(default_factory=list)
+    chunks: int = 64  # calibration chunks; text is packed, nothing is padded
+    length: int = 512  # tokens a chunk
+    # after the cut: norms rescales gains after a hidden cut, refit(-all) solves 2 (7) matrices
+    repair: tuple[Repair, ...] = ("norms", "refit")
+    # scores of an earlier run (its OUT/scores): a second shape then takes seconds
+    scores: Path | None = None
+    # id_map.npy naming the teacher's ids that stay, when the target's vocabulary is smaller
+    kept_ids: Path | None = None
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"  # of the teacher at work and of the student
+    seed: int = 0  # of criterion random
