@@ -34,11 +34,11 @@ import numpy as np
 import torch
 
 from tinylm.corpus.store import TokenStore, open_store, write_header
-from tinylm.machine import peak_flops
+from tinylm.machine import peak_flops, peak_memory
+from tinylm.models.cost import training_flops_of_model
 from tinylm.train.batches import Plan, make_plan
 from tinylm.train.config import TrainConfig
-from tinylm.train.metrics import flops_per_token, memory_gb
-from tinylm.train.optim import learning_rate
+from tinylm.train.schedule import learning_rate
 
 VOCABULARY, LENGTH, BATCH = 16384, 512, 8
 CONTENDERS = {
@@ -142,7 +142,7 @@ def work(name: str, folder: Path, steps: int) -> None:
     config = TrainConfig(sequence_length=LENGTH, batch_size=BATCH, steps=steps, checkpoint_every=0)
     store = open_store(folder / "train")
     model = make_model()
-    flops = flops_per_token(model, LENGTH)
+    flops = training_flops_of_model(model, LENGTH)
     start = time.perf_counter()
     runners = {
         "tinylm": run_tinylm,
@@ -158,7 +158,7 @@ def work(name: str, folder: Path, steps: int) -> None:
         "tokens_per_second": config.tokens_per_batch / float(np.median(durations)),
         "first_step_seconds": ends[0] - start,
         "seconds": seconds,
-        "memory_gb": memory_gb(torch.device("cpu")),
+        "memory_gb": peak_memory(torch.device("cpu")) / 1e9,
         "loss": held_out_loss(model, open_store(folder / "valid"), LENGTH),
         "flops_per_token": flops,
     }
@@ -166,14 +166,17 @@ def work(name: str, folder: Path, steps: int) -> None:
 
 
 def run_tinylm(model, store: TokenStore, config: TrainConfig, folder: Path) -> list[float]:
-    from tinylm.train.loop import Run
+    from tinylm.train.output import finish
+    from tinylm.train.resume import resume
+    from tinylm.train.run import Run
+    from tinylm.train.step import train_step
 
     run, ends = Run(model, store, config, folder / "run", None), []
-    run.resume()
+    resume(run)
     while run.step < run.plan.total_steps:
-        run.train_step(*run.plan.locate(run.step))
+        train_step(run, *run.plan.locate(run.step))
         ends.append(now())
-    run.finish(None)
+    finish(run, None)
     return ends
 
 

@@ -22,9 +22,9 @@ import numpy as np
 import torch
 
 from tinylm.corpus.store import open_store
-from tinylm.machine import choose_device, peak_flops
+from tinylm.machine import choose_device, peak_flops, peak_memory
+from tinylm.models.cost import training_flops_of_model
 from tinylm.train.config import TrainConfig
-from tinylm.train.metrics import flops_per_token, memory_gb
 
 sys.path.insert(0, str(Path(__file__).parent))
 from train_cpu import held_out_loss, run_tinylm, run_trainer, write_data
@@ -102,7 +102,7 @@ def work(name: str, size: str, folder: Path, steps: int, device: torch.device) -
     )
     store, flops, model = (
         open_store(folder / "train"),
-        flops_per_token(model, LENGTH),
+        training_flops_of_model(model, LENGTH),
         model.to(device),
     )
     liger = importlib.util.find_spec("liger_kernel") is not None
@@ -121,7 +121,7 @@ def work(name: str, size: str, folder: Path, steps: int, device: torch.device) -
     row = {
         "tokens_per_second": speed,
         "mfu": speed * flops / peak_flops(device, torch.bfloat16),
-        "memory_gb": memory_gb(device),
+        "memory_gb": peak_memory(device) / 1e9,
         "loss": held_out_loss(model, open_store(folder / "valid"), LENGTH),
     }
     print(json.dumps(row))

@@ -14,8 +14,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from tinylm.inherit.calibration import TAYLOR_TOKENS
 from tinylm.inherit.score import score
-from tinylm.machine import choose_device, peak_flops
-from tinylm.train.metrics import memory_gb
+from tinylm.machine import choose_device, peak_flops, peak_memory
 
 # layers, hidden, FFN, heads, vocabulary, chunks, tokens a chunk
 SIZES = {
@@ -55,7 +54,7 @@ def main() -> None:
         "floor_seconds": floor,
         "tokens": tokens,
         "parameters": weights + rows * hidden,
-        "memory_gb": memory_gb(device),
+        "memory_gb": peak_memory(device) / 1e9,
     }
     print(json.dumps({"ratio": floor / seconds[1], "peer": "arithmetic floor", **result}))
 

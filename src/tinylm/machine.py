@@ -142,6 +142,19 @@ def _resident_peak() -> int | None:
     )
 
 
+def peak_memory(device: torch.device) -> int:
+    """Bytes at the peak so far: of the device, or of this process on a CPU; 0 where no system call
+    tells."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
 def machine(device: str = "cpu") -> dict[str, Any]:
     """What the numbers were measured on."""
     cpu = platform.processor() or platform.machine()

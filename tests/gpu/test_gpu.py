@@ -73,7 +73,7 @@ def test_losses_equal_the_cpus(teacher_dir, store, tmp_path, monkeypatch):
         **{**CONFIG.to_dict(), "trackers": (), "bf16": False, "compile": False}
     )
     ours = train(fresh(teacher_dir), store, config, tmp_path / "gpu", valid_store=store)
-    monkeypatch.setattr("tinylm.train.loop.choose_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr("tinylm.train.run.choose_device", lambda: torch.device("cpu"))
     theirs = train(fresh(teacher_dir), store, config, tmp_path / "cpu", valid_store=store)
     assert ours["valid_loss"] == pytest.approx(theirs["valid_loss"], rel=2e-3)
 
@@ -92,11 +92,11 @@ def test_a_stopped_run_goes_on_close_to_where_it_was(teacher_dir, store, tmp_pat
             raise Stop
         original(run, *step)
 
-    original = loop.Run.train_step
-    monkeypatch.setattr(loop.Run, "train_step", killed)
+    original = loop.train_step
+    monkeypatch.setattr(loop, "train_step", killed)
     with pytest.raises(Stop):
         train(fresh(teacher_dir), store, CONFIG, tmp_path / "parts", valid_store=store)
-    monkeypatch.setattr(loop.Run, "train_step", original)
+    monkeypatch.setattr(loop, "train_step", original)
     parts = train(fresh(teacher_dir), store, CONFIG, tmp_path / "parts", valid_store=store)
     assert parts["valid_loss"] == pytest.approx(whole["valid_loss"], rel=2e-2)
 

@@ -20,11 +20,16 @@ from tinylm.corpus.pack import pack
 from tinylm.corpus.store import open_store
 from tinylm.errors import InputError, WorkError
 from tinylm.models.teacher import load_model, load_tokenizer
-from tinylm.train import metrics
+from tinylm.train import loop, metrics
+from tinylm.train import resume as resume_module
 from tinylm.train.batches import make_plan
 from tinylm.train.config import TrainConfig
-from tinylm.train.loop import Run, train
-from tinylm.train.optim import learning_rate
+from tinylm.train.evaluation import evaluate
+from tinylm.train.loop import train
+from tinylm.train.resume import resume, save_checkpoint
+from tinylm.train.run import Run
+from tinylm.train.schedule import learning_rate
+from tinylm.train.step import train_step
 
 GOLDEN = [
     6.2014,
@@ -253,10 +258,10 @@ def test_resume_of_compiled_layers_gives_the_same_bits(teacher_dir, store, tmp_p
     config = dataclasses.replace(CONFIG, compile=True, steps=8, rounds=1)
     train(load_model(teacher_dir), store, config, tmp_path / "undisturbed")
     run = Run(load_model(teacher_dir), store, config, tmp_path / "run", None)
-    run.resume()
+    resume(run)
     for step in range(4):
-        run.train_step(0, step)
-    run.save_checkpoint()
+        train_step(run, 0, step)
+    save_checkpoint(run)
     run.checkpoints.wait()
     train(load_model(teacher_dir), store, config, tmp_path / "run")
     assert_bitwise_equal(tmp_path / "run", tmp_path / "undisturbed")
@@ -277,11 +282,11 @@ def test_a_damaged_checkpoint_costs_steps_but_not_the_result(
     teacher_dir, store, undisturbed, tmp_path
 ):
     run = Run(load_model(teacher_dir), store, CONFIG, tmp_path, None)
-    run.resume()
+    resume(run)
     for _ in range(2):
         for _ in range(3):
-            run.train_step(*run.plan.locate(run.step))
-        run.save_checkpoint()
+            train_step(run, *run.plan.locate(run.step))
+        save_checkpoint(run)
     run.checkpoints.wait()
     (newest,) = (tmp_path / "checkpoints" / "step-00000006").glob("*.safetensors")
     newest.write_bytes(newest.read_bytes()[:-100])
@@ -399,15 +404,15 @@ def test_the_written_config_names_the_format_of_the_weights(teacher_dir, store, 
 def test_stopped_by_a_signal_then_the_same_command_gives_the_same_bits(
     teacher_dir, store, undisturbed, tmp_path, monkeypatch, number, code
 ):
-    step = Run.train_step
+    step = loop.train_step
 
-    def signalled(self, round_number, inside):
-        step(self, round_number, inside)
-        if self.step == 13:
+    def signalled(run, round_number, inside):
+        step(run, round_number, inside)
+        if run.step == 13:
             signal.raise_signal(number)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
-        patch.setattr(Run, "train_step", signalled)
+        patch.setattr(loop, "train_step", signalled)
         train(load_model(teacher_dir), store, CONFIG, tmp_path)
     assert stopped.value.code == code and (tmp_path / "checkpoints" / "step-00000013").exists()
     train(load_model(teacher_dir), store, CONFIG, tmp_path)
@@ -417,10 +422,10 @@ def test_stopped_by_a_signal_then_the_same_command_gives_the_same_bits(
 def test_a_run_goes_on_with_smaller_micro_batches(teacher_dir, store, undisturbed, tmp_path):
     """As on a machine with less memory: the same losses up to rounding."""
     run = Run(load_model(teacher_dir), store, CONFIG, tmp_path, None)
-    run.resume()
+    resume(run)
     for _ in range(5):
-        run.train_step(*run.plan.locate(run.step))
-    run.save_checkpoint()
+        train_step(run, *run.plan.locate(run.step))
+    save_checkpoint(run)
     run.checkpoints.wait()
     fewer = dataclasses.replace(
         CONFIG, micro_batch_size=1, loss_chunk=16, gradient_checkpointing=True
@@ -432,11 +437,11 @@ def test_a_run_goes_on_with_smaller_micro_batches(teacher_dir, store, undisturbe
 def test_a_stop_right_after_validation_loses_and_repeats_no_line(teacher_dir, store, tmp_path):
     config = dataclasses.replace(CONFIG, evaluate_every=4)
     run = Run(load_model(teacher_dir), store, config, tmp_path, None)
-    run.resume()
+    resume(run)
     for _ in range(4):
-        run.train_step(*run.plan.locate(run.step))
-    run.evaluate(store)
-    run.save_checkpoint()
+        train_step(run, *run.plan.locate(run.step))
+    evaluate(run, store)
+    save_checkpoint(run)
     run.checkpoints.wait()
     train(load_model(teacher_dir), store, config, tmp_path, valid_store=store)
     assert [line["step"] for line in metrics.read(tmp_path) if "valid_loss" in line] == [
@@ -505,10 +510,10 @@ class TestWrongInput:
         self, teacher_dir, store, tmp_path, monkeypatch
     ):
         short = dataclasses.replace(CONFIG, checkpoint_every=2)
-        identity = Run.identity
+        identity = resume_module.identity
         known = ("settings", "data", "model shape")
         monkeypatch.setattr(
-            Run, "identity", lambda self: {key: identity(self)[key] for key in known}
+            resume_module, "identity", lambda run: {key: identity(run)[key] for key in known}
         )
         train(load_model(teacher_dir), store, short, tmp_path)
         monkeypatch.undo()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tinylm.errors import InputError
+from tinylm.models.logits import scale_and_cap
 
 # elements of one slice of logits: 8 MB in bf16, about what stays in the CPU's cache
 LOGITS_AT_ONCE = 4 << 20
@@ -73,10 +74,9 @@ class Scorer:
         """Logits of ``features``; scaled as Granite's, capped as Gemma 2's."""
         if self.head is None:
             return features
-        config = self.model.config.get_text_config()
+        scale, cap = scale_and_cap(self.model.config)
         logits = self.head(features)
-        logits = logits / (getattr(config, "logits_scaling", None) or 1)
-        cap = getattr(config, "final_logit_softcapping", None)
+        logits = logits if scale == 1 else logits * scale
         return logits if not cap else cap * torch.tanh(logits / cap)
 
     def score(self, features: Tensor, targets: Tensor) -> TokenScores:

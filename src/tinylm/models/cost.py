@@ -40,6 +40,19 @@ def training_flops(shape: Shape, context: int, config: Any = None) -> int:
     return 3 * forward_flops(shape, context, config)
 
 
+def training_flops_of_model(model: Any, length: int) -> int:
+    """FLOPs of a token forwards and backwards, for a model in memory of any family: 6 a trained
+    weight, and 6 a multiply-add of causal attention's scores and mixing (averaged over a window of
+    ``length``)."""
+    config = model.config.get_text_config()
+    heads = config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    weights = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    if not getattr(config, "tie_word_embeddings", True):
+        weights -= model.get_input_embeddings().weight.numel()  # a lookup, no product
+    return 6 * (weights + config.num_hidden_layers * heads * head_dim * length)
+
+
 def weight_bytes(shape: Shape, config: Any = None) -> dict[str, int]:
     """Bytes of the weights {"fp32", "bf16", "Q8_0", "Q4_0"}.
 

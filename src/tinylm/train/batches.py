@@ -17,7 +17,7 @@ import torch
 from tinylm.corpus.store import TokenStore
 from tinylm.errors import InputError
 from tinylm.train.config import TrainConfig
-from tinylm.train.rounds import generator
+from tinylm.train.rounds import GRANULARITIES, generator, later_share
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,9 @@ class Plan:
         return sum(self.steps)
 
     @property
-    def num_units(self) -> int:
-        return len(self.pool) if self.config.granularity == "batch" else self.pool.size
-
-    def round_start(self, round_number: int) -> int:
-        """Number of the first step of a round, counted over the whole run."""
-        return sum(self.steps[:round_number])
+    def unit_size(self) -> int:
+        """Sequences in what later rounds draw."""
+        return GRANULARITIES[self.config.granularity].sequences(self.config.batch_size)
 
     def locate(self, step: int) -> tuple[int, int]:
         """(round, step inside it) of a step of the whole run; (rounds, 0) at the very end."""
@@ -54,22 +51,17 @@ class Plan:
         ``chosen`` are the round's units (None: all). A round longer than its data passes over them
         again in a new order.
         """
-        size = self.config.batch_size
-        units = np.arange(self.num_units) if chosen is None else chosen
-        per_pass = len(units) if self.config.granularity == "batch" else max(1, len(units) // size)
-        epoch, step = divmod(step, per_pass)
+        kind, size = GRANULARITIES[self.config.granularity], self.config.batch_size
+        units = np.arange(self.pool.size // self.unit_size) if chosen is None else chosen
+        epoch, step = divmod(step, kind.per_pass(units, size))
         # round 0, first pass: the pool is in random order already
         if round_number > 0 or epoch > 0:
             units = generator(self.config.seed, "order", round_number, epoch).permutation(units)
-        if self.config.granularity == "batch":
-            return units[step] * size + np.arange(size)
-        return np.resize(units[step * size : (step + 1) * size], size)
+        return kind.places(units, step, size)
 
     def unit_losses(self, sequence_losses: np.ndarray) -> np.ndarray:
         """Losses of the units, from those of the pool's sequences float[pool.size]."""
-        if self.config.granularity == "batch":
-            return sequence_losses.reshape(self.pool.shape).mean(axis=1)
-        return sequence_losses
+        return sequence_losses.reshape(-1, self.unit_size).mean(axis=1)
 
 
 def make_plan(config: TrainConfig, store: TokenStore) -> Plan:
@@ -82,7 +74,7 @@ def make_plan(config: TrainConfig, store: TokenStore) -> Plan:
             f" {config.batch_size} sequences of {config.sequence_length}: add documents, or lower"
             " train.batch_size or train.sequence_length"
         )
-    later = 1.0 if config.strategy == "all" else config.sampling_rate
+    later = later_share(config)
     if config.steps == 0:
         first = available
         steps = [first] + [max(1, round(later * first))] * (config.rounds - 1)

@@ -21,8 +21,8 @@ import torch.distributed.checkpoint as dcp
 from tinylm.artifact import file_hash, read_json, require_space, write_json
 from tinylm.errors import InputError
 from tinylm.terminal import console
-from tinylm.train.optim import MasterWeights
-from tinylm.train.parallel import World, like
+from tinylm.train.master_weights import MasterWeights
+from tinylm.train.parallel import World, like_sharding
 
 STATE = "state.json"
 
@@ -65,7 +65,7 @@ class Checkpoints:
                 self._publish, written, partial, path, {"step": step, **state}
             )
         except (OSError, dcp.api.CheckpointException) as error:
-            _say_failed(path, error)
+            _log_failed(path, error)
 
     def wait(self) -> None:
         """Until the checkpoint being written is whole, or has failed."""
@@ -105,7 +105,7 @@ class Checkpoints:
 
     def _prepare(self, partial: Path, tensors: dict[str, torch.Tensor]) -> bool:
         """Room and an empty folder for the files; False when there is none, which is said."""
-        if self.world.leads:
+        if self.world.is_main:
             try:
                 require_space(
                     self.folder, int(1.1 * sum(tensor.nbytes for tensor in tensors.values()))
@@ -114,7 +114,7 @@ class Checkpoints:
                     shutil.rmtree(leftover)
                 partial.mkdir(parents=True)
             except (InputError, OSError) as error:
-                _say_failed(partial, error)
+                _log_failed(partial, error)
                 return False
         return True
 
@@ -123,7 +123,7 @@ class Checkpoints:
         name."""
         try:
             written.result()
-            if not self.world.leads:
+            if not self.world.is_main:
                 return
             checksums = {
                 file.name: file_hash(file) for file in sorted(partial.glob("*.safetensors"))
@@ -138,15 +138,15 @@ class Checkpoints:
             for old in self._newest_first()[self.keep :]:
                 shutil.rmtree(old, ignore_errors=True)
         except (InputError, OSError, RuntimeError, dcp.api.CheckpointException) as error:
-            if self.world.leads:
+            if self.world.is_main:
                 shutil.rmtree(partial, ignore_errors=True)
-                _say_failed(path, error)
+                _log_failed(path, error)
 
     def _newest_first(self) -> list[Path]:
         return sorted((path for path in self.folder.glob("step-*") if path.is_dir()), reverse=True)
 
 
-def _say_failed(path: Path, error: BaseException) -> None:
+def _log_failed(path: Path, error: BaseException) -> None:
     reason = str(error).strip().splitlines() or [type(error).__name__]
     console.print(
         f"[yellow]checkpoint {path} could not be written ({reason[-1]}); training goes on without"
@@ -197,7 +197,7 @@ def unpack_state(
             tensors[key] = weights[name].detach()
         else:
             empty = torch.empty(entry.size, dtype=entry.properties.dtype)
-            tensors[key] = like(empty, weights[name]) if name in weights else empty
+            tensors[key] = like_sharding(empty, weights[name]) if name in weights else empty
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that one process means "not distributed"
         dcp.load(tensors, storage_reader=dcp.HuggingFaceStorageReader(str(path)))
@@ -210,5 +210,5 @@ def unpack_state(
             )
             if kind != "weight" and owns:
                 optimizer.state[weights[name]][kind] = value
-    masters.publish()
+    masters.update_model()
     return tensors

@@ -17,7 +17,7 @@ from tinylm.train.batches import Plan
 BINS = 40
 
 
-def record(
+def record_forgetting(
     folder: Path,
     plan: Plan,
     round_number: int,
@@ -72,8 +72,8 @@ def measure(seen: np.ndarray, at_end: np.ndarray) -> dict[str, Any]:
 
 
 def draw(axes: Any, rounds: list[dict[str, Any]]) -> None:
-    """Draw what :func:`record` measured: loss over the order of batches, when trained on and at the
-    round's end."""
+    """Draw what :func:`record_forgetting` measured: loss over the order of batches, when trained on
+    and at the round's end."""
     for measured in rounds:
         at_end, when_seen = measured["loss_at_end"], measured["loss_when_seen"]
         place = (np.arange(len(at_end)) + 0.5) / len(at_end)

@@ -34,7 +34,7 @@ class Head:
 
 
 @dataclass(frozen=True)
-class Teacher:
+class TeacherTargets:
     """The teacher's word on n positions: its last hidden states and head (live), or its k best
     tokens (stored)."""
 
@@ -45,7 +45,7 @@ class Teacher:
     top_log_probs: Tensor | None = None  # [n, k]
     top_ids: Tensor | None = None  # int64[n, k]
 
-    def about(self, part: slice) -> dict[str, Any]:
+    def chunk_arguments(self, part: slice) -> dict[str, Any]:
         """Arguments of :func:`loss_and_gradient` for a chunk."""
         if self.hidden is not None and self.head is not None:
             answer: dict[str, Any] = {"teacher_logits": self.head.logits(self.hidden[part])}
@@ -60,7 +60,7 @@ def chunked_loss(
     head: Head,
     targets: Tensor,
     *,
-    teacher: Teacher | None = None,
+    teacher: TeacherTargets | None = None,
     z_loss: float = 0.0,
     chunk: int = 1024,
     compiled: bool = False,
@@ -90,7 +90,7 @@ class _ChunkedLoss(torch.autograd.Function):
         scale: float,
         cap: float,
         targets: Tensor,
-        teacher: Teacher | None,
+        teacher: TeacherTargets | None,
         z_loss: float,
         chunk: int,
         compiled: bool,
@@ -110,7 +110,7 @@ class _ChunkedLoss(torch.autograd.Function):
         for start in range(0, len(hidden), chunk):
             part = slice(start, start + chunk)
             logits = hidden[part] @ weight.T
-            about = teacher.about(part) if teacher is not None else {}
+            word = teacher.chunk_arguments(part) if teacher is not None else {}
             gradient, losses[part], nats[part] = differentiate(
                 logits,
                 targets[part].clamp(min=0),
@@ -118,7 +118,7 @@ class _ChunkedLoss(torch.autograd.Function):
                 scale=scale,
                 cap=cap,
                 z_loss=z_loss,
-                **about,
+                **word,
             )
             if needed:
                 hidden_gradient[part] = gradient @ weight

@@ -1,15 +1,11 @@
 """metrics.jsonl, one JSON object a line: the source of every number and picture about a run."""
 
 import json
-import resource
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from tinylm.terminal import console
-from tinylm.train.optim import unique_parameters
 from tinylm.train.trackers import Tracker
 
 FILE = "metrics.jsonl"
@@ -66,22 +62,3 @@ def read(out: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return lines
-
-
-def memory_gb(device: torch.device) -> float:
-    """Peak memory so far: of the device, or of this process on a CPU, in GB."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-
-
-def flops_per_token(model: Any, length: int) -> int:
-    """FLOPs of a token forwards and backwards: 6 a weight, and 6 a multiply-add of causal
-    attention's scores and mixing (averaged over a window of ``length``)."""
-    config = model.config.get_text_config()
-    heads = config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    weights = sum(weight.numel() for _, weight in unique_parameters(model))
-    if not getattr(config, "tie_word_embeddings", True):
-        weights -= model.get_input_embeddings().weight.numel()  # a lookup, no product
-    return 6 * (weights + config.num_hidden_layers * heads * head_dim * length)

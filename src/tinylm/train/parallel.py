@@ -31,21 +31,21 @@ class World:
             dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process writes the files and talks to the person."""
         return self.rank == 0
 
-    def mine(self, sequences: np.ndarray) -> np.ndarray:
+    def local_sequences(self, sequences: np.ndarray) -> np.ndarray:
         """This process's share of a batch."""
         return sequences[self.rank :: self.size]
 
-    def together(self, mine: Tensor) -> np.ndarray:
+    def all_gather(self, local: Tensor) -> np.ndarray:
         """One value for every sequence of a batch, in its order, from every process's values for
         its own."""
         if self.size == 1:
-            return mine.cpu().numpy()
-        parts = [torch.empty_like(mine) for _ in range(self.size)]
-        dist.all_gather(parts, mine.contiguous())
+            return local.cpu().numpy()
+        parts = [torch.empty_like(local) for _ in range(self.size)]
+        dist.all_gather(parts, local.contiguous())
         return torch.stack(parts, dim=1).flatten().cpu().numpy()
 
     def mean(self, value: float) -> float:
@@ -108,12 +108,12 @@ def shard(
     fully_shard(student, mesh=mesh, mp_policy=policy)
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """A tensor with all its rows, from every process's slice. All processes must call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def like(value: Tensor, example: Tensor) -> Tensor:
+def like_sharding(value: Tensor, example: Tensor) -> Tensor:
     """``value`` on the device of ``example``, and sliced as it is. Every process has the whole
     value already."""
     value = value.to(example.device)

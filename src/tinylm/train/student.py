@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from tinylm.errors import InputError
+from tinylm.models.logits import scale_and_cap
 from tinylm.train.attention import use_blocked_attention
 from tinylm.train.batches import MicroBatch
 from tinylm.train.config import TrainConfig
-from tinylm.train.loss import Head, Teacher, chunked_loss
+from tinylm.train.loss import Head, TeacherTargets, chunked_loss
 
 
 class Student(nn.Module):
@@ -44,7 +45,9 @@ class Student(nn.Module):
     def head(self) -> Head:
         return Head(self.model.get_output_embeddings().weight, self.scale, self.cap)
 
-    def forward(self, piece: MicroBatch, teacher: Teacher | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, piece: MicroBatch, teacher: TeacherTargets | None = None
+    ) -> tuple[Tensor, Tensor]:
         """(training loss, plain next-token nats per token of each sequence) of one micro-batch."""
         loss, nats = chunked_loss(
             self.hidden(piece.ids, piece.positions),
@@ -83,21 +86,13 @@ def find_head(model: Any) -> Head:
     """The output matrix, scale and cap of its logits; InputError for heads that a chunked loss
     cannot express."""
     embeddings = model.get_output_embeddings()
-    config = model.config.get_text_config()
     if embeddings is None:
         raise InputError(
             f"{type(model).__name__} has no output embeddings: a causal language model is needed"
         )
     if getattr(embeddings, "bias", None) is not None:
         raise InputError(f"{type(model).__name__} has an output bias: tinylm trains models without")
-    scale = getattr(config, "logit_scale", None) or 1 / (
-        getattr(config, "logits_scaling", None) or 1
-    )
-    return Head(
-        embeddings.weight,
-        float(scale),
-        float(getattr(config, "final_logit_softcapping", None) or 0),
-    )
+    return Head(embeddings.weight, *scale_and_cap(model.config))
 
 
 def set_parameter_dtype(model: nn.Module, dtype: torch.dtype) -> None:

@@ -40,7 +40,7 @@ class TeacherTable:
 
 def make_or_open(
     folder: Path,
-    about: dict[str, Any],
+    metadata: dict[str, Any],
     sequences: np.ndarray,
     shape: tuple[int, int, int],
     hidden: Callable[[np.ndarray], Tensor],
@@ -51,7 +51,7 @@ def make_or_open(
     """The table at ``folder``, made where it is not there, with a row for each of ``sequences``.
 
     Args:
-        about: what the rows depend on; written beside them. ``folder`` must be another one for
+        metadata: what the rows depend on; written beside them. ``folder`` must be another one for
             other values.
         sequences: sequence numbers of the store, int64[n]; those without a row are computed, by all
             processes together.
@@ -59,15 +59,15 @@ def make_or_open(
         hidden: the teacher: sequence numbers -> last hidden states [sequences * length, d].
         head: the teacher's output projection.
     """
-    with one_builder(folder) if world.leads else nullcontext():
-        if world.leads and not (folder / HEADER).exists():
-            _make_empty(folder, about, shape, head.weight.shape[0])
+    with one_builder(folder) if world.is_main else nullcontext():
+        if world.is_main and not (folder / HEADER).exists():
+            _make_empty(folder, metadata, shape, head.weight.shape[0])
         world.wait()
         ids, log_probs, done = (
             np.load(folder / name, mmap_mode="r+") for name in (IDS, LOG_PROBS, DONE)
         )
         missing = sequences[done[sequences] == 0]
-        if world.leads:
+        if world.is_main:
             require_space(
                 folder, len(missing) * shape[1] * shape[2] * (ids.itemsize + log_probs.itemsize)
             )
@@ -80,7 +80,7 @@ def make_or_open(
 
 
 def _make_empty(
-    folder: Path, about: dict[str, Any], shape: tuple[int, int, int], vocabulary: int
+    folder: Path, metadata: dict[str, Any], shape: tuple[int, int, int], vocabulary: int
 ) -> None:
     with atomic_directory(folder, replace=True) as scratch:
         dtype = np.uint16 if vocabulary <= 2**16 else np.uint32
@@ -90,7 +90,7 @@ def _make_empty(
             (DONE, np.uint8, shape[:1]),
         ):
             np.lib.format.open_memmap(scratch / name, "w+", kind, size).flush()
-        write_json(scratch / HEADER, about)
+        write_json(scratch / HEADER, metadata)
 
 
 @torch.no_grad()

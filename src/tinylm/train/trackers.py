@@ -1,12 +1,11 @@
 """Thin adapters that repeat the lines of metrics.jsonl to wandb, trackio or TensorBoard."""
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from tinylm.errors import InputError
-
-_NEEDS = {"wandb": "wandb", "trackio": "trackio", "tensorboard": "torch.utils.tensorboard"}
 
 
 class Tracker(Protocol):
@@ -14,24 +13,14 @@ class Tracker(Protocol):
     def close(self) -> None: ...
 
 
-def start_tracker(name: str, out: Path, settings: dict[str, Any]) -> Tracker:
-    """``name`` is wandb, trackio or tensorboard; InputError where it is not installed."""
-    try:
-        library = importlib.import_module(_NEEDS[name])
-    except ImportError as error:
-        raise InputError(
-            f"train.trackers: {name} is not installed: `pip install {name}`"
-        ) from error
-    if name == "tensorboard":
-        return _TensorBoard(library.SummaryWriter(str(out / "tensorboard")))
-    return _Online(library, library.init(project="tinylm", name=out.name, config=settings))
-
-
 class _Online:
     """wandb, and trackio, which has the same functions."""
 
-    def __init__(self, library: Any, run: Any) -> None:
-        self.library, self.run = library, run
+    def __init__(self, library: Any, out: Path, settings: dict[str, Any]) -> None:
+        self.library, self.run = (
+            library,
+            library.init(project="tinylm", name=out.name, config=settings),
+        )
 
     def log(self, line: dict[str, Any]) -> None:
         self.library.log(
@@ -43,8 +32,8 @@ class _Online:
 
 
 class _TensorBoard:
-    def __init__(self, writer: Any) -> None:
-        self.writer = writer
+    def __init__(self, library: Any, out: Path, settings: dict[str, Any]) -> None:
+        self.writer = library.SummaryWriter(str(out / "tensorboard"))
 
     def log(self, line: dict[str, Any]) -> None:
         for key, value in line.items():
@@ -53,3 +42,27 @@ class _TensorBoard:
 
     def close(self) -> None:
         self.writer.close()
+
+
+# name -> (module to import, adapter: (module, out, settings) -> Tracker)
+TRACKERS: dict[str, tuple[str, Callable[[Any, Path, dict[str, Any]], Tracker]]] = {
+    "wandb": ("wandb", _Online),
+    "trackio": ("trackio", _Online),
+    "tensorboard": ("torch.utils.tensorboard", _TensorBoard),
+}
+if TYPE_CHECKING:
+    TrackerName = str
+else:
+    TrackerName = Literal[tuple(TRACKERS)]
+
+
+def start_tracker(name: str, out: Path, settings: dict[str, Any]) -> Tracker:
+    """``name`` is of ``TRACKERS``; InputError where it is not installed."""
+    module, adapter = TRACKERS[name]
+    try:
+        library = importlib.import_module(module)
+    except ImportError as error:
+        raise InputError(
+            f"train.trackers: {name} is not installed: `pip install {name}`"
+        ) from error
+    return adapter(library, out, settings)

@@ -33,7 +33,7 @@ def test_round_zero_reads_every_sequence_once(store):
 @pytest.mark.parametrize("granularity", ["batch", "sequence"])
 def test_later_rounds_read_what_was_chosen_in_another_order(store, granularity):
     plan = make_plan(dataclasses.replace(CONFIG, granularity=granularity), store)
-    chosen = np.arange(0, plan.num_units, 2)
+    chosen = np.arange(0, plan.pool.size // plan.unit_size, 2)
     count = len(chosen) if granularity == "batch" else len(chosen) // 4
     batches = [plan.batch(1, step, chosen) for step in range(count)]
     read = np.concatenate(batches)

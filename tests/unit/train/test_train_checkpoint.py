@@ -30,7 +30,7 @@ def write(folder, step, value, keep=2):
 
 def masters_of(shape):
     return SimpleNamespace(
-        names=["a"], weights=[torch.nn.Parameter(torch.zeros(shape))], publish=lambda: None
+        names=["a"], weights=[torch.nn.Parameter(torch.zeros(shape))], update_model=lambda: None
     )
 
 
@@ -117,7 +117,7 @@ def test_the_optimiser_goes_on_bitwise(tmp_path, name):
     def start():
         torch.manual_seed(0)
         weight = torch.nn.Parameter(torch.randn(4, 6))
-        return SimpleNamespace(names=["a"], weights=[weight], publish=lambda: None), getattr(
+        return SimpleNamespace(names=["a"], weights=[weight], update_model=lambda: None), getattr(
             torch.optim, name
         )([weight], lr=0.1)
 

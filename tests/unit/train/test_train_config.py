@@ -15,7 +15,7 @@ from tinylm.train.config import TrainConfig
         ("batch_size", 2.5, "1 or more"),
         ("rounds", 0, "1 or more"),
         ("sampling_rate", 0.0, "above 0"),
-        ("sampling_rate", 1.5, "from 0 to 1"),
+        ("sampling_rate", 1.5, "above 0 to 1"),
         ("temperature", 0.0, "above 0"),
         ("base_lr", float("nan"), "above 0"),
         ("base_lr", "1e-3", "above 0"),

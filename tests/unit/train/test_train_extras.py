@@ -18,7 +18,8 @@ from tinylm.train.config import TrainConfig
 from tinylm.train.forgetting import measure
 from tinylm.train.inputs import check_valid_store
 from tinylm.train.loop import train
-from tinylm.train.optim import MasterWeights, make_optimizers
+from tinylm.train.master_weights import MasterWeights
+from tinylm.train.optimizers import OPTIMIZERS
 from tinylm.train.student import Student
 
 CONFIG = TrainConfig(
@@ -180,7 +181,7 @@ def test_gradient_checkpointing_gives_the_same_losses(teacher_dir, store, tmp_pa
 
 def test_muon_moves_the_matrices_of_the_layers_and_learns(teacher_dir, store, tmp_path):
     model = load_model(teacher_dir)
-    adamw, muon = make_optimizers(
+    adamw, muon = OPTIMIZERS["muon"](
         TrainConfig(optimizer="muon"), MasterWeights(model, torch.float32)
     )
     moved = sum(len(group["params"]) for group in muon.param_groups)

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tinylm.train.loss import IGNORE, Head, Teacher, chunked_loss
+from tinylm.train.loss import IGNORE, Head, TeacherTargets, chunked_loss
 
 N, D, V = 37, 12, 50
 
@@ -45,7 +45,7 @@ def test_capped_logits(weight_of_teacher):
         2.0 * torch.tanh(0.5 * (x @ w.T) / 2.0)
         for x, w in ((hidden, weight), (hidden.detach() + 1, weight.detach()))
     ]
-    teacher = Teacher(0.3, hidden=hidden.detach() + 1, head=Head(weight.detach(), 0.5, 2.0))
+    teacher = TeacherTargets(0.3, hidden=hidden.detach() + 1, head=Head(weight.detach(), 0.5, 2.0))
     loss, _ = chunked_loss(
         hidden,
         Head(weight, 0.5, 2.0),
@@ -74,7 +74,7 @@ def test_z_loss():
 def test_live_teacher_is_kullback_leibler(temperature):
     hidden, weight, targets = case()
     teacher_hidden, teacher_weight = torch.randn(N, 20), torch.nn.Parameter(torch.randn(V, 20))
-    teacher = Teacher(0.3, temperature, hidden=teacher_hidden, head=Head(teacher_weight))
+    teacher = TeacherTargets(0.3, temperature, hidden=teacher_hidden, head=Head(teacher_weight))
     loss, nats = chunked_loss(hidden, Head(weight), targets, teacher=teacher, chunk=16)
     logits, keep = hidden @ weight.T, targets != IGNORE
     wanted = torch.log_softmax(teacher_hidden @ teacher_weight.detach().T / temperature, 1)
@@ -95,7 +95,7 @@ def test_stored_teacher_is_divergence_over_k_tokens_and_the_rest():
         hidden,
         Head(weight),
         targets,
-        teacher=Teacher(0.4, top_log_probs=top, top_ids=ids),
+        teacher=TeacherTargets(0.4, top_log_probs=top, top_ids=ids),
         chunk=16,
     )
     logits, keep = hidden @ weight.T, targets != IGNORE
@@ -115,9 +115,9 @@ def test_stored_teacher_with_every_token_is_the_live_one():
     teacher_logits = torch.randn(N, V)
     top, ids = torch.log_softmax(teacher_logits, 1).topk(V, dim=1)
     stored, _ = chunked_loss(
-        hidden, Head(weight), targets, teacher=Teacher(0.5, top_log_probs=top, top_ids=ids)
+        hidden, Head(weight), targets, teacher=TeacherTargets(0.5, top_log_probs=top, top_ids=ids)
     )
-    live = Teacher(0.5, hidden=teacher_logits, head=Head(torch.nn.Parameter(torch.eye(V))))
+    live = TeacherTargets(0.5, hidden=teacher_logits, head=Head(torch.nn.Parameter(torch.eye(V))))
     assert stored.item() == pytest.approx(
         chunked_loss(hidden, Head(weight), targets, teacher=live)[0].item(), rel=1e-4
     )

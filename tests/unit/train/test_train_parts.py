@@ -12,7 +12,9 @@ from tinylm.errors import WorkError
 from tinylm.train.batches import Plan
 from tinylm.train.config import TrainConfig
 from tinylm.train.guards import Guard
-from tinylm.train.optim import MasterWeights, clip_gradients, learning_rate, make_optimizers
+from tinylm.train.master_weights import MasterWeights, clip_gradients
+from tinylm.train.optimizers import OPTIMIZERS
+from tinylm.train.schedule import learning_rate
 
 
 def plan_of(config, *steps):
@@ -50,7 +52,7 @@ def test_float32_copies_keep_updates_that_bfloat16_would_round_away():
         model.weight.grad = torch.full((4, 4), 1e-4, dtype=torch.bfloat16)
         masters.collect_gradients()
         optimizer.step()
-        masters.publish()
+        masters.update_model()
         masters.clear_gradients()
     assert model.weight.dtype == torch.bfloat16
     assert masters.weights[0][0, 0].item() == pytest.approx(1 - 64e-4, abs=1e-4)
@@ -70,7 +72,7 @@ def test_micro_batch_gradients_add_up():
 
 def test_only_matrices_decay():
     model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.LayerNorm(3))
-    (optimizer,) = make_optimizers(TrainConfig(), MasterWeights(model, torch.float32))
+    (optimizer,) = OPTIMIZERS["adamw"](TrainConfig(), MasterWeights(model, torch.float32))
     decay = {
         p.ndim: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]
     }

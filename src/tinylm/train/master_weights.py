@@ -1,4 +1,4 @@
-"""Weights kept in float32, the optimiser's groups, and the learning-rate schedule."""
+"""Weights kept in float32 behind a model that computes in bfloat16, and their gradients."""
 
 import math
 from collections.abc import Iterable
@@ -6,9 +6,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from tinylm.train.batches import Plan
-from tinylm.train.config import TrainConfig
-from tinylm.train.parallel import whole
+from tinylm.train.parallel import full_tensor
 
 
 class MasterWeights:
@@ -50,7 +48,7 @@ class MasterWeights:
                 weight.grad = None
 
     @torch.no_grad()
-    def publish(self) -> None:
+    def update_model(self) -> None:
         """Round the float32 weights into the model."""
         if self._copied:
             torch._foreach_copy_(
@@ -74,61 +72,6 @@ def unique_parameters(model: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
     return [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
 
 
-def make_optimizers(config: TrainConfig, masters: MasterWeights) -> list[torch.optim.Optimizer]:
-    """Fused AdamW; matrices decay, gains and biases do not. With ``muon``, it moves the matrices
-    inside the layers.
-
-    Muon makes each update orthogonal; its step is scaled to the size AdamW's would have (Moonlight,
-    arXiv 2502.16982), so one learning rate serves both. Embedding and output matrix stay with
-    AdamW.
-    """
-    named = list(zip(masters.names, masters.weights))
-    inner = [
-        w for name, w in named if config.optimizer == "muon" and w.ndim == 2 and ".layers." in name
-    ]
-    chosen = {id(weight) for weight in inner}
-    matrices = [
-        weight for weight in masters.weights if weight.ndim >= 2 and id(weight) not in chosen
-    ]
-    others = [weight for weight in masters.weights if weight.ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    adamw = torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=config.learning_rate,
-        betas=(config.beta1, config.beta2),
-        eps=config.epsilon,
-        fused=True,
-    )
-    if not inner:
-        return [adamw]
-    muon = torch.optim.Muon(
-        inner,
-        lr=config.learning_rate,
-        weight_decay=config.weight_decay,
-        adjust_lr_fn="match_rms_adamw",
-    )
-    return [adamw, muon]
-
-
-def learning_rate(config: TrainConfig, plan: Plan, step: int) -> float:
-    """Of a step of the whole run: linear warm-up, then cosine down to ``min_lr_ratio``; over all
-    rounds or in each."""
-    start, length = 0, plan.total_steps
-    if config.round_schedule == "restart":
-        round_number, inside = plan.locate(step)
-        start, length = step - inside, plan.steps[round_number]
-    warmup = math.ceil(config.warmup * length)
-    inside = step - start
-    if inside < warmup:
-        return config.learning_rate * (inside + 1) / warmup
-    progress = (inside - warmup) / max(1, length - 1 - warmup)
-    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-    return config.learning_rate * (config.min_lr_ratio + (1 - config.min_lr_ratio) * cosine)
-
-
 def clip_gradients(weights: Iterable[Tensor], limit: float) -> Tensor:
     """Scale gradients to a norm of at most ``limit`` (0: leave them); returns the norm before."""
-    return whole(torch.nn.utils.clip_grad_norm_(weights, limit or math.inf))
+    return full_tensor(torch.nn.utils.clip_grad_norm_(weights, limit or math.inf))

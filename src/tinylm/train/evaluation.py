@@ -1,0 +1,57 @@
+"""Losses of the model as it is now: on the pool, for the next round, and on held-out text."""
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from tinylm.corpus.store import TokenStore
+from tinylm.terminal import progress_bar
+from tinylm.train.batches import micro_batches
+
+if TYPE_CHECKING:
+    from tinylm.train.run import Run
+
+# at most so many of the validation store are scored: a large corpus' share has billions
+VALID_TOKENS = 2**20
+
+
+@torch.no_grad()
+def frozen_losses(run: "Run", store: TokenStore, sequences: np.ndarray, label: str) -> np.ndarray:
+    """Nats per token of every sequence, float64[n]: one pass, no gradients."""
+    config, world = run.config, run.world
+    run.student.eval()
+    size, found = config.micro_batch_size * world.size or config.batch_size, []
+    # one shape, so one compiled program
+    padded = np.resize(sequences, math.ceil(len(sequences) / size) * size)
+    with progress_bar(label, len(padded) // size, "batches") as bar:
+        for start in range(0, len(padded), size):
+            local = world.local_sequences(padded[start : start + size])
+            (piece,) = micro_batches(store, config, local, run.device)
+            found.append(world.all_gather(run.student(piece)[1]))
+            bar.advance()
+    run.student.train()
+    return np.concatenate(found)[: len(sequences)].astype(np.float64)
+
+
+def pool_losses(run: "Run", rounds_done: int) -> np.ndarray:
+    """Nats per token of every sequence that round 0 read."""
+    return frozen_losses(
+        run, run.store, run.plan.pool.reshape(-1), f"losses after round {rounds_done}"
+    )
+
+
+def evaluate(run: "Run", store: TokenStore) -> None:
+    """Loss on a validation store: nats per token, and bits per byte (comparable across
+    tokenizers)."""
+    every = store.num_sequences(run.config.sequence_length)
+    most = max(1, VALID_TOKENS // run.config.sequence_length)
+    # spread over the store
+    sequences = np.unique(np.linspace(0, every - 1, min(every, most)).astype(np.int64))
+    loss = float(frozen_losses(run, store, sequences, "validation").mean())
+    bits_per_byte = loss / math.log(2) * store.num_tokens / store.text_bytes
+    run.evaluated_at = run.step
+    run.valid = {"valid_loss": loss, "valid_bits_per_byte": bits_per_byte}
+    if run.world.is_main:
+        run.metrics.log(run.step, **run.valid)
