@@ -7,7 +7,6 @@ SIGKILL at any moment leaves either nothing or the whole thing.
 """
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -19,6 +18,24 @@ from pathlib import Path
 from typing import Any
 
 from tinylm.errors import InputError
+
+# Part of every artifact's name: raised when the same inputs give another result, so that nothing
+# made before is taken for it. One reason a line.
+STAGE_VERSIONS = {
+    "teacher": 2,  # caps of Gemma 2 and 27B sizes are read from a GGUF
+    "corpus": 1,
+    "counts": 1,
+    "compact": 1,
+    "architecture": 1,
+    "pack": 1,
+    "inherit": 3,  # masks choose inside the key-value groups; the seed reaches random units
+    "random": 1,
+    "train": 1,
+    "score": 1,
+    "tasks": 1,
+    "samples": 1,
+    "answers": 2,  # kept answers to tasks: the way they are computed
+}
 
 
 def hash_of(value: Any) -> str:
@@ -124,10 +141,7 @@ def one_builder(path: Path) -> Iterator[None]:
     twice."""
     with clear_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        # closed by the `with` below
-        lock = open(path.with_name(f".{path.name}.lock"), "w")  # noqa: SIM115
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _locked(path.with_name(f".{path.name}.lock")):
         yield
 
 
@@ -137,15 +151,29 @@ def alone_in(out: Path) -> Iterator[None]:
     each other's work."""
     with clear_disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-        lock = open(out / ".lock", "w")  # noqa: SIM115 - closed by the `with` below
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(
-                f"another tinylm is working in {out}: wait for it or choose another --out"
-            ) from error
+    from filelock import Timeout  # 30 ms that `--help` need not take
+
+    try:
+        with _locked(out / ".lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise InputError(
+            f"another tinylm is working in {out}: wait for it or choose another --out"
+        ) from error
+
+
+@contextmanager
+def _locked(path: Path, timeout: float = -1) -> Iterator[None]:
+    """Hold the lock of ``path``, which ends with this process; below 0 seconds wait for ever."""
+    from filelock import FileLock
+
+    lock = FileLock(path, timeout)
+    with clear_disk_errors(path):
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _scratch_beside(path: Path) -> Path:

@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from tinylm.artifact import atomic_directory, atomic_file, hash_of, require_space, write_json
+from tinylm.artifact import (
+    STAGE_VERSIONS,
+    atomic_directory,
+    atomic_file,
+    hash_of,
+    require_space,
+    write_json,
+)
 from tinylm.errors import InputError
 from tinylm.pipeline.stages import Stages, manifest, stage
 
@@ -42,9 +49,9 @@ def test_the_folder_one_stands_in_is_no_place_to_rename_to(tmp_path, monkeypatch
 
 
 def test_what_a_killed_run_left_is_cleared_away(tmp_path):
-    path = stage(tmp_path, "count", {"a": 1}, lambda folder: None)
+    path = stage(tmp_path, "counts", {"a": 1}, lambda folder: None)
     os.rename(path, left := tmp_path / f".{path.name}-x1y2")
-    stage(tmp_path, "count", {"a": 1}, lambda folder: None)
+    stage(tmp_path, "counts", {"a": 1}, lambda folder: None)
     assert not left.exists() and path.exists()
 
 
@@ -74,9 +81,12 @@ def test_a_stage_runs_once_for_the_same_inputs(tmp_path):
         write_json(folder / "x.json", 1)
         return {"n": len(runs)}
 
-    first, again = stage(tmp_path, "s", {"a": 1}, build), stage(tmp_path, "s", {"a": 1}, build)
+    first, again = (
+        stage(tmp_path, "score", {"a": 1}, build),
+        stage(tmp_path, "score", {"a": 1}, build),
+    )
     assert first == again and manifest(first)["result"] == {"n": 1} and len(runs) == 1
-    assert stage(tmp_path, "s", {"a": 2}, build) != first
+    assert stage(tmp_path, "score", {"a": 2}, build) != first
 
 
 def test_a_resumable_stage_finds_what_it_left(tmp_path):
@@ -102,3 +112,19 @@ def test_stages_remember_results_and_seconds(tmp_path):
         json.loads((stages.folders["count tokens"] / "manifest.json").read_text())["stage"]
         == "counts"
     )
+
+
+def test_a_raised_version_is_another_artifact_here_and_in_all_that_follows(tmp_path, monkeypatch):
+    def names() -> list[str]:
+        first = stage(tmp_path, "counts", {"a": 1}, lambda folder: None)
+        return [first.name, stage(tmp_path, "compact", {"counts": first.name}, lambda f: None).name]
+
+    before = names()
+    assert names() == before
+    monkeypatch.setitem(STAGE_VERSIONS, "counts", STAGE_VERSIONS["counts"] + 1)
+    assert not set(names()) & set(before)
+
+
+def test_a_stage_without_a_version_cannot_be_made(tmp_path):
+    with pytest.raises(KeyError, match="forgotten"):
+        stage(tmp_path, "forgotten", {}, lambda folder: None)

@@ -3,109 +3,29 @@
 import contextlib
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
 from tinylm.inherit.options import InheritOptions
-from tinylm.models.block import Block
+from tinylm.pipeline.plan_options import PlanOptions
 from tinylm.train.config import TrainConfig
 
 
 def plan(
     budget: float,
     vocab_size: int,
-    teacher: str | None = None,
-    depths: str | None = None,
-    block: Block = "plain",
-    limit: int = 10,
-    measure: bool = False,
-    batches: str = "1,20",
-    new_tokens: int = 510,
-    repeats: int = 5,
-    device: str = "auto",
-    finalists: int = 0,
-    again: bool = False,
-    train_tokens: float = 0,
-    data: Path | None = None,
-    bill_tokens: float = 0.0,
-    peak_flops: float = 989e12,
-    mfu: float = 0.4,
-    out: Path | None = None,
+    options: Annotated[PlanOptions, tyro.conf.arg(name="")] = PlanOptions(),  # noqa: B008
 ) -> None:
     """Which shapes fit a parameter budget, best first, and why; measured if you ask.
 
     Args:
         budget: all parameters of the model, e.g. 1e9 or 40e6; candidates lie within 1 % of it.
         vocab_size: rows of the embedding, e.g. 48000.
-        teacher: directory, .gguf file, hub id or smollm2-135m: only shapes that can be cut from it.
-        depths: numbers of layers to compare, e.g. 15,20,25,30: the best shape of each.
-        block: pangu-pi counts the series activation and the augmented shortcuts in; `inherit` then
-            grafts them.
-        limit: at most so many candidates.
-        measure: time every candidate (random weights): prefill, decode, first token, peak memory.
-        batches: batch sizes to time, e.g. 1,20.
-        new_tokens: tokens generated in each timing; 510 is the paper's protocol.
-        repeats: timings of each; the table has the median and the range.
-        device: cpu, cuda, or auto (a GPU where there is one).
-        finalists: also time so many of the best through llama.cpp in Q8_0.
-        again: time anew what was timed on this machine before (timings are kept in the cache
-            folder).
-        train_tokens: train every candidate on so many tokens and report bits per byte (needs
-            --data).
-        data: folder with the token stores train/ and valid/, packed with a tokenizer of vocab-size
-            tokens.
-        bill_tokens: also tell what training the best shape on so many tokens costs (FLOPs,
-            device-hours).
-        peak_flops: of one device for that bill, per second; the default is an H100 in bf16.
-        mfu: share of the peak that training is assumed to reach.
-        out: folder for plan.json (all numbers), SHAPE.toml (the best shape, for `inherit` and
-            `train`), pareto.svg.
     """
-    from tinylm.architecture import plan as planning
-    from tinylm.errors import InputError
+    from tinylm.pipeline.planning import plan_files
 
-    if not 0 <= train_tokens < 1e15:
-        raise InputError(f"--train-tokens {train_tokens} must be a number of tokens, e.g. 5e5")
-
-    layers = planning.parse_numbers("depths", depths)
-    candidates = planning.plan(budget, vocab_size, teacher, layers, block=block, limit=limit)
-    planning.print_plan(candidates)
-    if bill_tokens:
-        planning.print_bill(candidates[0], bill_tokens, peak_flops, mfu)
-    measured: list[dict[str, Any]] = []
-    request = {
-        "budget": budget,
-        "vocab_size": vocab_size,
-        "teacher": teacher,
-        "depths": layers,
-        "block": block,
-    }
-    if out is not None and not (out / "plan.json").exists():
-        # again below: measuring takes long and can be stopped
-        planning.write_plan(candidates, out, request)
-    if measure or train_tokens:
-        from tinylm.pipeline import measured_plan
-
-        sizes = planning.parse_numbers("batches", batches) or [] if measure else []
-        measured = measured_plan.measure(
-            candidates,
-            sizes,
-            new_tokens,
-            repeats,
-            device,
-            finalists,
-            int(train_tokens),
-            data,
-            teacher,
-            again,
-        )
-        measured_plan.print_measurements(candidates, measured)
-    if out is not None:
-        planning.write_plan(candidates, out, request, measured)
-        if measure:
-            measured_plan.draw(candidates, measured, out / "pareto.svg")
-        print(out / "plan.json")
+    plan_files(budget, vocab_size, options)
 
 
 def inherit(

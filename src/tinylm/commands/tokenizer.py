@@ -1,14 +1,15 @@
 """`tinylm tokenizer ...`: formula 1."""
 
 from pathlib import Path
-from typing import Literal
+
+from tinylm.tokenizer.counters import Counter
 
 
 def tokenizer_count(
     tokenizer: str,
     corpus: list[str],
     out: Path,
-    engine: Literal["local", "tokenizers", "ray"] = "local",
+    engine: Counter = "local",
     workers: int | None = None,
     resume: bool = True,
 ) -> None:

@@ -1,9 +1,11 @@
 """`tinylm run`, `study run`, `study report`: many stages at once."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
+
+from tinylm.study.options import StudyOptions
 
 
 def run(
@@ -49,14 +51,8 @@ def run(
 
 def study_run(
     study: Annotated[str, tyro.conf.Positional],
-    scale: Literal["cpu", "gpu", "full"] = "cpu",
+    options: Annotated[StudyOptions, tyro.conf.arg(name="")] = StudyOptions(),  # noqa: B008
     out: Path | None = None,
-    set: tuple[str, ...] = (),
-    seeds: tuple[int, ...] = (),
-    noise_seeds: tuple[int, ...] = (),
-    engine: Literal["local", "ray"] = "local",
-    workers: int = 1,
-    max_hours: float = 0,
     dry_run: bool = False,
 ) -> None:
     """Run a study: recipe variations over seeds, with statistics. Run again to go on.
@@ -68,26 +64,24 @@ def study_run(
 
     Args:
         study: a .toml file, or the name of a packaged study.
-        scale: cpu (minutes a run on two cores), gpu (minutes a run on one GPU) or full (the paper's
-            1B).
         out: folder of everything; default runs/studies/STUDY-SCALE.
-        set: recipe keys for all runs, e.g. --set train.steps=100 'corpus.paths=["my/texts"]'.
-        seeds: instead of the study's own, usually 0 1 2; fewer cost less and say less.
-        noise_seeds: of the noise floor, instead of the study's own, usually 1000 1001 1002.
-        engine: processes of this machine, or a Ray cluster (RAY_ADDRESS; needs the extra
-            tinylm[cluster]).
-        workers: runs at a time; each gets an equal share of the cores.
-        max_hours: start no run that would end later than this; 0: no limit.
         dry_run: check the study, print what it would cost, and stop.
     """
     from tinylm.study import runner, spec
 
-    chosen = spec.read_study(study, scale, spec.parse_settings(set), seeds, noise_seeds)
-    out = out or Path("runs") / "studies" / f"{chosen.name}-{scale}"
+    changes = spec.parse_settings(options.set)
+    chosen = spec.read_study(study, options.scale, changes, options.seeds, options.noise_seeds)
+    out = out or Path("runs") / "studies" / f"{chosen.name}-{options.scale}"
     if dry_run:
-        runner.print_plan(chosen, out, workers)
+        runner.print_plan(chosen, out, options.workers)
         return
-    results = runner.run_study(chosen, out, engine=engine, workers=workers, max_hours=max_hours)
+    results = runner.run_study(
+        chosen,
+        out,
+        engine=options.engine,
+        workers=options.workers,
+        max_hours=options.max_hours,
+    )
     runner.print_verdicts(results, out)
 
 

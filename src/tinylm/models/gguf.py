@@ -16,9 +16,6 @@ from tinylm.errors import InputError
 from tinylm.models.families import FAMILIES
 from tinylm.terminal import track
 
-# of the conversion: raised when its result changes, so that nothing made before is taken from the
-# cache
-METHOD = 2
 PRE_TOKENIZER_KEY = "tokenizer.ggml.pre"
 # llama.cpp's names of rules for splitting text
 LIKE_GPT2 = ("default", "gpt-2", "phi-2", "mpt", "olmo", "jais")

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from tinylm.artifact import atomic_directory, one_builder
+from tinylm.artifact import STAGE_VERSIONS, atomic_directory, one_builder
 from tinylm.errors import InputError
 from tinylm.models import block
 from tinylm.models.tokenizer import load_fast
@@ -197,7 +197,7 @@ def _converted(gguf_path: Path) -> Path:
     from tinylm.models import gguf
 
     stat = gguf_path.stat()
-    key = f"{gguf_path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}:{gguf.METHOD}"
+    key = f"{gguf_path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}:{STAGE_VERSIONS['teacher']}"
     folder = cache_dir() / f"{gguf_path.stem}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     with one_builder(folder):  # torchrun starts many of us
         if (folder / "config.json").exists():

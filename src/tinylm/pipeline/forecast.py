@@ -9,12 +9,13 @@ from typing import Any
 from tinylm.architecture.plan import plan
 from tinylm.errors import InputError
 from tinylm.models import teacher as teachers
+from tinylm.models.block import config_for
 from tinylm.models.cost import costs, describe_bill, training_bill, training_bytes, training_flops
-from tinylm.models.pangu import pangu_config
 from tinylm.models.parameters import parameters_by_part
 from tinylm.models.shape import Shape
 from tinylm.pipeline.recipe import Recipe
 from tinylm.render.numbers import hours, millions
+from tinylm.train.rounds import later_share, needs_pass
 
 LARGE_FLOPS = 1e17  # four minutes of an H100 at 40 %
 
@@ -130,18 +131,14 @@ def _shape(recipe: Recipe) -> tuple[Shape, Any, str]:
         shape = Shape.from_dict(
             {"vocab_size": vocabulary, **choice.shape}, "recipe: architecture.shape"
         )
-        return shape, _pangu(shape) if choice.block == "pangu-pi" else None, assumed
+        from transformers import LlamaConfig
+
+        return shape, config_for(choice.block, shape.to_config(LlamaConfig())), assumed
     config = teachers.load_config(recipe.teacher)
     best = plan(
         choice.budget, vocabulary, teacher=config, depths=choice.depths or None, block=choice.block
     )[0]
     return best.shape, best.config, f"{assumed}, planned: {best.why}"
-
-
-def _pangu(shape: Shape) -> Any:
-    from transformers import LlamaConfig
-
-    return pangu_config(shape.to_config(LlamaConfig()))
 
 
 def _start(recipe: Recipe) -> str:
@@ -186,14 +183,14 @@ def training_passes(recipe: Recipe) -> float:
     student alone."""
     config, passes = recipe.train, 1.0 + recipe.has_control()
     # a forward pass over the first round's data, each round
-    if config.rounds > 1 and config.loss_source == "pass":
+    if config.rounds > 1 and needs_pass(config):
         passes += (config.rounds - 1) * first_round_share(recipe) / 3
     return passes
 
 
 def first_round_share(recipe: Recipe) -> float:
     """The first round's part of all training tokens."""
-    return 1 / (1 + recipe.train.sampling_rate * (recipe.train.rounds - 1))
+    return 1 / (1 + later_share(recipe.train) * (recipe.train.rounds - 1))
 
 
 def machine_speed() -> float:

@@ -14,52 +14,49 @@ from typing import Any
 import torch
 
 from tinylm.architecture import speed
-from tinylm.architecture.plan import Candidate
+from tinylm.architecture.plan import Candidate, parse_numbers
 from tinylm.architecture.speed import Protocol, Timing
 from tinylm.artifact import atomic_file
 from tinylm.errors import InputError
 from tinylm.machine import choose_device
-from tinylm.models.initialise import initialise
+from tinylm.models.block import apply, block_of
+from tinylm.models.initialise import random_model
 from tinylm.models.shape import Shape
+from tinylm.pipeline.plan_options import PlanOptions
 from tinylm.terminal import console, print_table, quiet_transformers
 
 QUANTIZED = "Q8_0"  # what a phone would run; the finalists are timed in it through llama.cpp
 TRAINING_SEQUENCE, TRAINING_BATCH, CALIBRATION_CHUNKS = 512, 8, 32
 
 
-def measure(
-    candidates: Sequence[Candidate],
-    batches: Sequence[int],
-    new_tokens: int,
-    repeats: int,
-    device: str,
-    finalists: int,
-    train_tokens: int,
-    data: Path | None,
-    teacher: str | None,
-    again: bool = False,
-) -> list[dict[str, Any]]:
-    """Further keys of plan.json for each candidate: "speed" (when ``batches``), "quality" (when
-    ``train_tokens``).
+def measure(candidates: Sequence[Candidate], options: PlanOptions) -> list[dict[str, Any]]:
+    """Further keys of plan.json for each candidate: "speed" (when asked to ``measure``), "quality"
+    (when ``train_tokens``).
 
     A teacher's cuts are trained from its weights when its vocabulary is the candidates' own, else
     from random ones.
     """
+    train_tokens, data = int(options.train_tokens), options.data
     if train_tokens and data is None:
         raise InputError(
             "plan: --train-tokens needs --data, a folder with the token stores train/ and valid/"
         )
     measured: list[dict[str, Any]] = [{} for _ in candidates]
-    if batches:
-        device = choose_device(device).type if device == "auto" else str(choose_device(device))
-        if finalists:
+    if options.measure:
+        found = choose_device(options.device)
+        device = found.type if options.device == "auto" else str(found)
+        if options.finalists:
             speed.llamacpp_version()  # a missing package shows now, not after all other timings
-        protocols = [Protocol(batch, 64, new_tokens, repeats, device=device) for batch in batches]
-        for more, found in zip(measured, measure_speed(candidates, protocols, finalists, again)):
-            more["speed"] = found
+        protocols = [
+            Protocol(batch, 64, options.new_tokens, options.repeats, device=device)
+            for batch in parse_numbers("batches", options.batches) or []
+        ]
+        speeds = measure_speed(candidates, protocols, options.finalists, options.again)
+        for more, of_shape in zip(measured, speeds):
+            more["speed"] = of_shape
     if train_tokens and data is not None:
         for more, quality in zip(
-            measured, measure_quality(candidates, data, train_tokens, teacher)
+            measured, measure_quality(candidates, data, train_tokens, options.teacher)
         ):
             more["quality"] = quality
     return measured
@@ -78,9 +75,8 @@ def measure_speed(
     for protocol in protocols:
         for found, result in zip(results, speed.measure(shapes, protocol, configs, again=again)):
             found.append(result)
-    plain = [index for index, c in enumerate(candidates) if c.to_dict()["block"] == "plain"][
-        :finalists
-    ]
+    plain = [index for index, c in enumerate(candidates) if block_of(c.config) == "plain"]
+    plain = plain[:finalists]
     if plain:
         first = protocols[0]
         protocol = Protocol(
@@ -210,16 +206,14 @@ def measure_quality(
 
 def _fresh(candidates: Sequence[Candidate], seed: int) -> Iterator[Any]:
     """A model with random weights for each candidate."""
-    from transformers import AutoModelForCausalLM, LlamaConfig
+    from transformers import LlamaConfig
 
     for candidate in candidates:
         config = candidate.shape.to_config(
             candidate.config if candidate.config is not None else LlamaConfig()
         )
         config.max_position_embeddings = max(TRAINING_SEQUENCE, config.max_position_embeddings)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        initialise(model, seed=seed)
-        yield model
+        yield random_model(config, seed)
 
 
 def _cuts(candidates: Sequence[Candidate], teacher: str, store: Any) -> Iterator[Any]:
@@ -227,7 +221,6 @@ def _cuts(candidates: Sequence[Candidate], teacher: str, store: Any) -> Iterator
     all of them."""
     from tinylm.inherit.inheritance import inherit
     from tinylm.inherit.score import score
-    from tinylm.models.pangu import from_llama
     from tinylm.models.teacher import load_model
 
     source = load_model(teacher, torch.bfloat16)
@@ -240,7 +233,7 @@ def _cuts(candidates: Sequence[Candidate], teacher: str, store: Any) -> Iterator
     scores = score(source, calibration, target=shallowest)
     for candidate in candidates:
         model = inherit(source, candidate.shape, calibration, scores=scores).model.float()
-        yield from_llama(model) if candidate.to_dict()["block"] == "pangu-pi" else model
+        yield apply(block_of(candidate.config), model)
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:

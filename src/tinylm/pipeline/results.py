@@ -1,19 +1,19 @@
 """results.json of a run: everything its report shows, as plain data."""
 
-import json
 import platform
-import resource
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tinylm import __version__, artifact
+from tinylm.machine import cpu_name, peak_memory
 from tinylm.models import teacher as teachers
 from tinylm.models.parameters import parameters_by_part
 from tinylm.models.shape import Shape
 from tinylm.pipeline.recipe import Recipe, to_toml
 from tinylm.pipeline.stages import Stages
+from tinylm.train.metrics import read as read_metrics
 
 
 def collect(
@@ -86,8 +86,7 @@ def _log(folder: Path, tokens_per_batch: int) -> dict[str, Any]:
     """Losses over tokens, on training and on held-out text, and where rounds begin, from
     metrics.jsonl."""
     losses, validation, starts, last_round = [], [], [], -1
-    for line in (folder / "metrics.jsonl").read_text().splitlines():
-        row = json.loads(line)
+    for row in read_metrics(folder):
         if "valid_loss" in row:
             validation.append([row["step"] * tokens_per_batch, round(row["valid_loss"], 5)])
         if "loss" not in row:
@@ -116,7 +115,6 @@ def _versions() -> dict[str, str]:
 
 
 def _machine() -> dict[str, Any]:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     device = (
         torch.cuda.get_device_name()
         if torch.cuda.is_available()
@@ -125,14 +123,6 @@ def _machine() -> dict[str, Any]:
     return {
         "short": device,
         "system": platform.platform(),
-        "cpu": _cpu_name(),
-        "peak_memory_gib": round(peak, 2),
+        "cpu": cpu_name(),
+        "peak_memory_gib": round(peak_memory(torch.device("cpu")) / 2**30, 2),
     }
-
-
-def _cpu_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
-        platform.machine(),
-    )

@@ -4,12 +4,13 @@ manifest."""
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tinylm.artifact import (
+    STAGE_VERSIONS,
     atomic_directory,
     clear_disk_errors,
     flush,
@@ -34,12 +35,14 @@ def stage(
     """The artifact ``root/name-HASH`` for ``inputs``: returned at once if it exists, else made by
     ``build(folder)``.
 
-    ``inputs`` is everything the result depends on (config values and the names of input artifacts).
+    ``name`` is of ``STAGE_VERSIONS``; ``inputs`` is everything else that the result depends on
+    (config values and the names of input artifacts).
     What ``build`` returns is kept in the manifest under ``result``, its time under ``seconds``.
     With ``resumable`` the folder being worked in (``name-HASH.partial``) survives a kill, and
     ``build`` is called again on what it finds there.
     """
-    path = Path(root) / f"{name}-{hash_of({'stage': name, **inputs})}"
+    key = {"stage": name, "version": STAGE_VERSIONS[name], **inputs}
+    path = Path(root) / f"{name}-{hash_of(key)}"
     if (path / MANIFEST).exists():
         return path
     with one_builder(path):
@@ -116,3 +119,8 @@ class Stages:
 
     def seconds(self) -> dict[str, float]:
         return {name: manifest(folder)["seconds"] for name, folder in self.folders.items()}
+
+
+def file_stamps(files: Iterable[Path]) -> list[tuple[str, int, int]]:
+    """Name, size and time of change of each file: other content is another stage."""
+    return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]

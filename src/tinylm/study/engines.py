@@ -6,7 +6,7 @@ import multiprocessing
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import wait
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tinylm.artifact import read_json
 from tinylm.errors import InputError
@@ -117,3 +117,10 @@ def run_ray(jobs: Jobs, workers: int, on_record: OnRecord) -> None:
                 ray.cancel(task, force=True)
         if started_here:
             ray.shutdown()
+
+
+ENGINES: dict[str, Callable[[Jobs, int, OnRecord], None]] = {"local": run_local, "ray": run_ray}
+if TYPE_CHECKING:
+    Engine = str
+else:
+    Engine = Literal[tuple(ENGINES)]

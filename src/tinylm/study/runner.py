@@ -13,7 +13,7 @@ from tinylm.artifact import alone_in, read_json, write_json
 from tinylm.errors import InputError, WorkError
 from tinylm.pipeline.recipe import Recipe
 from tinylm.study import cost
-from tinylm.study.engines import run_local, run_ray
+from tinylm.study.engines import ENGINES
 from tinylm.study.execute import Job, Runner
 from tinylm.study.grid import flatten
 from tinylm.study.report import sentences, write_report
@@ -36,7 +36,7 @@ def run_study(
 
     Args:
         out: the study's folder; runs share its ``work`` so that equal stages are computed once.
-        engine: "local" (processes) or "ray".
+        engine: of ``ENGINES``: processes of this machine, or a Ray cluster.
         workers: runs at a time; each gets an equal share of the cores.
         max_hours: no run is started that would end later than this after the call; 0: no limit.
         runner: (recipe, out, work) -> results; the pipeline by default.
@@ -45,8 +45,8 @@ def run_study(
         InputError: ``out`` holds another study. WorkError: runs failed; the report is written and
             says which and why.
     """
-    if engine not in ("local", "ray"):
-        raise InputError(f"--engine {engine}: use local or ray")
+    if engine not in ENGINES:
+        raise InputError(f"--engine {engine}: use {' or '.join(ENGINES)}")
     _check_workers(workers)
     # sums depend on the number of threads, so repeating to the last digit needs it too
     if workers > 1:
@@ -85,7 +85,7 @@ def _run_missing(
         console.print(f"[{ended}/{len(todo)}] {_line(record, study)}", markup=False)
 
     try:
-        (run_local if engine == "local" else run_ray)(jobs, workers, on_record)
+        ENGINES[engine](jobs, workers, on_record)
     finally:
         results = summarise(out)
         write_report(results, out)

@@ -14,14 +14,15 @@ from dataclasses import dataclass
 from datetime import date, time
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from tinylm.artifact import hash_of
 from tinylm.errors import InputError
 from tinylm.pipeline.recipe import Recipe, from_table, packaged_recipes, toml_value
 from tinylm.study.grid import Variation, flatten, overlay, variations
 
-SCALES = ("cpu", "gpu", "full")
+Scale = Literal["cpu", "gpu", "full"]
+SCALES = get_args(Scale)
 KEYS: dict[str, type] = {
     **dict.fromkeys(
         ("title", "claim", "question", "kind", "baseline", "axis", "series", "base"), str

@@ -19,11 +19,12 @@ from tinylm.corpus.document import Document
 from tinylm.corpus.read import EMBEDDED, documents, expand
 from tinylm.errors import InputError, WorkError
 from tinylm.terminal import progress_bar
+from tinylm.tokenizer.counters import COUNTERS
 from tinylm.tokenizer.engines import Engine
 from tinylm.tokenizer.shards import SHARD_BYTES, Shard, shards
 from tinylm.tokenizer.source import Source, read_source
 
-ENGINES = ("local", "tokenizers", "ray")
+Results = Iterator[tuple[Shard, np.ndarray, str]]  # shard, int64[V], what ran
 
 
 @dataclass(frozen=True)
@@ -117,18 +118,13 @@ def count(
     cluster. parts: folder for the counts of finished shards (resume). workers: shards at work at
     once (ray).
     """
-    if engine not in ENGINES:
-        raise InputError(f"engine {engine!r} is unknown: use one of {', '.join(ENGINES)}")
+    if engine not in COUNTERS:
+        raise InputError(f"engine {engine!r} is unknown: use one of {', '.join(COUNTERS)}")
     source = read_source(tokenizer_dir)
     items, corpora = _as_documents(texts)
     total, names, done = np.zeros(source.size, dtype=np.int64), [], [0, 0]
     stream = shards(items, shard_bytes)
-    if engine == "ray":
-        from tinylm.tokenizer.cluster import count_with_ray
-
-        results = count_with_ray(source, stream, parts, workers)
-    else:
-        results = _count_here(source, stream, parts, engine)
+    results = COUNTERS[engine](source, stream, parts, workers)
     start = time.perf_counter()
     with progress_bar("counting", total_bytes / 1e6 if total_bytes else None, "MB") as bar:
         for shard, vector, ran in results:
@@ -192,10 +188,13 @@ def count_shard(
     return vector, ran
 
 
-def _count_here(source: Source, stream: Iterator[Shard], parts: Path | None, engine: str):
-    runner = Engine(source, engine)
+def count_here(
+    source: Source, stream: Iterator[Shard], parts: Path | None, fast: bool = True
+) -> Results:
+    """Count ``stream`` in this process; ``fast``: by the fastest engine that is exact here."""
+    engine = Engine(source, fast)
     for shard in stream:
-        yield shard, *count_shard(runner, shard, parts, source.hash)
+        yield shard, *count_shard(engine, shard, parts, source.hash)
 
 
 def _as_documents(

@@ -31,11 +31,11 @@ class Engine:
     """Counts shards of texts for one tokenizer. ``name`` says what ran and, when it had to fall
     back, why."""
 
-    def __init__(self, source: Source, engine: str = "local") -> None:
+    def __init__(self, source: Source, fast: bool = True) -> None:
         self.source = source
         self.name = "tokenizers"
         self._fast = None
-        if engine != "tokenizers":
+        if fast:
             self._fast, reason = _gigatoken(source)
             self.name = "gigatoken" if self._fast else f"tokenizers ({reason})"
         self._check(PROBES, "the probe strings")

@@ -17,7 +17,8 @@ import torch
 from tinylm.corpus.store import TokenStore
 from tinylm.errors import InputError
 from tinylm.train.config import TrainConfig
-from tinylm.train.rounds import GRANULARITIES, generator, later_share
+from tinylm.train.draws import generator
+from tinylm.train.rounds import GRANULARITIES, later_share
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Plan:
     @property
     def unit_size(self) -> int:
         """Sequences in what later rounds draw."""
-        return GRANULARITIES[self.config.granularity].sequences(self.config.batch_size)
+        return GRANULARITIES[self.config.granularity].size(self.config.batch_size)
 
     def locate(self, step: int) -> tuple[int, int]:
         """(round, step inside it) of a step of the whole run; (rounds, 0) at the very end."""
@@ -51,13 +52,16 @@ class Plan:
         ``chosen`` are the round's units (None: all). A round longer than its data passes over them
         again in a new order.
         """
-        kind, size = GRANULARITIES[self.config.granularity], self.config.batch_size
-        units = np.arange(self.pool.size // self.unit_size) if chosen is None else chosen
-        epoch, step = divmod(step, kind.per_pass(units, size))
+        size, unit_size = self.config.batch_size, self.unit_size
+        units = np.arange(self.pool.size // unit_size) if chosen is None else chosen
+        per_pass = GRANULARITIES[self.config.granularity].per_pass(len(units), size)
+        epoch, step = divmod(step, per_pass)
         # round 0, first pass: the pool is in random order already
         if round_number > 0 or epoch > 0:
             units = generator(self.config.seed, "order", round_number, epoch).permutation(units)
-        return kind.places(units, step, size)
+        needed = size // unit_size
+        drawn = np.resize(units[step * needed : (step + 1) * needed], needed)
+        return (drawn[:, None] * unit_size + np.arange(unit_size)).ravel()
 
     def unit_losses(self, sequence_losses: np.ndarray) -> np.ndarray:
         """Losses of the units, from those of the pool's sequences float[pool.size]."""

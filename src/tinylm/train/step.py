@@ -8,8 +8,8 @@ import torch
 
 from tinylm.machine import peak_flops, peak_memory
 from tinylm.train.batches import MicroBatch, micro_batches
+from tinylm.train.draws import generator
 from tinylm.train.master_weights import clip_gradients
-from tinylm.train.rounds import generator
 from tinylm.train.schedule import learning_rate
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ from tinylm.errors import InputError
 from tinylm.models.parameters import parameters_by_part
 from tinylm.models.shape import Shape
 from tinylm.pipeline import measured_plan
+from tinylm.pipeline.plan_options import PlanOptions
 
 SMALL, LARGE = Shape(1, 32, 64, 2, 2, 16, 300, True), Shape(2, 32, 64, 2, 2, 16, 300, True)
 
@@ -99,13 +100,13 @@ def test_figure_is_drawn_from_the_measurements(tmp_path) -> None:
 
 def test_training_without_data_is_one_clear_line() -> None:
     with pytest.raises(InputError, match="needs --data"):
-        measured_plan.measure([candidate(SMALL)], [], 510, 1, "cpu", 0, 4096, None, None)
+        measured_plan.measure([candidate(SMALL)], PlanOptions(train_tokens=4096))
 
 
 def test_a_gpu_that_is_not_there_is_one_clear_line(monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InputError, match="sees no such device"):
-        measured_plan.measure([candidate(SMALL)], [1], 510, 1, "cuda", 0, 0, None, None)
+        measured_plan.measure([candidate(SMALL)], PlanOptions(measure=True, device="cuda"))
 
 
 def test_byte_tokenizer_covers_every_text() -> None:

@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from tinylm.train.config import TrainConfig
-from tinylm.train.rounds import generator, gumbel_top_k, select
+from tinylm.train.draws import generator, gumbel_top_k
+from tinylm.train.rounds import select
 
 
 def test_gumbel_top_k_draws_like_multinomial_without_replacement():

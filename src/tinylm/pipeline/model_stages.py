@@ -1,0 +1,174 @@
+"""The stages that make the student: its shape (formula 2), first weights (3), and training (4)."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tinylm import artifact
+from tinylm.architecture.plan import plan, write_plan
+from tinylm.corpus.store import open_store
+from tinylm.errors import InputError
+from tinylm.inherit.inheritance import inherit
+from tinylm.inherit.inheritance import save as save_inherited
+from tinylm.models import block
+from tinylm.models import teacher as teachers
+from tinylm.models.initialise import random_model
+from tinylm.models.parameters import parameters
+from tinylm.models.shape import Shape, read_shape
+from tinylm.pipeline.publish import copy_tokenizer
+from tinylm.pipeline.recipe import Recipe
+from tinylm.pipeline.stages import Stages
+from tinylm.train.loop import train
+
+
+def shape_stage(recipe: Recipe, stages: Stages, compact: Path) -> Path:
+    """Formula 2: the best shape under the budget that can be cut from the teacher."""
+    config = teachers.load_config(compact / "model")
+    # an InputError here and not after the scoring, when the block does not fit the teacher
+    block.config_for(recipe.architecture.block, config)
+
+    def build(folder: Path) -> dict[str, Any]:
+        choice = recipe.architecture
+        if choice.shape:
+            shape = Shape.from_dict(
+                {"vocab_size": config.vocab_size, **choice.shape}, "recipe: architecture.shape"
+            )
+            artifact.write_json(folder / "plan.json", {"candidates": [shape.to_dict()]})
+            return shape.to_dict()
+        size = parameters(Shape.from_config(config), config)
+        if choice.budget > size:
+            raise InputError(
+                f"recipe: architecture.budget = {choice.budget:.3g} is larger than the teacher with"
+                f" its compact tokenizer ({size:.3g} parameters): a student must be smaller"
+            )
+        depths = choice.depths or None
+        candidates = plan(
+            choice.budget, config.vocab_size, teacher=config, depths=depths, block=choice.block
+        )
+        write_plan(
+            candidates, folder / "plan", {"budget": choice.budget, "teacher": recipe.teacher}
+        )
+        shutil.copyfile(folder / "plan" / "plan.json", folder / "plan.json")
+        return candidates[0].shape.to_dict()
+
+    inputs = {"compact": compact.name, **vars(recipe.architecture)}
+    return stages("architecture", inputs, build)
+
+
+def inherit_stage(recipe: Recipe, stages: Stages, compact: Path, shape: Path, store: Path) -> Path:
+    """Formula 3: the student before training, cut out of the compact teacher (or random, if the
+    recipe says so)."""
+    config = recipe.inherit
+    if config.init == "random":
+        return random_stage(recipe, stages, compact, shape)
+
+    def build(folder: Path) -> dict[str, Any]:
+        tokens = open_store(store / "train")
+        chunks = _calibration(
+            tokens, config.calibration_chunks, config.calibration_length, recipe.seed
+        )
+        inherited = inherit(
+            # 8 times faster than float32 with AMX
+            teachers.load_model(compact / "model", torch.bfloat16),
+            read_shape(shape / "plan.json"),
+            chunks,
+            criterion=config.criterion,
+            layers=config.layers,
+            repair=config.repair,
+            seed=recipe.seed,
+        )
+        inherited.model = block.apply(recipe.architecture.block, inherited.model, recipe.seed)
+        save_inherited(inherited, folder / "model", teachers.load_tokenizer(compact / "model"))
+        copy_tokenizer(compact / "model", folder / "model")
+        return {
+            "kept_layers": [int(layer) for layer in inherited.kept.layers],
+            "layer_scores": [float(score) for score in inherited.scores.layers],
+            "calibration_tokens": chunks.numel(),
+            "repair_losses": inherited.repair_losses,
+        }
+
+    inputs = {
+        "compact": compact.name,
+        "shape": shape.name,
+        "store": store.name,
+        "seed": recipe.seed,
+        **vars(config),
+    }
+    return stages("inherit", inputs, build)
+
+
+def _calibration(tokens, chunks: int, length: int, seed: int) -> torch.Tensor:
+    """int64[chunks, length] of packed text, spread over the whole store by ``seed``."""
+    available = tokens.num_sequences(length)
+    if available == 0:
+        raise InputError(
+            f"the corpus holds {tokens.num_tokens} tokens, less than one calibration chunk of"
+            f" {length}"
+        )
+    order = np.random.default_rng(seed).permutation(available)[:chunks]
+    return torch.from_numpy(tokens.windows(np.sort(order), length)[:, :-1])
+
+
+def random_stage(recipe: Recipe, stages: Stages, compact: Path, shape: Path) -> Path:
+    def build(folder: Path) -> dict[str, Any]:
+        config = read_shape(shape / "plan.json").to_config(teachers.load_config(compact / "model"))
+        config = block.config_for(recipe.architecture.block, config)
+        random_model(config, recipe.seed, recipe.inherit.scheme).save_pretrained(folder / "model")
+        copy_tokenizer(compact / "model", folder / "model")
+        return {}
+
+    inputs = {
+        "compact": compact.name,
+        "shape": shape.name,
+        "seed": recipe.seed,
+        "scheme": recipe.inherit.scheme,
+    }
+    return stages("random weights", inputs, build, kind="random")
+
+
+def train_stage(
+    recipe: Recipe,
+    stages: Stages,
+    name: str,
+    initial: Path,
+    store: Path,
+    compact: Path,
+    order_from: Path | None = None,
+) -> Path:
+    """Formula 4: multiple-round training; resumable, so a kill loses at most the steps since the
+    last checkpoint."""
+
+    config = dataclasses.replace(recipe.train, seed=recipe.train.seed or recipe.seed)
+
+    def build(folder: Path) -> dict[str, Any]:
+        model = teachers.load_model(initial / "model", torch.float32)
+        wants_teacher = recipe.train.distillation != "none"
+        return train(
+            model,
+            open_store(store / "train"),
+            config,
+            folder,
+            teacher=(
+                teachers.load_model(compact / "model", torch.float32) if wants_teacher else None
+            ),
+            valid_store=open_store(store / "valid") if config.evaluate_every else None,
+            tokenizer=teachers.load_tokenizer(compact / "model"),
+            order_from=order_from,
+        )
+
+    inputs = {
+        "initial": initial.name,
+        "store": store.name,
+        "compact": compact.name,
+        **config.to_dict(),
+    }
+    if order_from is not None:
+        inputs["order_from"] = order_from.name
+    folder = stages(name, inputs, build, kind="train", resumable=True)
+    # three times the model's size, and done with
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return folder

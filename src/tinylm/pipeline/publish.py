@@ -1,0 +1,46 @@
+"""The end of a run: the student as an ordinary model directory, checked."""
+
+import shutil
+from pathlib import Path
+
+import torch
+
+from tinylm import artifact
+from tinylm.errors import WorkError
+from tinylm.models import teacher as teachers
+
+
+def publish_model(student: Path, compact: Path, out: Path) -> None:
+    """Copy the student to ``out/model`` and check it: reloaded logits must equal those of the
+    training artifact."""
+    with artifact.atomic_directory(out / "model", replace=True) as folder:
+        shutil.copytree(student / "model", folder, dirs_exist_ok=True)
+        copy_tokenizer(compact / "model", folder)
+        tokenizer = teachers.load_tokenizer(folder)
+        ids = tokenizer("A tiny model is an ordinary model.", return_tensors="pt").input_ids
+        with torch.no_grad():
+            published, trained = (
+                teachers.load_model(model)(ids).logits for model in (folder, student / "model")
+            )
+        if not torch.isfinite(published).all() or not torch.equal(published, trained):
+            raise WorkError(
+                "the published model does not give the trained model's logits after a reload"
+            )
+        if len(tokenizer) > published.shape[-1]:
+            raise WorkError(
+                f"the tokenizer has {len(tokenizer)} tokens, the model {published.shape[-1]} rows"
+            )
+
+
+def copy_tokenizer(source: Path, folder: Path) -> None:
+    names = (
+        "tokenizer*",
+        "*.jinja",
+        "special_tokens_map.json",
+        "tinylm.json",
+        "id_map.npy",
+        "certificate.json",
+    )
+    for pattern in names:
+        for file in source.glob(pattern):
+            shutil.copyfile(file, folder / file.name)

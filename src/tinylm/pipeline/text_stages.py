@@ -1,0 +1,124 @@
+"""The stages that make text into tokens: teacher, corpus, compact tokenizer (formula 1), store."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from tinylm import artifact
+from tinylm.corpus.pack import pack
+from tinylm.corpus.read import documents, expand, first_bytes
+from tinylm.corpus.split import read_part, write_split
+from tinylm.errors import InputError
+from tinylm.models import teacher as teachers
+from tinylm.models.families import family_of
+from tinylm.models.tokenizer import settle_class
+from tinylm.pipeline.recipe import Recipe
+from tinylm.pipeline.stages import Stages, file_stamps
+from tinylm.tokenizer.choose import rank
+from tinylm.tokenizer.compress import compress
+from tinylm.tokenizer.count import Counts, count
+from tinylm.tokenizer.source import read_source
+
+KEEP_TOKENIZER = -1  # as tokenizer.vocab_size in a recipe
+# of the report's coverage curve
+CURVE_SIZES = [2**k + half for k in range(9, 19) for half in (0, 2 ** (k - 1))]
+
+
+def teacher_stage(recipe: Recipe, stages: Stages) -> Path:
+    """The teacher's directory. Its artifact holds the facts only: converted teachers live in the
+    user's cache."""
+
+    def build(folder: Path) -> dict[str, Any]:
+        source = teachers.resolve(recipe.teacher)
+        return {"fingerprint": teachers.fingerprint(source), **teachers.facts(recipe.teacher)}
+
+    stages("teacher", {"spec": recipe.teacher}, build)
+    folder = teachers.resolve(recipe.teacher)
+    # an unknown family must not cost the stages before the cut
+    family_of(teachers.load_config(folder))
+    if teachers.fingerprint(folder) != stages.result("teacher")["fingerprint"]:
+        raise InputError(
+            f"teacher {recipe.teacher} is not the one this run began with: choose another --out"
+        )
+    return folder
+
+
+def corpus_stage(recipe: Recipe, stages: Stages) -> Path:
+    config = recipe.corpus
+    inputs = {
+        "paths": config.paths,
+        "files": file_stamps(_local_files(config.paths)),
+        "text_key": config.text_key,
+        "valid_fraction": config.valid_fraction,
+    }
+    if config.max_bytes:
+        inputs["max_bytes"] = config.max_bytes
+
+    def build(folder: Path) -> dict[str, Any]:
+        read = first_bytes(documents(config.paths, config.text_key), config.max_bytes)
+        return write_split(read, folder, config.valid_fraction)
+
+    return stages("corpus", inputs, build)
+
+
+def _local_files(paths: tuple[str, ...]) -> list[Path]:
+    return expand([path for path in paths if path != "embedded" and not path.startswith("hub:")])
+
+
+def compact_stage(recipe: Recipe, stages: Stages, teacher: Path, corpus: Path) -> Path:
+    """Formula 1: the teacher with a compact tokenizer, embedding rows sliced by old id."""
+    fingerprint = stages.result("teacher")["fingerprint"]
+    counted = stages(
+        "count tokens",
+        {"teacher": fingerprint, "corpus": corpus.name},
+        lambda folder: count(teacher, read_part(corpus, "train")).save(folder / "counts.npz"),
+        kind="counts",
+    )
+
+    def build(folder: Path) -> dict[str, Any]:
+        artifact.require_space(
+            folder, 2 * sum(f.stat().st_size for f in teacher.glob("*.safetensors"))
+        )
+        counts, size = Counts.load(counted / "counts.npz"), recipe.tokenizer.vocab_size
+        if size == KEEP_TOKENIZER:
+            shutil.copytree(teacher, folder / "model")
+            settle_class(folder / "model")
+            return {
+                "passed": True,
+                "vocab_size": teachers.load_config(teacher).vocab_size,
+                "curve": [],
+            }
+        certificate = compress(
+            teacher,
+            counts,
+            out=folder / "model",
+            vocab_size=size or None,
+            coverage=None if size else recipe.tokenizer.coverage,
+            texts=read_part(corpus, "train"),
+            held_out=read_part(corpus, "valid"),
+        )
+        source = read_source(teacher)
+        curve = rank(source, counts).curve(
+            [k for k in CURVE_SIZES if k < len(source.strings)] + [len(source.strings)]
+        )
+        return {**certificate, "curve": curve}
+
+    inputs = {"teacher": fingerprint, "counts": counted.name, **vars(recipe.tokenizer)}
+    return stages("compact tokenizer", inputs, build, kind="compact")
+
+
+def pack_stage(stages: Stages, corpus: Path, compact: Path) -> Path:
+    """Token stores of the train and the valid part."""
+
+    def build(folder: Path) -> dict[str, Any]:
+        tokenizer = teachers.load_tokenizer(compact / "model")
+        stores = {
+            part: pack(read_part(corpus, part), tokenizer, folder / part)
+            for part in ("train", "valid")
+        }
+        return {
+            part: {"tokens": store.num_tokens, "bytes": store.text_bytes}
+            for part, store in stores.items()
+        }
+
+    return stages("pack", {"corpus": corpus.name, "tokenizer": compact.name}, build)
