@@ -1,11 +1,10 @@
 """The figures of a study, as SVG: every run is a dot, every mean has its interval, units stand on
 the axes."""
 
-import math
 from typing import Any
 
 from tinylm.render.figures import BLUE, GREY, RED, figure, to_svg
-from tinylm.study.statistics import student_t_quantile
+from tinylm.study.statistics import half_width
 
 WIDTH = 4.4  # inches; small, so that letters keep their size on a phone
 COLOURS = {"better": BLUE, "worse": RED, "perhaps better": BLUE, "perhaps worse": RED}
@@ -168,7 +167,7 @@ def _words(key: str) -> str:
 def _half_width(rung: dict[str, Any]) -> float:
     """Half the 95 % interval of a mean over seeds (Student's t); 0 with one seed."""
     n = len(rung["values"])
-    return 0.0 if n < 2 else student_t_quantile(0.975, n - 1) * rung["sd"] / math.sqrt(n)
+    return 0.0 if n < 2 else half_width(rung["sd"], n)
 
 
 def _label(results: dict[str, Any]) -> str:

@@ -5,8 +5,7 @@ Two runs of one seed share data order and start, so their difference is less noi
 functions work on those differences. A handful of seeds is the usual case, and there the percentile
 bootstrap is badly wrong (its "95 %" covers 76 % at 3 seeds, 88 % at 8: docs/decisions/study.md), so
 the interval is Student's t below ``BOOTSTRAP_FROM`` seeds and the studentised bootstrap from there
-on. The t distribution is written out here because scipy is no dependency; the tests compare it with
-scipy's.
+on.
 """
 
 import math
@@ -47,12 +46,21 @@ def compare(a: Sequence[float], b: Sequence[float]) -> Comparison:
     error = sd / math.sqrt(n)
     if error <= 1e-12 * max(1.0, abs(mean)):  # the seeds agree to the last digit
         return Comparison(n, mean, 0.0, mean, mean, 1.0 if mean == 0 else 0.0, "no spread")
-    p = 2 * student_t_cdf(-abs(mean) / error, n - 1)
+    from scipy.stats import t as student_t  # half a second to import
+
+    p = float(2 * student_t.cdf(-abs(mean) / error, n - 1))
     if n < BOOTSTRAP_FROM:
-        half = student_t_quantile(0.5 + CONFIDENCE / 2, n - 1) * error
+        half = half_width(sd, n)
         return Comparison(n, mean, sd, mean - half, mean + half, p, "Student's t")
     low, high = bootstrap_interval(differences)
     return Comparison(n, mean, sd, low, high, p, "studentised bootstrap")
+
+
+def half_width(sd: float, n: int) -> float:
+    """Half of Student's interval of a mean of ``n`` values."""
+    from scipy.stats import t as student_t
+
+    return float(student_t.ppf(0.5 + CONFIDENCE / 2, n - 1)) * sd / math.sqrt(n)
 
 
 def bootstrap_interval(
@@ -103,47 +111,3 @@ def verdict(comparison: Comparison | None, adjusted_p: float, better: str) -> st
 def mean_with_error(values: Sequence[float], errors: Sequence[float]) -> tuple[float, float]:
     """The plain mean of independent scores (tasks) and its standard error from theirs."""
     return float(np.mean(values)), float(np.sqrt(np.sum(np.square(errors))) / len(values))
-
-
-def student_t_cdf(t: float, df: float) -> float:
-    """P(T <= t) of Student's t with ``df`` degrees of freedom, to about 1e-12."""
-    square = t * t
-    tail = 0.5 * _incomplete_beta(df / (df + square), square / (df + square), df / 2, 0.5)
-    return tail if t < 0 else 1 - tail
-
-
-def student_t_quantile(p: float, df: float) -> float:
-    """The t with P(T <= t) = p, 0 < p < 1, by bisection (the distribution function is monotone)."""
-    if p < 0.5:
-        return -student_t_quantile(1 - p, df)
-    low, high = 0.0, 1.0
-    while student_t_cdf(high, df) < p:
-        high *= 2
-    while high - low > 1e-12 * max(1.0, high):
-        middle = (low + high) / 2
-        low, high = (middle, high) if student_t_cdf(middle, df) < p else (low, middle)
-    return (low + high) / 2
-
-
-def _incomplete_beta(x: float, y: float, a: float, b: float) -> float:
-    """Regularised incomplete beta function I_x(a, b), y = 1 - x, by Lentz's continued fraction
-    (DLMF 8.17.22)."""
-    if x == 0 or y == 0:
-        return x
-    if x > (a + 1) / (a + b + 2):  # where the fraction converges slowly
-        return 1 - _incomplete_beta(y, x, b, a)
-    log_front = a * math.log(x) + b * math.log(y) - math.log(a)
-    log_front += math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
-    tiny, c, d = 1e-300, 1.0, 1 / (1 - (a + b) * x / (a + 1))
-    fraction = d
-    for m in range(1, 10_000):
-        for step in (
-            m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)),
-            -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1)),
-        ):
-            d = 1 / ((1 + step * d) or tiny)
-            c = (1 + step / c) or tiny
-            fraction *= c * d
-        if abs(c * d - 1) < 1e-15:
-            break
-    return math.exp(log_front) * fraction
