@@ -20,8 +20,7 @@ import numpy as np
 import torch
 
 from tinylm.evaluate.adapter import PREFIX, TinyLM
-from tinylm.evaluate.tasks import load_tasks
-from tinylm.evaluate.tasks.run import quiet
+from tinylm.evaluate.tasks.run import load_tasks, quiet
 from tinylm.models.teacher import load_model, load_tokenizer, resolve
 
 

@@ -24,8 +24,9 @@ from tinylm.corpus.read import Document
 from tinylm.evaluate import results
 from tinylm.evaluate.adapter import PREFIX, TinyLM
 from tinylm.evaluate.models import evaluate
-from tinylm.evaluate.tasks import FOLDER, NAMES, load_tasks
-from tinylm.evaluate.tasks.run import quiet, run_tasks
+from tinylm.evaluate.tasks.catalog import FOLDER, tasks
+from tinylm.evaluate.tasks.run import load_tasks, quiet, run_tasks
+from tinylm.evaluate.tree import TreeRunner
 from tinylm.models.teacher import load_model, load_tokenizer, resolve
 
 ROOT = Path(__file__).parents[2]
@@ -289,10 +290,15 @@ def test_evaluation_of_every_task_is_complete_and_compares_models(made_up, model
     out = tmp_path / "out" / "results.json"
     documents = [Document(f"Text number {n} of the river.", "a") for n in range(4)]
     result = evaluate(
-        [model_dir, other], NAMES, task_data=made_up, documents=documents, dtype="float32", out=out
+        [model_dir, other],
+        sorted(tasks()),
+        task_data=made_up,
+        documents=documents,
+        dtype="float32",
+        out=out,
     )
     written = json.loads(out.read_text())
-    assert set(written["tasks"]) == set(NAMES) and written["bits_per_byte"]["documents"] == 4
+    assert set(written["tasks"]) == set(tasks()) and written["bits_per_byte"]["documents"] == 4
     for name, task in written["tasks"].items():
         lines = (out.parent / "results.records" / "tiny" / f"{name}.jsonl").read_text().splitlines()
         records = [json.loads(line) for line in lines]
@@ -309,7 +315,7 @@ def test_evaluation_of_every_task_is_complete_and_compares_models(made_up, model
     assert written["models"][0]["average"]["columns"] == 10
     second = written["models"][1]
     for name, difference in second["difference"].items():
-        if name in NAMES:
+        if name in sorted(tasks()):
             expected = second["tasks"][name]["score"] - written["tasks"][name]["score"]
             assert difference["difference"] == pytest.approx(expected)
             assert difference["low"] <= difference["difference"] <= difference["high"]
@@ -327,9 +333,9 @@ def test_a_second_run_answers_from_what_the_first_kept(made_up, model_dir, tmp_p
     first = evaluate(
         [model_dir], ["piqa", "xsum", "wikitext"], task_data=made_up, dtype="float32", out=out
     )
-    monkeypatch.setattr(TinyLM, "_forward", None)  # any forward pass would now fail
-    monkeypatch.setattr(TinyLM, "_generate", None)
-    monkeypatch.setattr(TinyLM, "_tree_is_exact", lambda self: True)
+    monkeypatch.setattr(TreeRunner, "_forward", None)  # any forward pass would now fail
+    monkeypatch.setattr("tinylm.evaluate.adapter.continue_prompts", None)
+    monkeypatch.setattr(TreeRunner, "_is_exact", lambda self, max_length: True)
     second = evaluate(
         [model_dir], ["piqa", "xsum", "wikitext"], task_data=made_up, dtype="float32", out=out
     )
@@ -437,7 +443,7 @@ def test_plain_lm_eval_runs_the_task_files(made_up, adapter, monkeypatch):
 
 
 def test_every_real_file_reads(real):
-    counts = {name: len(loaded(name, real).eval_docs) for name in NAMES}
+    counts = {name: len(loaded(name, real).eval_docs) for name in sorted(tasks())}
     assert counts == {
         "mmlu": 14042,
         "ceval": 1346,

@@ -9,7 +9,7 @@ import pytest
 from builders import corpus_file, tiny_teacher
 
 from tinylm import cli
-from tinylm.tokenizer import certificate
+from tinylm.tokenizer import certificate, model_checks
 
 
 @pytest.fixture(scope="module")
@@ -305,7 +305,7 @@ def test_coverage_with_a_size_needs_the_width(work, capsys):
 
 
 def test_ids_of_a_config_are_spelled():
-    assert certificate.spelled_ids(
+    assert model_checks.spelled_ids(
         {"a": {"eos_token_id": [1, 2]}, "pad_token_id": None}, {1: "x", 2: "y"}
     ) == {
         "a.eos_token_id": ["x", "y"],

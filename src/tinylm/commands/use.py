@@ -2,22 +2,20 @@
 
 import sys
 from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from tinylm.evaluate.options import EvaluateOptions
 
 
 def evaluate(
     model: tuple[str, ...],
     text: tuple[Path, ...] = (),
     tasks: tuple[str, ...] = (),
-    task_data: Path | None = None,
-    out: Path = Path("results.json"),
-    limit: int | None = None,
     documents: int | None = None,
-    counts: Path | None = None,
-    num_fewshot: int | None = None,
-    batch_size: str = "auto",
-    context: int | None = None,
-    dtype: str = "bfloat16",
-    device: str = "auto",
+    options: Annotated[EvaluateOptions, tyro.conf.arg(name="")] = EvaluateOptions(),  # noqa: B008
+    out: Path = Path("results.json"),
 ) -> None:
     """Bits per byte and benchmark scores of any number of models, with errors.
 
@@ -31,40 +29,16 @@ def evaluate(
             compared with.
         text: held-out files or folders (.txt, .jsonl[.gz|.zst], .parquet) for bits per byte.
         tasks: benchmarks to run.
-        task_data: folder of the benchmark files (layout: docs/evaluation.md); without it they come
-            from the hub.
-        out: where the results go.
-        limit: items of each task, spread over its subjects; all by default. Small limits have large
-            errors.
         documents: documents scored of each --text file, from its start; all by default.
-        counts: counts.npz of the first model's tokenizer: --text also by how frequent its tokens
-            are.
-        num_fewshot: solved examples before each item; by default 5 for MMLU, C-Eval and CMMLU, 0
-            for the rest.
-        batch_size: tokens per forward pass, or auto.
-        context: tokens a model sees at once; by default 512 for --text, and all the model has for
-            tasks.
-        dtype: bfloat16, float16 or float32.
-        device: cpu, cuda, or auto (a GPU where there is one).
+        out: where the results go.
     """
     from tinylm.evaluate import results
     from tinylm.evaluate.bits_per_byte import held_out
     from tinylm.evaluate.models import evaluate as run_evaluation
-    from tinylm.evaluate.tasks import choose
+    from tinylm.evaluate.tasks.run import choose
 
     result = run_evaluation(
-        model,
-        choose(tasks),
-        task_data=task_data,
-        documents=held_out(text, documents),
-        limit=limit,
-        num_fewshot=num_fewshot,
-        batch_size=int(batch_size) if batch_size.isdigit() else batch_size,
-        context=context,
-        dtype=dtype,
-        device=device,
-        counts=counts,
-        out=out,
+        model, choose(tasks), documents=held_out(text, documents), out=out, **vars(options)
     )
     results.write(result, out)
     results.show(result)

@@ -9,39 +9,24 @@ import numpy as np
 
 from tinylm.artifact import atomic_file
 from tinylm.evaluate.bits_per_byte import Scores, paired_difference
+from tinylm.evaluate.tasks.catalog import in_bits, paper_columns, tasks
 from tinylm.render import html
 from tinylm.terminal import print_table
 
 Table = tuple[list[str], list[list[str]]]
 
-GROUPS = {  # the paper's four groups and ten columns, then what tiny models show signal on
-    "Examination": {"ceval": "C-Eval", "cmmlu": "CMMLU", "mmlu": "MMLU", "agieval": "AGI-Eval"},
-    "Knowledge": {"boolq": "BoolQ"},
-    "Reasoning": {"ax-b": "AX-b", "piqa": "PIQA"},
-    "Understanding": {"eprstmt": "EPRSTMT", "xsum": "XSum", "c3": "C3"},
-    "Extra": {
-        "hellaswag": "HellaSwag",
-        "arc-easy": "ARC-easy",
-        "lambada": "LAMBADA",
-        "blimp": "BLiMP",
-        "wikitext": "WikiText (bits per byte)",
-    },
-}
-PAPER = tuple(name for group, tasks in GROUPS.items() if group != "Extra" for name in tasks)
-TITLES = {name: title for tasks in GROUPS.values() for name, title in tasks.items()}
 
-
-def mean_score(tasks: dict[str, dict]) -> dict[str, Any] | None:
+def mean_score(scores: dict[str, dict]) -> dict[str, Any] | None:
     """Mean over those of the paper's ten columns that were run, with its standard error; None when
     none was."""
-    run = [name for name in PAPER if name in tasks]
+    run = [name for name in paper_columns() if name in scores]
     if not run:
         return None
-    errors = [tasks[name]["stderr"] for name in run]
+    errors = [scores[name]["stderr"] for name in run]
     stderr = None if None in errors else float(np.sqrt(np.square(errors).sum()) / len(run))
-    chance = float(np.mean([tasks[name]["chance"] for name in run]))
+    chance = float(np.mean([scores[name]["chance"] for name in run]))
     return {
-        "score": float(np.mean([tasks[name]["score"] for name in run])),
+        "score": float(np.mean([scores[name]["score"] for name in run])),
         "stderr": stderr,
         "chance": chance,
         "columns": len(run),
@@ -63,7 +48,7 @@ def differences(
         found["bits_per_byte"] = paired_difference(text, base_text)
     for name, task in entry["tasks"].items():
         found[name] = _paired(task["metric"], samples[name], base_samples[name])
-    run = [name for name in PAPER if name in found]
+    run = [name for name in paper_columns() if name in found]
     if run:
         mean = float(np.mean([found[name]["difference"] for name in run]))
         half = [(found[name]["high"] - found[name]["low"]) / 2 for name in run]
@@ -76,7 +61,7 @@ def _paired(metric: str, samples: Sequence[dict], base_samples: Sequence[dict]) 
     theirs = {sample["doc_hash"]: sample[metric] for sample in base_samples if is_scored(sample)}
     both = [sample for sample in samples if is_scored(sample) and sample["doc_hash"] in theirs]
     pairs = [(sample[metric], theirs[sample["doc_hash"]]) for sample in both]
-    if metric == "bits_per_byte":
+    if in_bits(metric):
         ours, base = (_as_scores([pair[side] for pair in pairs]) for side in (0, 1))
         return paired_difference(ours, base)
     delta = np.array([mine - other for mine, other in pairs], dtype=float)
@@ -127,9 +112,9 @@ def tables(result: dict[str, Any]) -> list[tuple[str, Table]]:
             made.append(
                 ("Bits per byte by frequency of the first model's tokens", _band_table(models))
             )
-    for group, titles in GROUPS.items():
-        names = [name for name in titles if name in models[0]["tasks"]]
-        if names:
+    for group in dict.fromkeys(facts.group for facts in tasks().values()):
+        names = [name for name, facts in tasks().items() if facts.group == group]
+        if names := [name for name in names if name in models[0]["tasks"]]:
             made.append((group, _task_table(models, names)))
     if models[0].get("average"):
         made.append(
@@ -142,18 +127,20 @@ def tables(result: dict[str, Any]) -> list[tuple[str, Table]]:
 
 
 def _task_table(models: Sequence[dict], names: Sequence[str]) -> Table:
-    columns = ["model", *[f"{TITLES[name]} (n={models[0]['tasks'][name]['n']})" for name in names]]
-    rows = [["chance", *[_number(models[0]["tasks"][name]["chance"], name) for name in names]]]
-    rows += [[m["model"], *[with_error(m["tasks"][name], name) for name in names]] for m in models]
+    first = {name: models[0]["tasks"][name] for name in names}
+    columns = ["model", *[f"{tasks()[name].title} (n={first[name]['n']})" for name in names]]
+    metrics = {name: first[name]["metric"] for name in names}
+    rows = [["chance", *[_number(first[name]["chance"], metrics[name]) for name in names]]]
+    rows += [[m["model"], *[with_error(m["tasks"][name]) for name in names]] for m in models]
     for m in models[1:]:
-        cells = [_interval(m["difference"][name], name) for name in names]
+        cells = [_interval(m["difference"][name], metrics[name]) for name in names]
         rows.append([f"{m['model']} - {models[0]['model']}", *cells])
     return columns, rows
 
 
 def _average(models: Sequence[dict]) -> Table:
     rows = [["chance", _number(models[0]["average"]["chance"], "average")]]
-    rows += [[m["model"], with_error(m["average"], "average")] for m in models]
+    rows += [[m["model"], with_error(m["average"])] for m in models]
     rows += [
         [f"{m['model']} - {models[0]['model']}", _interval(m["difference"]["average"], "average")]
         for m in models[1:]
@@ -171,7 +158,7 @@ def _text_table(models: Sequence[dict]) -> Table:
         ]
         rows.append([m["model"], *[_bits(part) for part in parts]])
     for m in models[1:]:
-        cell = _interval(m["difference"]["bits_per_byte"], "wikitext")
+        cell = _interval(m["difference"]["bits_per_byte"], "bits_per_byte")
         rows.append([f"{m['model']} - {models[0]['model']}", cell, *[""] * len(sources)])
     return ["model", "all text", *sources], rows
 
@@ -197,19 +184,22 @@ def _bits(part: dict) -> str:
     )
 
 
-def _number(value: float | None, name: str) -> str:
+def _number(value: float | None, metric: str) -> str:
     if value is None:
         return "-"
-    return f"{value:.4f}" if name == "wikitext" else f"{100 * value:.1f}"
+    return f"{value:.4f}" if in_bits(metric) else f"{100 * value:.1f}"
 
 
-def with_error(entry: dict, name: str) -> str:
-    error = entry["stderr"]
-    return _number(entry["score"], name) + ("" if error is None else f" ± {_number(error, name)}")
+def with_error(entry: dict) -> str:
+    """A score as a person reads it: bits per byte, or percent, with its standard error."""
+    metric, error = entry.get("metric", ""), entry["stderr"]
+    return _number(entry["score"], metric) + (
+        "" if error is None else f" ± {_number(error, metric)}"
+    )
 
 
-def _interval(entry: dict, name: str) -> str:
-    scale, digits = (1, 4) if name == "wikitext" else (100, 1)
+def _interval(entry: dict, metric: str) -> str:
+    scale, digits = (1, 4) if in_bits(metric) else (100, 1)
     mid, low, high = (scale * entry[key] for key in ("difference", "low", "high"))
     return f"{mid:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
 
@@ -222,11 +212,11 @@ def notes(result: dict[str, Any]) -> list[str]:
     ]
     for name, task in result["models"][0]["tasks"].items():
         rule = f"{task['metric']}, {task['num_fewshot']}-shot, {task['n']} items"
-        line = f"{TITLES[name]}: {rule}, data {task['data_hash']}"
+        line = f"{tasks()[name].title}: {rule}, data {task['data_hash']}"
         if "mean_over_subjects" in task:
             line += (
                 f", mean over {len(task['by_subject'])} subjects"
-                f" {_number(task['mean_over_subjects'], name)}"
+                f" {_number(task['mean_over_subjects'], task['metric'])}"
             )
         if task["bad_items"]:
             reasons = "; ".join(task["bad_examples"]) or "no finite score"

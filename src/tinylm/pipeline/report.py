@@ -202,7 +202,7 @@ def _task_table(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     for name, first in models[0]["tasks"].items():
         chance = "-" if first["chance"] is None else f"{100 * first['chance']:.1f}"
         cells = [model["tasks"][name] for model in models]
-        rows.append([name, str(first["n"]), chance, *(with_error(c, name) for c in cells)])
+        rows.append([name, str(first["n"]), chance, *(with_error(c) for c in cells)])
     return ["task", "items", "chance %", *(f"{model['model']} %" for model in models)], rows
 
 

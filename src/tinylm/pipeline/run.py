@@ -44,7 +44,7 @@ def run(
     recipe.validate()
     quiet_transformers()
     if recipe.evaluate.tasks:  # a wrong name or file must not cost a training
-        from tinylm.evaluate.tasks import load_tasks
+        from tinylm.evaluate.tasks.run import load_tasks
 
         load_tasks(recipe.evaluate.tasks, recipe.evaluate.task_data)
     work = work or out / "work"

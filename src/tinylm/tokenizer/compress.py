@@ -13,7 +13,7 @@ from tinylm.corpus.store import tokenizer_hash
 from tinylm.errors import InputError, WorkError
 from tinylm.models.teacher import load_tokenizer
 from tinylm.terminal import print_table, quiet_transformers
-from tinylm.tokenizer import certificate, choose
+from tinylm.tokenizer import certificate, choose, model_checks
 from tinylm.tokenizer.choose import Cut
 from tinylm.tokenizer.count import Counts
 from tinylm.tokenizer.remap import Expansion
@@ -130,12 +130,12 @@ def _cut_model(cut: Cut, child: Source, model_dir: Path) -> list[dict[str, Any]]
 
     model = load_model(model_dir, dtype="auto")  # type: ignore[arg-type]
     require_rows(model, cut.kept)
-    expected = certificate.teacher_answers(model, cut.kept)
+    expected = model_checks.teacher_answers(model, cut.kept)
     rows = vocabulary_rows(model)
     slice_rows(model, cut.kept)
     write_model(model, model_dir, cut.mapping, rows, child.folder)
     del model
-    return certificate.check_model(cut, child, model_dir, expected)
+    return model_checks.check_model(cut, child, model_dir, expected)
 
 
 def _write_facts(cut: Cut, folder: Path) -> None:

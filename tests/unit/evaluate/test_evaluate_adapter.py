@@ -92,7 +92,7 @@ def families(vocab_size):
 def test_scores_equal_plain_forward_passes(tokenizer, family, batch_size):
     model = families(len(tokenizer))[family]
     lm = TinyLM(model, tokenizer, batch_size=batch_size)
-    assert lm.tree_is_exact
+    assert lm.tree.is_exact
     answers = lm.loglikelihood(requests("loglikelihood", PAIRS))
     for (context, continuation), (total, greedy) in zip(PAIRS, answers):
         expected, expected_greedy = brute_force(model, tokenizer, context, continuation)
@@ -113,7 +113,7 @@ def test_a_model_without_attention_masks_is_scored_one_by_one(tokenizer):
     )
     mamba = MambaForCausalLM(config).eval()
     lm = TinyLM(mamba, tokenizer, max_length=256)
-    assert not lm.tree_is_exact
+    assert not lm.tree.is_exact
     ((total, _),) = lm.loglikelihood(requests("loglikelihood", [("the fox", " jumps over")]))
     assert total == pytest.approx(
         brute_force(mamba, tokenizer, "the fox", " jumps over")[0], abs=1e-3
@@ -152,13 +152,13 @@ def test_generation_does_not_depend_on_the_batch(model, tokenizer):
 
 def test_stopped_and_run_again_asks_only_for_what_is_missing(model, tokenizer, tmp_path):
     path = tmp_path / "answers.jsonl"
-    first = TinyLM(model, tokenizer, responses=path, batch_size=32)
+    first = TinyLM(model, tokenizer, answers=path, batch_size=32)
     whole = first.loglikelihood(requests("loglikelihood", PAIRS))
     lines = path.read_text().splitlines(keepends=True)
     # killed while writing line 11
     path.write_text("".join(lines[:10]) + lines[10][: len(lines[10]) // 2])
-    second = TinyLM(model, tokenizer, responses=path, batch_size=32)
-    assert len(second.responses) == 10
+    second = TinyLM(model, tokenizer, answers=path, batch_size=32)
+    assert len(second.answers) == 10
     again = second.loglikelihood(requests("loglikelihood", PAIRS))
     assert [greedy for _, greedy in again] == [greedy for _, greedy in whole]
     assert [total for total, _ in again] == pytest.approx([total for total, _ in whole], abs=1e-4)
@@ -203,19 +203,20 @@ def test_a_model_that_overflows_answers_nan_and_stops_nothing(tokenizer, tmp_pat
     broken = tiny_llama(len(tokenizer))
     with torch.no_grad():
         broken.model.norm.weight.fill_(float("inf"))
-    lm = TinyLM(broken, tokenizer, responses=tmp_path / "answers.jsonl")
+    lm = TinyLM(broken, tokenizer, answers=tmp_path / "answers.jsonl")
     ((total, _),) = lm.loglikelihood(requests("loglikelihood", [("the", " fox")]))
     assert math.isnan(total)
     json.loads((tmp_path / "answers.jsonl").read_text().splitlines()[0])
 
 
 def test_automatic_batch_size_is_timed_when_there_is_enough_to_do(model, tokenizer, monkeypatch):
-    monkeypatch.setattr("tinylm.evaluate.adapter.SIZES", (16, 32, 64))
+    for module in ("adapter", "tree"):
+        monkeypatch.setattr(f"tinylm.evaluate.{module}.SIZES", (16, 32, 64))
     lm = TinyLM(model, tokenizer)
     tried = []
-    forward = lm._forward
+    forward = lm.tree._forward
     monkeypatch.setattr(
-        lm,
+        lm.tree,
         "_forward",
         lambda step, cache: (tried.append(len(step.tokens)), forward(step, cache))[1],
     )

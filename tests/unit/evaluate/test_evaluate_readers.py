@@ -7,8 +7,10 @@ import zstandard
 from benchmark_files import jsonl, write_all
 
 from tinylm.errors import InputError
-from tinylm.evaluate.tasks import NAMES, load_tasks, readers
+from tinylm.evaluate.tasks import readers
+from tinylm.evaluate.tasks.catalog import tasks
 from tinylm.evaluate.tasks.files import facts
+from tinylm.evaluate.tasks.run import load_tasks
 
 COUNTS = {
     "mmlu": 8,
@@ -38,7 +40,7 @@ def reader(name):
     return {"ax-b": readers.axb, "arc-easy": readers.arc_easy}.get(name) or getattr(readers, name)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sorted(tasks()))
 def test_every_task_loads_all_its_items(files, name):
     task = load_tasks([name], files)[name]
     assert len(task.eval_docs) == COUNTS[name]
@@ -214,3 +216,22 @@ def test_without_files_and_network_the_hub_is_named(monkeypatch):
 def test_more_examples_than_there_are_is_one_clear_line(files):
     with pytest.raises(InputError, match=r"--num-fewshot 6: there are only 5 examples for anatomy"):
         load_tasks(["mmlu"], files, num_fewshot=6)
+
+
+def test_a_task_file_alone_makes_a_column_of_its_own(tmp_path, monkeypatch):
+    """A task that names no group stands last, under its own name, and is in no average."""
+    from tinylm.evaluate import results
+    from tinylm.evaluate.tasks import catalog
+
+    (tmp_path / "riddles.yaml").write_text("task: tinylm_riddles\nmetadata: {main: acc}\n")
+    monkeypatch.setattr(catalog, "FOLDER", tmp_path)
+    catalog.tasks.cache_clear()
+    try:
+        score = {"score": 0.5, "stderr": 0.1, "n": 4, "chance": 0.25, "metric": "acc"}
+        model = {"model": "tiny", "tasks": {"riddles": score}}
+        ((title, (columns, rows)),) = results.tables({"models": [model]})
+        assert title == "riddles" and columns == ["model", "riddles (n=4)"]
+        assert rows == [["chance", "25.0"], ["tiny", "50.0 ± 10.0"]]
+        assert results.mean_score(model["tasks"]) is None
+    finally:
+        catalog.tasks.cache_clear()

@@ -8,7 +8,6 @@ lm-eval calls it with the file's ``metadata``. Multi-subject benchmarks are one 
 
 import re
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,26 @@ import datasets
 
 from tinylm.errors import InputError
 from tinylm.evaluate.tasks.files import Bad, Folder, Row, build, from_hub, local_root
-
-LETTERS = "ABCDE"
+from tinylm.evaluate.tasks.rows import (
+    LETTERS,
+    by_subject,
+    described,
+    hub_table,
+    lettered,
+    lm_eval_folder,
+    one_file,
+    require,
+    require_choices,
+    subjects_from_hub,
+)
 
 
 def mmlu(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
     def convert(row: Row) -> Row:
         choices = row.get("choices") or [row[f"choice{index}"] for index in range(4)]
         answer = int(row["answer"])
-        _require(row["question"], "question")
-        _require_choices(choices, answer)
+        require(row["question"], "question")
+        require_choices(choices, answer)
         return {"question": row["question"], "choices": list(choices), "answer": answer}
 
     if not (root := local_root(task_data)):
@@ -35,34 +44,32 @@ def mmlu(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
             for _, rows in from_hub("cais/mmlu", ["all"], split)
             for row in rows
         ]
-        return build("mmlu", sources, _described(convert, "mmlu"), "hub:cais/mmlu")
+        return build("mmlu", sources, described(convert, "mmlu"), "hub:cais/mmlu")
     folder = Folder(root, "mmlu")
-    return _by_subject(
-        folder, "mmlu", {"item": "test/*_test.csv", "shot": "dev/*_dev.csv"}, convert
-    )
+    return by_subject(folder, "mmlu", {"item": "test/*_test.csv", "shot": "dev/*_dev.csv"}, convert)
 
 
 def ceval(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
     def convert(row: Row) -> Row:
-        return _lettered(row, "question", "answer")
+        return lettered(row, "question", "answer")
 
     if not (root := local_root(task_data)):
-        return _subjects_from_hub(
+        return subjects_from_hub(
             "ceval", "ceval/ceval-exam", {"item": "val", "shot": "dev"}, convert
         )
     folder = Folder(root, "ceval")
-    return _by_subject(folder, "ceval", {"item": "val/*_val.csv", "shot": "dev/*_dev.csv"}, convert)
+    return by_subject(folder, "ceval", {"item": "val/*_val.csv", "shot": "dev/*_dev.csv"}, convert)
 
 
 def cmmlu(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
     def convert(row: Row) -> Row:
-        return _lettered(row, "Question", "Answer")
+        return lettered(row, "Question", "Answer")
 
     if not (root := local_root(task_data)):
-        return _subjects_from_hub(
+        return subjects_from_hub(
             "cmmlu", "haonan-li/cmmlu", {"item": "test", "shot": "dev"}, convert
         )
-    return _by_subject(
+    return by_subject(
         Folder(root, "cmmlu"), "cmmlu", {"item": "test/*.csv", "shot": "dev/*.csv"}, convert
     )
 
@@ -74,7 +81,7 @@ def agieval(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
     def convert(row: Row) -> Row:
         letters = row["label"] if isinstance(row["label"], str) else "".join(row["label"])
         gold = [LETTERS.index(letter) for letter in letters if letter in LETTERS]
-        _require_choices(row["options"], *gold)
+        require_choices(row["options"], *gold)
         return {"query": _agieval_prompt(row), "choices": row["options"], "gold": gold}
 
     if not (root := local_root(task_data)):
@@ -95,14 +102,14 @@ def boolq(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
     labels = {"false": 0, "true": 1, 0: 0, 1: 1}  # False and True are 0 and 1
 
     def convert(row: Row) -> Row:
-        _require(row["passage"], "passage")
+        require(row["passage"], "passage")
         return {
-            "question": _require(row["question"], "question"),
+            "question": require(row["question"], "question"),
             "passage": row["passage"],
             "label": labels[row["label"]],
         }
 
-    return _one_file(
+    return one_file(
         task_data,
         "boolq",
         "superglue",
@@ -116,14 +123,14 @@ def axb(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
     labels = {"entailment": 0, "not_entailment": 1, 0: 0, 1: 1}
 
     def convert(row: Row) -> Row:
-        _require(row["sentence1"], "sentence1")
+        require(row["sentence1"], "sentence1")
         return {
             "sentence1": row["sentence1"],
-            "sentence2": _require(row["sentence2"], "sentence2"),
+            "sentence2": require(row["sentence2"], "sentence2"),
             "label": labels[row["label"]],
         }
 
-    return _one_file(
+    return one_file(
         task_data,
         "ax-b",
         "superglue",
@@ -135,16 +142,16 @@ def axb(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
 
 def piqa(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
     def convert(row: Row) -> Row:
-        _require_choices([row["sol1"], row["sol2"]], int(row["label"]))
+        require_choices([row["sol1"], row["sol2"]], int(row["label"]))
         return {
-            "goal": _require(row["goal"], "goal"),
+            "goal": require(row["goal"], "goal"),
             "sol1": row["sol1"],
             "sol2": row["sol2"],
             "label": int(row["label"]),
         }
 
     if not (root := local_root(task_data)):
-        return _hub_table("piqa", convert, ("baber/piqa", None, "validation"))
+        return hub_table("piqa", convert, ("baber/piqa", None, "validation"))
     folder = Folder(root, "piqa")
     rows = folder.jsonl("data/valid.jsonl")
     labels = folder.text("data/valid-labels.lst").split()
@@ -163,7 +170,7 @@ def eprstmt(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
     labels = {"Negative": 0, "Positive": 1}
 
     def convert(row: Row) -> Row:
-        return {"sentence": _require(row["sentence"], "sentence"), "label": labels[row["label"]]}
+        return {"sentence": require(row["sentence"], "sentence"), "label": labels[row["label"]]}
 
     if not (root := local_root(task_data)):
         raise InputError(
@@ -180,11 +187,11 @@ def eprstmt(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
 def xsum(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
     def convert(row: Row) -> Row:
         return {
-            "document": _require(row["document"], "document"),
-            "summary": _require(row["summary"], "summary"),
+            "document": require(row["document"], "document"),
+            "summary": require(row["summary"], "summary"),
         }
 
-    return _one_file(
+    return one_file(
         task_data, "xsum", "XSum", "test.jsonl", convert, ("EdinburghNLP/xsum", None, "test")
     )
 
@@ -196,10 +203,10 @@ def c3(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
     def convert(row: Row) -> Row:
         if row["answer"] not in row["choice"]:
             raise Bad("the answer is not among the choices")
-        _require_choices(row["choice"], 0, least=2)
+        require_choices(row["choice"], 0, least=2)
         return {
-            "context": _require("\n".join(row["context"]), "context"),
-            "question": _require(row["question"], "question"),
+            "context": require("\n".join(row["context"]), "context"),
+            "question": require(row["question"], "question"),
             "choices": row["choice"],
             "label": row["choice"].index(row["answer"]),
         }
@@ -218,7 +225,7 @@ def c3(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
                 )
 
     if not (root := local_root(task_data)):
-        return _hub_table("c3", convert, ("clue/clue", "c3", "validation"))
+        return hub_table("c3", convert, ("clue/clue", "c3", "validation"))
     folder = Folder(root, "c3")
     sources = [
         (role, kind, list(questions(folder.json(f"c3-{kind}-{split}.json"))))
@@ -235,16 +242,16 @@ def hellaswag(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
     from lm_eval.tasks.hellaswag.utils import preprocess
 
     def convert(row: Row) -> Row:
-        _require_choices(row["endings"], int(row["label"]))
+        require_choices(row["endings"], int(row["label"]))
         context = f"{row['activity_label']}: {row['ctx_a']} {row['ctx_b'].capitalize()}"
         return {
-            "query": _require(preprocess(context), "context"),
+            "query": require(preprocess(context), "context"),
             "choices": [preprocess(ending) for ending in row["endings"]],
             "gold": int(row["label"]),
         }
 
     if not (root := local_root(task_data)):
-        return _hub_table("hellaswag", convert, ("Rowan/hellaswag", None, "validation"))
+        return hub_table("hellaswag", convert, ("Rowan/hellaswag", None, "validation"))
     folder = Folder(root, "hellaswag")
     lines = folder.text("hellaswag_val_full.txt").rstrip("\n").split("\n")
     if len(lines) % 6:
@@ -280,15 +287,15 @@ def arc_easy(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
             question = row["question"]["stem"]
         else:
             choices, question = row["choices"], row["question"]
-        _require_choices(choices["text"], choices["label"].index(row["answerKey"]))
+        require_choices(choices["text"], choices["label"].index(row["answerKey"]))
         return {
-            "question": _require(question, "question"),
+            "question": require(question, "question"),
             "choices": choices,
             "answerKey": row["answerKey"],
         }
 
     if not (root := local_root(task_data)):
-        return _hub_table("arc-easy", convert, ("allenai/ai2_arc", "ARC-Easy", "test"))
+        return hub_table("arc-easy", convert, ("allenai/ai2_arc", "ARC-Easy", "test"))
     folder = Folder(root, "arc")
     sources = [
         ("item", "", folder.jsonl("ARC-e/ARC-Easy-Test.jsonl")),
@@ -299,20 +306,20 @@ def arc_easy(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
 
 def lambada(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
     def convert(row: Row) -> Row:
-        if " " not in _require(row["text"], "text").strip():
+        if " " not in require(row["text"], "text").strip():
             raise Bad("a passage of one word has nothing to predict from")
         return {"text": row["text"]}
 
     hub = ("EleutherAI/lambada_openai", "default", "test")
-    return _one_file(task_data, "lambada", "lambada", "lambada_test.jsonl", convert, hub)
+    return one_file(task_data, "lambada", "lambada", "lambada_test.jsonl", convert, hub)
 
 
 def blimp(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
     def convert(row: Row) -> Row:
-        return {key: _require(row[key], key) for key in ("sentence_good", "sentence_bad")}
+        return {key: require(row[key], key) for key in ("sentence_good", "sentence_bad")}
 
     if not (root := local_root(task_data)):
-        return _subjects_from_hub("blimp", "nyu-mll/blimp", {"item": "train"}, convert)
+        return subjects_from_hub("blimp", "nyu-mll/blimp", {"item": "train"}, convert)
     folder = Folder(root, "blimp")
     sources = [("item", Path(path).stem, folder.jsonl(path)) for path in folder.paths("*.jsonl")]
     return build("blimp", sources, convert, folder.digest)
@@ -322,10 +329,10 @@ def wikitext(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
     """WikiText-2 test, one row an article (a level-one heading starts one)."""
 
     def convert(row: Row) -> Row:
-        return {"page": _require(row["page"], "page")}
+        return {"page": require(row["page"], "page")}
 
     if not (root := local_root(task_data)):
-        return _hub_table(
+        return hub_table(
             "wikitext", convert, ("EleutherAI/wikitext_document_level", "wikitext-2-raw-v1", "test")
         )
     folder = Folder(root, "wikitext2")
@@ -337,74 +344,8 @@ def wikitext(task_data: str | None = None, **_: Any) -> datasets.DatasetDict:
     )
 
 
-def _require(value: Any, name: str) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise Bad(f"{name} is empty")
-    return value
-
-
-def _require_choices(choices: Any, *gold: int, least: int = 2) -> None:
-    if not isinstance(choices, (list, tuple)) or len(choices) < least:
-        raise Bad(f"fewer than {least} choices")
-    for choice in choices:
-        _require(choice, "a choice")
-    if not gold or not all(0 <= index < len(choices) for index in gold):
-        raise Bad("the answer is not among the choices")
-
-
-def _lettered(row: Row, question: str, answer: str) -> Row:
-    """A four-choice row with columns A to D, as C-Eval and CMMLU have it."""
-    if row[answer] not in tuple(LETTERS[:4]):
-        raise Bad(f"the answer {row[answer]!r} is not A to D")
-    return {name: _require(row[name], name) for name in (question, *LETTERS[:4], answer)}
-
-
-def _by_subject(
-    folder: Folder, name: str, patterns: dict[str, str], convert
-) -> datasets.DatasetDict:
-    sources = []
-    for role, pattern in patterns.items():
-        suffix = pattern.rpartition("*")[2]
-        for path in folder.paths(pattern):
-            subject = Path(path).name.removesuffix(suffix)
-            rows: list[Row | Bad] = [{**row, "subject": subject} for row in folder.csv(path)]
-            sources.append((role, subject, rows))
-    return build(name, sources, _described(convert, name), folder.digest)
-
-
-def _one_file(
-    task_data: str | None,
-    name: str,
-    folder_name: str,
-    path: str,
-    convert,
-    hub: tuple[str, str | None, str],
-) -> datasets.DatasetDict:
-    if not (root := local_root(task_data)):
-        return _hub_table(name, convert, hub)
-    folder = Folder(root, folder_name)
-    return build(name, [("item", "", folder.jsonl(path))], convert, folder.digest)
-
-
-def _hub_table(name: str, convert, hub: tuple[str, str | None, str]) -> datasets.DatasetDict:
-    path, config, split = hub
-    ((_, rows),) = from_hub(path, [config], split)
-    return build(name, [("item", "", rows)], convert, f"hub:{path}")
-
-
-def _subjects_from_hub(
-    name: str, path: str, splits: dict[str, str], convert
-) -> datasets.DatasetDict:
-    sources = [
-        (role, subject, [{**row, "subject": subject} for row in rows])
-        for role, split in splits.items()
-        for subject, rows in from_hub(path, sorted(descriptions(name)), split)
-    ]
-    return build(name, sources, _described(convert, name), f"hub:{path}")
-
-
 def _agieval_from_hub(convert) -> datasets.DatasetDict:
-    names = [path.stem for path in sorted(_lm_eval_folder("agieval").glob("*-*.yaml"))]
+    names = [path.stem for path in sorted(lm_eval_folder("agieval").glob("*-*.yaml"))]
     names = [name for name in names if name != "gaokao-mathcloze"]
     sources = [
         ("item", name, rows)
@@ -416,7 +357,7 @@ def _agieval_from_hub(convert) -> datasets.DatasetDict:
 
 def _agieval_prompt(row: Row) -> str:
     """The zero-shot prompt of the AGI-Eval authors; Chinese questions get the Chinese one."""
-    question, options = _require(row["question"], "question"), " ".join(row["options"])
+    question, options = require(row["question"], "question"), " ".join(row["options"])
     last = LETTERS[len(row["options"]) - 1]
     passage = row.get("passage") or ""
     if re.search("[一-鿿]", question + options):
@@ -425,35 +366,3 @@ def _agieval_prompt(row: Row) -> str:
         f"{passage}Q: {question} Answer Choices: {options}\nA: Among A through {last}, the"
         " answer is"
     )
-
-
-def _described(convert, benchmark: str):
-    """``convert`` plus the line that lm-eval puts before the questions of that subject."""
-    texts = descriptions(benchmark)
-
-    def with_description(row: Row) -> Row:
-        return {**convert(row), "description": texts.get(row["subject"], "")}
-
-    return with_description
-
-
-@cache
-def descriptions(benchmark: str) -> dict[str, str]:
-    """{subject: description} from the task files inside lm-eval, so that prompts stay the same as
-    its own."""
-    import yaml
-
-    found = {}
-    for path in sorted(_lm_eval_folder(benchmark).glob("**/*.yaml")):
-        text = path.read_text(encoding="utf-8")
-        if "dataset_name" in text and "!function" not in text:
-            values = yaml.safe_load(text)
-            found[values["dataset_name"]] = values.get("description", "")
-    return found
-
-
-def _lm_eval_folder(benchmark: str) -> Path:
-    import lm_eval.tasks
-
-    folder = Path(lm_eval.tasks.__file__).parent / benchmark
-    return folder / "default" if benchmark == "mmlu" else folder

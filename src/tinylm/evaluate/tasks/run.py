@@ -1,5 +1,4 @@
-"""Run the benchmark tasks and bits per byte for any number of models; every item is kept with what
-made its score."""
+"""Run the benchmark tasks; every item is kept with what made its score."""
 
 import json
 import logging
@@ -16,16 +15,14 @@ from tinylm.artifact import atomic_file
 from tinylm.errors import InputError
 from tinylm.evaluate.adapter import PREFIX, TinyLM
 from tinylm.evaluate.bits_per_byte import summarise
-from tinylm.evaluate.results import PAPER, is_scored
+from tinylm.evaluate.results import is_scored
+from tinylm.evaluate.tasks.catalog import FOLDER, in_bits, paper_columns, tasks
 from tinylm.evaluate.tasks.files import facts
-
-FOLDER = Path(__file__).parent  # for `lm_eval --include_path`
-NAMES = tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
 
 
 def choose(names: Sequence[str]) -> list[str]:
     """Task names with ``paper`` (its ten columns) and ``all`` spelt out."""
-    lists = {"paper": PAPER, "all": NAMES}
+    lists = {"paper": paper_columns(), "all": sorted(tasks())}
     return list(dict.fromkeys(name for given in names for name in lists.get(given, (given,))))
 
 
@@ -36,9 +33,9 @@ def load_tasks(
     indexed."""
     from lm_eval.tasks import TaskManager
 
-    unknown = [name for name in names if name not in NAMES]
+    unknown = [name for name in names if name not in tasks()]
     if unknown:
-        raise InputError(f"no task {unknown[0]!r}: choose from {', '.join(NAMES)}")
+        raise InputError(f"no task {unknown[0]!r}: choose from {', '.join(sorted(tasks()))}")
     metadata = {"task_data": str(task_data)} if task_data else {}
     with quiet():
         manager = TaskManager(include_path=str(FOLDER), include_defaults=False, metadata=metadata)
@@ -61,11 +58,11 @@ def load_tasks(
 
 
 def run_tasks(
-    lm: TinyLM, tasks: dict[str, ConfigurableTask], limit: int | None
+    lm: TinyLM, loaded: dict[str, ConfigurableTask], limit: int | None
 ) -> dict[str, list[dict]]:
-    """lm-eval's own evaluation of ``tasks``: {task: samples}, one dict an item with arguments,
+    """lm-eval's own evaluation of ``loaded``: {task: samples}, one dict an item with arguments,
     answers and metrics."""
-    if not tasks:
+    if not loaded:
         return {}
     from lm_eval.evaluator import evaluate as lm_eval_evaluate
 
@@ -73,7 +70,7 @@ def run_tasks(
         result = lm_eval_evaluate(
             lm,
             {
-                "tasks": {PREFIX + name: task for name, task in tasks.items()},
+                "tasks": {PREFIX + name: task for name, task in loaded.items()},
                 "groups": {},
                 "group_map": {},
             },
@@ -81,7 +78,7 @@ def run_tasks(
             bootstrap_iters=0,
             log_samples=True,
         )
-    return {name: result["samples"][PREFIX + name] for name in tasks}  # type: ignore[index]
+    return {name: result["samples"][PREFIX + name] for name in loaded}  # type: ignore[index]
 
 
 def summary(task: ConfigurableTask, samples: Sequence[dict], truncated: int = 0) -> dict[str, Any]:
@@ -123,7 +120,7 @@ def summary(task: ConfigurableTask, samples: Sequence[dict], truncated: int = 0)
 
 
 def _score(metric: str, values: Sequence[Any]) -> dict[str, Any]:
-    if metric == "bits_per_byte":
+    if in_bits(metric):
         bits, sizes = (
             np.array(column)
             for column in zip(*[(-nats / np.log(2), size) for nats, size in values])
@@ -148,14 +145,14 @@ def _chance(task: ConfigurableTask, samples: Sequence[dict]) -> float | None:
     return float(np.mean(chances))
 
 
-def _write_records(
-    folder: Path | None, tasks: dict[str, ConfigurableTask], samples: dict[str, list[dict]]
+def write_records(
+    folder: Path | None, loaded: dict[str, ConfigurableTask], samples: dict[str, list[dict]]
 ) -> None:
     """``folder/TASK.jsonl``: one line an item with the hashes of its data, its prompt, and the rule
     that scored it."""
     if folder is None:
         return
-    for name, task in tasks.items():
+    for name, task in loaded.items():
         metric, digest = task.config.metadata["main"], facts(task.eval_docs)["data_hash"]
         with (
             atomic_file(folder / f"{name}.jsonl") as scratch,

@@ -1,0 +1,52 @@
+"""What the task files say of themselves: titles, groups, the order of columns, the measure.
+
+Only their ``metadata`` is read, without lm-eval. A task without a group stands in one of its own
+name and last.
+"""
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import yaml
+
+FOLDER = Path(__file__).parent  # for `lm_eval --include_path`
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    name: str
+    metric: str  # what its score is
+    title: str  # of its column
+    group: str  # of columns
+    in_paper: bool = False  # one of the paper's ten
+
+
+@cache
+def tasks() -> dict[str, TaskFacts]:
+    """{name: facts} of every task file, in the order of columns."""
+    found = []
+    for path in FOLDER.glob("*.yaml"):
+        line = re.search("^metadata:.*", path.read_text(encoding="utf-8"), re.MULTILINE)
+        values = yaml.safe_load(line[0])["metadata"] if line else {}
+        facts = TaskFacts(
+            path.stem,
+            values.get("main", "acc"),
+            values.get("title", path.stem),
+            values.get("group", path.stem),
+            values.get("paper", False),
+        )
+        found.append((values.get("column", 1000), path.stem, facts))
+    return {name: facts for _, name, facts in sorted(found, key=lambda entry: entry[:2])}
+
+
+def in_bits(metric: str) -> bool:
+    """Whether a score is bits per byte: lower is better, no percentage, and no average with
+    others."""
+    return metric == "bits_per_byte"
+
+
+def paper_columns() -> list[str]:
+    """The paper's ten tasks."""
+    return [name for name, facts in tasks().items() if facts.in_paper]
