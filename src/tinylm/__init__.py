@@ -11,7 +11,7 @@ The public API, loaded on first use so that ``import tinylm`` is instant:
   `tinylm.train.config.TrainConfig`, `tinylm.train.loop.train`
 * a finished model: `tinylm.models.teacher.load_model`, `tinylm.models.teacher.load_tokenizer`,
   `tinylm.models.generate.generate`, `tinylm.evaluate.models.evaluate`,
-  `tinylm.export.gguf.export`
+  `tinylm.export.run.export`
 
 Each is ``tinylm.NAME`` too, e.g. ``tinylm.run("demo", "runs/demo")``. ``inherit``, ``train``,
 ``evaluate`` and ``export`` are packages that can be called.
@@ -38,7 +38,7 @@ _MODULE_OF = {  # public name -> the module that defines it
     "generate": "tinylm.models.generate",
     "load_model": "tinylm.models.teacher",
     "load_tokenizer": "tinylm.models.teacher",
-    "export": "tinylm.export.gguf",
+    "export": "tinylm.export.run",
     "run": "tinylm.pipeline.run",
     "read_recipe": "tinylm.pipeline.recipe",
 }
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from tinylm.corpus.pack import pack
     from tinylm.corpus.store import open_store
     from tinylm.evaluate.models import evaluate
-    from tinylm.export.gguf import export
+    from tinylm.export.run import export
     from tinylm.inherit.inheritance import inherit
     from tinylm.models.generate import generate
     from tinylm.models.teacher import load_model, load_tokenizer

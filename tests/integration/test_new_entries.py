@@ -180,3 +180,16 @@ def test_no_table_is_left_without_a_tiny_run():
     for criterion, layers, repair in choices:
         student = inherit(teacher, target, ids, criterion, layers, repair=repair).model
         assert Shape.from_config(student.config) == target
+
+
+def test_every_export_format_writes(teacher_dir, tmp_path):
+    from tinylm.errors import InputError
+    from tinylm.export.formats import FORMATS
+
+    for name in FORMATS:
+        try:
+            tinylm.export(teacher_dir, tmp_path / name, name)
+        except InputError as error:  # an extra that is not installed
+            assert "pip install" in str(error)
+        else:
+            assert (tmp_path / name).exists()

@@ -7,6 +7,8 @@ from typing import Annotated
 import tyro
 
 from tinylm.evaluate.options import EvaluateOptions
+from tinylm.export.formats import Format
+from tinylm.export.options import ExportOptions
 
 
 def evaluate(
@@ -123,15 +125,8 @@ def chat(
 def export(
     model: str,
     out: Path | None = None,
-    format: str = "gguf",
-    facts: list[Path] | None = None,
-    quantize: str | None = None,
-    check: bool = True,
-    verify: Path | None = None,
-    text: list[Path] | None = None,
-    pre_tokenizer: str | None = None,
-    overwrite: bool = False,
-    threads: int = 1,
+    format: Format = "gguf",
+    options: Annotated[ExportOptions, tyro.conf.arg(name="")] = ExportOptions(),  # noqa: B008
 ) -> None:
     """Write a model for phones and laptops (GGUF, ONNX), and prove that it is the same.
 
@@ -141,32 +136,7 @@ def export(
             student-Q8_0.gguf.json.
         format: gguf (for llama.cpp), onnx (a folder for onnxruntime-genai), or card: the model
             card, README.md of the model's folder.
-        facts: JSON files a card is made from: results.json of a run, reports of exports, the device
-            table.
-        quantize: F32, F16 (default), BF16, Q8_0, Q6_K, Q5_K_M, Q5_K_S, Q5_1, Q5_0, Q4_K_M, Q4_K_S,
-            Q4_1 or Q4_0; of onnx F32 (default) or INT4.
-        check: run the file in llama.cpp and compare tokens, distributions, greedy text and bits per
-            byte with transformers; nothing is written when they differ.
-        verify: instead of writing, check this GGUF file against --model.
-        text: corpus files to measure bits per byte on, besides the built-in text (the first few
-            thousand tokens).
-        pre_tokenizer: llama.cpp's name of the rules that split text, when they cannot be
-            recognised.
-        overwrite: replace --out when it exists.
-        threads: threads of llama.cpp during the check.
     """
-    from tinylm.export import command
+    from tinylm.export.run import export as run_export
 
-    command.run(
-        model,
-        out,
-        format,
-        quantize,
-        check,
-        verify,
-        text or [],
-        pre_tokenizer,
-        overwrite,
-        threads,
-        facts or [],
-    )
+    run_export(model, out, format, **vars(options))

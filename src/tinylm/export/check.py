@@ -21,8 +21,9 @@ from gguf import GGUFReader, GGUFValueType
 from tinylm.artifact import atomic_file
 from tinylm.errors import InputError, WorkError
 from tinylm.export import graph, hard_text, quantization
-from tinylm.export.gguf import export, metadata, open_weights, refuse_existing
+from tinylm.export.gguf import export, metadata, read_finite, refuse_existing
 from tinylm.export.llamacpp import Llama, require_llamacpp
+from tinylm.models.shards import Shards
 from tinylm.models.teacher import load_config, load_model, load_tokenizer
 
 # quantisation -> (mean KL in nats per token, bits per byte relative to the model's): measured in
@@ -122,29 +123,29 @@ def compare_contents(model_dir: Path, gguf_path: Path, pre_tokenizer: str | None
                 f"{gguf_path} and {model_dir} differ in {key}: {_difference(value, found)}"
             )
     tensors = {tensor.name: tensor for tensor in reader.tensors}
-    with open_weights(model_dir) as weights:
-        names = graph.hf_names(config, list(weights.shapes), family)
-        expected = set(names) | set(graph.rope_tensors(config, family))
-        if expected != set(tensors):
+    weights = Shards(model_dir, tied=False)
+    names = graph.hf_names(config, weights.sizes(), family)
+    expected = set(names) | set(graph.rope_tensors(config, family))
+    if expected != set(tensors):
+        raise WorkError(
+            f"{gguf_path} and {model_dir} do not hold the same tensors:"
+            f" {sorted(expected ^ set(tensors))[:4]}"
+        )
+    for name, factors in graph.rope_tensors(config, family).items():
+        if not np.array_equal(
+            np.asarray(tensors[name].data).reshape(-1), np.asarray(factors).reshape(-1)
+        ):
+            raise WorkError(f"{gguf_path} and {model_dir} differ in {name}")
+    for name, hf_name in names.items():
+        weight = graph.to_llamacpp(hf_name, read_finite(weights, hf_name), config, family)
+        packed = quantization.pack(weight, tensors[name].tensor_type)
+        data = np.asarray(tensors[name].data)
+        if packed.nbytes != data.nbytes or not np.array_equal(
+            packed.reshape(-1).view(np.uint8), data.reshape(-1).view(np.uint8)
+        ):
             raise WorkError(
-                f"{gguf_path} and {model_dir} do not hold the same tensors:"
-                f" {sorted(expected ^ set(tensors))[:4]}"
+                f"{gguf_path} and {model_dir} differ in the weights of {name} ({hf_name})"
             )
-        for name, factors in graph.rope_tensors(config, family).items():
-            if not np.array_equal(
-                np.asarray(tensors[name].data).reshape(-1), np.asarray(factors).reshape(-1)
-            ):
-                raise WorkError(f"{gguf_path} and {model_dir} differ in {name}")
-        for name, hf_name in names.items():
-            weight = graph.to_llamacpp(hf_name, weights.read(hf_name), config, family)
-            packed = quantization.pack(weight, tensors[name].tensor_type)
-            data = np.asarray(tensors[name].data)
-            if packed.nbytes != data.nbytes or not np.array_equal(
-                packed.reshape(-1).view(np.uint8), data.reshape(-1).view(np.uint8)
-            ):
-                raise WorkError(
-                    f"{gguf_path} and {model_dir} differ in the weights of {name} ({hf_name})"
-                )
     return quantize
 
 

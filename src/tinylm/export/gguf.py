@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,13 @@ import numpy as np
 import torch
 from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
 from gguf.quants import quant_shape_to_byte_shape
-from safetensors import SafetensorError, safe_open
 
 from tinylm.artifact import atomic_file, require_space
 from tinylm.errors import InputError
 from tinylm.export import graph, quantization
 from tinylm.export.vocabulary import Vocabulary, read_vocabulary
+from tinylm.models.initialise import new_model
+from tinylm.models.shards import Shards
 from tinylm.models.teacher import load_config, load_tokenizer
 from tinylm.terminal import track
 
@@ -43,40 +43,36 @@ def export(
     config, tokenizer = load_config(model_dir).get_text_config(), load_tokenizer(model_dir)
     family = graph.graph_of(config)
     vocabulary = read_vocabulary(model_dir, tokenizer, config.vocab_size, pre_tokenizer)
-    with open_weights(model_dir) as weights:
-        hf_names = graph.hf_names(config, list(weights.shapes), family)
-        _require_complete(model_dir, config, weights.shapes)
-        tied = "output.weight" not in hf_names
-        formats = {
-            name: quantization.choose(
-                quantize, name, weights.shapes[hf_name], config.num_hidden_layers, tied
-            )
-            for name, hf_name in hf_names.items()
-        }
-        size = sum(
-            _packed_bytes(weights.shapes[hf_names[name]], given)
-            for name, (_, given) in formats.items()
-        )
-        require_space(out, size + 64 * len(vocabulary.tokens))
-        with atomic_file(out) as scratch:
-            writer = GGUFWriter(scratch, family.architecture)
-            _write_metadata(writer, model_dir, config, family, vocabulary, quantize)
-            extra = graph.rope_tensors(config, family)
-            for name, tensor in extra.items():
-                writer.add_tensor_info(name, tensor.shape, tensor.dtype, tensor.nbytes)
-            for name, (_, given) in formats.items():
-                _announce(writer, name, weights.shapes[hf_names[name]], given)
-            writer.write_header_to_file()
-            writer.write_kv_data_to_file()
-            writer.write_ti_data_to_file()
-            for tensor in extra.values():
-                writer.write_tensor_data(tensor)
-            for name, (_, given) in track(list(formats.items()), f"packing {quantize}"):
-                hf_name = hf_names[name]
-                tensor = graph.to_llamacpp(hf_name, weights.read(hf_name), config, family)
-                writer.write_tensor_data(quantization.pack(tensor, given))
-            writer.close()
-    parameters = sum(int(np.prod(weights.shapes[hf_name])) for hf_name in hf_names.values())
+    weights = Shards(model_dir, tied=False)
+    sizes = weights.sizes()
+    hf_names = graph.hf_names(config, sizes, family)
+    _require_complete(model_dir, config, sizes)
+    tied = "output.weight" not in hf_names
+    formats = {
+        name: quantization.choose(quantize, name, sizes[hf_name], config.num_hidden_layers, tied)
+        for name, hf_name in hf_names.items()
+    }
+    size = sum(_packed_bytes(sizes[hf_names[name]], given) for name, (_, given) in formats.items())
+    require_space(out, size + 64 * len(vocabulary.tokens))
+    with atomic_file(out) as scratch:
+        writer = GGUFWriter(scratch, family.architecture)
+        _write_metadata(writer, model_dir, config, family, vocabulary, quantize)
+        extra = graph.rope_tensors(config, family)
+        for name, tensor in extra.items():
+            writer.add_tensor_info(name, tensor.shape, tensor.dtype, tensor.nbytes)
+        for name, (_, given) in formats.items():
+            _announce(writer, name, sizes[hf_names[name]], given)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for tensor in extra.values():
+            writer.write_tensor_data(tensor)
+        for name, (_, given) in track(list(formats.items()), f"packing {quantize}"):
+            hf_name = hf_names[name]
+            tensor = graph.to_llamacpp(hf_name, read_finite(weights, hf_name), config, family)
+            writer.write_tensor_data(quantization.pack(tensor, given))
+        writer.close()
+    parameters = sum(int(np.prod(sizes[hf_name])) for hf_name in hf_names.values())
     return {
         "file": str(out),
         "bytes": out.stat().st_size,
@@ -104,49 +100,12 @@ def refuse_existing(out: Path, overwrite: bool) -> None:
         raise InputError(f"{out} exists already: choose another --out or give --overwrite")
 
 
-class Weights:
-    """The tensors of a model's safetensors files, read one by one. ``shapes``: parameter name ->
-    shape."""
-
-    def __init__(self, files: dict[str, Any]) -> None:
-        self._file_of = {name: file for file in files.values() for name in file.keys()}  # noqa: SIM118
-        self.shapes = {
-            name: tuple(file.get_slice(name).get_shape()) for name, file in self._file_of.items()
-        }
-
-    def read(self, name: str) -> np.ndarray:
-        """The tensor as float32. InputError when it holds NaN or infinity."""
-        tensor = self._file_of[name].get_tensor(name).to(torch.float32)
-        if not torch.isfinite(tensor).all():
-            raise InputError(f"the weight {name} holds NaN or infinity: the model is damaged")
-        return tensor.numpy()
-
-
-@contextmanager
-def open_weights(model_dir: Path) -> Iterator[Weights]:
-    """Open all safetensors files of ``model_dir``. InputError when there are none or one is
-    damaged."""
-    index = model_dir / "model.safetensors.index.json"
-    if index.is_file():
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    else:
-        names = ["model.safetensors"]
-    files: dict[str, Any] = {}
-    try:
-        for name in names:
-            files[name] = safe_open(model_dir / name, framework="pt").__enter__()
-        yield Weights(files)
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{model_dir} lacks {name}: GGUF is made from safetensors weights"
-        ) from error
-    except SafetensorError as error:
-        raise InputError(
-            f"{model_dir}/{name} is damaged ({error}): copy or download it again"
-        ) from error
-    finally:
-        for file in files.values():
-            file.__exit__(None, None, None)
+def read_finite(weights: Shards, name: str) -> np.ndarray:
+    """The tensor as float32. InputError when it holds NaN or infinity."""
+    tensor = weights[name].to(torch.float32)
+    if not torch.isfinite(tensor).all():
+        raise InputError(f"the weight {name} holds NaN or infinity: the model is damaged")
+    return tensor.numpy()
 
 
 def metadata(
@@ -176,7 +135,7 @@ def _write_metadata(
     facts_file = model_dir / "tinylm.json"
     facts = json.loads(facts_file.read_text()) if facts_file.is_file() else {}
     writer.add_type("model")
-    writer.add_name(_name(model_dir, config, vocabulary))
+    writer.add_name(_name(model_dir, family, vocabulary))
     if facts.get("license"):
         writer.add_license(facts["license"])
     writer.add_file_type(quantization.file_type(quantize))
@@ -190,24 +149,20 @@ def _write_metadata(
     vocabulary.write(writer)
 
 
-def _name(model_dir: Path, config: Any, vocabulary: Vocabulary) -> str:
+def _name(model_dir: Path, family: graph.Llamacpp, vocabulary: Vocabulary) -> str:
     """The folder's name. llama.cpp takes "phi-3" in it as word of that family's four tokens, and
     fails without them."""
     name = model_dir.resolve().name
     if {"</s>", "<unk>", "<s>", "<|endoftext|>"} <= set(
         vocabulary.tokens
-    ) and config.model_type == "phi3":
+    ) and family.architecture == "phi3":
         return name if re.search("phi-?3", name, re.IGNORECASE) else f"phi-3-{name}"
     return re.sub("(phi)-?3", r"\1_3", name, flags=re.IGNORECASE)
 
 
 def _require_complete(model_dir: Path, config: Any, shapes: dict[str, tuple[int, ...]]) -> None:
     """InputError when a parameter that the config calls for is missing or has another shape."""
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        expected = AutoModelForCausalLM.from_config(config).state_dict()
-    for name, tensor in expected.items():
+    for name, tensor in new_model(config, device="meta").state_dict().items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
         if name not in shapes:

@@ -14,6 +14,7 @@ import torch
 from tinylm.artifact import require_space, write_json
 from tinylm.errors import InputError
 from tinylm.models.families import FAMILIES
+from tinylm.models.initialise import new_model
 from tinylm.terminal import track
 
 PRE_TOKENIZER_KEY = "tokenizer.ggml.pre"
@@ -52,7 +53,7 @@ def convert(gguf_path: Path, folder: Path) -> None:
     from gguf import GGUFReader
     from huggingface_hub.errors import StrictDataclassError
     from safetensors.torch import save_file
-    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+    from transformers import AutoConfig, GenerationConfig
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
     damaged = (ValueError, KeyError, IndexError, struct.error, NotImplementedError)
@@ -67,8 +68,7 @@ def convert(gguf_path: Path, folder: Path) -> None:
         settings = parsed["config"] | _lost_settings(reader)
         settings.pop("_model_name_or_path", None)
         config = AutoConfig.for_model(**settings)
-        with torch.device("meta"):
-            empty = AutoModelForCausalLM.from_config(config)
+        empty = new_model(config, device="meta")
     except (*damaged, StrictDataclassError) as error:
         architecture = _field(reader, "general.architecture")
         raise InputError(

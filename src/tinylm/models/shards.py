@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tinylm.artifact import read_json
 from tinylm.errors import InputError
+from tinylm.models.initialise import new_model
 
 
 class Shards(Mapping[str, Tensor]):
@@ -70,10 +71,7 @@ class Shards(Mapping[str, Tensor]):
     def check_names(self, config: Any) -> None:
         """InputError when the shards lack a weight of the model that ``config`` describes, or hold
         one beside it."""
-        from transformers import AutoModelForCausalLM
-
-        with torch.device("meta"):
-            empty = AutoModelForCausalLM.from_config(config)
+        empty = new_model(config, device="meta")
         names = {name for name, _ in empty.named_parameters()}
         for what, found in (
             ("lack", names - set(self)),

@@ -2,7 +2,6 @@
 disk."""
 
 from collections import Counter
-from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -10,72 +9,54 @@ from typing import Any
 from tinylm.artifact import write_json
 from tinylm.corpus.read import documents
 from tinylm.errors import InputError
-from tinylm.export.card import sort_facts, write_card
 from tinylm.export.check import check as check_gguf
-from tinylm.export.check import export_checked
-from tinylm.export.gguf import export
-from tinylm.export.onnx import export_onnx
+from tinylm.export.formats import FORMATS
+from tinylm.export.options import ExportOptions
 from tinylm.models.teacher import resolve
 from tinylm.terminal import print_table
 
-FORMATS = ("gguf", "onnx", "card")
+CHECKED_DOCUMENTS = 200  # of --text at most; more than the check takes
 
 
-def run(
-    model: str,
-    out: Path | None,
-    format: str,
-    quantize: str | None,
-    check: bool,
-    verify: Path | None,
-    text: Sequence[Path],
-    pre_tokenizer: str | None,
-    overwrite: bool,
-    threads: int,
-    facts: Sequence[Path],
+def export(
+    model: str | Path, out: str | Path | None = None, format: str = "gguf", **settings: Any
 ) -> dict[str, Any]:
-    """One `tinylm export`; the arguments are the command's, told by `tinylm export --help`. Returns
-    the report."""
-    if threads < 1:
-        raise InputError(f"--threads {threads} must be 1 or more")
+    """One `tinylm export`: write ``model`` to ``out`` in ``format`` (of ``FORMATS``) and prove that
+    it is the same.
+
+    Args:
+        model: directory, .gguf file, hub id or ``smollm2-135m``.
+        settings: of :class:`~tinylm.export.options.ExportOptions`.
+
+    Returns:
+        The report, which lies beside ``out`` as ``OUT.json`` too; {} for a card.
+
+    Raises:
+        InputError: what cannot be written so. WorkError: the written model computes something else.
+    """
+    options = ExportOptions(**settings)
+    if options.threads < 1:
+        raise InputError(f"--threads {options.threads} must be 1 or more")
     model_dir = resolve(model)
     if format not in FORMATS:
         raise InputError(f"no export format {format!r}: choose one of {', '.join(FORMATS)}")
-    if format == "card":
-        print(write_card(model_dir, out, overwrite=overwrite, **sort_facts(facts)))
-        return {}
-    # more than the check takes
-    texts = [document.text for document in islice(documents(text), 200)] if text else []
-    if verify is not None:
+    read = islice(documents(options.text), CHECKED_DOCUMENTS) if options.text else ()
+    texts = [document.text for document in read]
+    if options.verify is not None:
         checked = check_gguf(
-            model_dir, verify, texts=texts, pre_tokenizer=pre_tokenizer, threads=threads
-        )
-        print_check(checked, f"{verify} is {model}")
-        return checked
-    if out is None:
-        raise InputError(
-            "--out is missing: the file to write, e.g. --out model.gguf (or --verify FILE to check"
-            " one)"
-        )
-    if format == "onnx":
-        report = export_onnx(
-            model_dir, out, quantize or "F32", check=check, texts=texts, overwrite=overwrite
-        )
-    elif check:
-        report = export_checked(
             model_dir,
-            out,
-            quantize or "F16",
+            options.verify,
             texts=texts,
-            pre_tokenizer=pre_tokenizer,
-            overwrite=overwrite,
-            threads=threads,
+            pre_tokenizer=options.pre_tokenizer,
+            threads=options.threads,
         )
-    else:
-        report = export(
-            model_dir, out, quantize or "F16", pre_tokenizer=pre_tokenizer, overwrite=overwrite
-        )
-    if check:
+        print_check(checked, f"{options.verify} is {model}")
+        return checked
+    out = None if out is None else Path(out)
+    report = FORMATS[format](model_dir, out, options, texts)
+    if not report or out is None:
+        return report
+    if options.check:
         print_check(report["check"], f"{out} is {model}")
     for change, tensors in Counter(report["fallbacks"].values()).items():
         print(f"{tensors} tensors have rows that do not divide by the format's block: {change}")

@@ -1,0 +1,65 @@
+"""The export formats, by name: a table that is cheap to import. A format is one module and one line
+here."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tinylm.export.options import ExportOptions
+
+
+def _gguf(model_dir: Path, out: Path | None, options: ExportOptions, texts: list[str]) -> Any:
+    from tinylm.export import check, gguf
+
+    write = check.export_checked if options.check else gguf.export
+    settings: dict[str, Any] = {
+        "pre_tokenizer": options.pre_tokenizer,
+        "overwrite": options.overwrite,
+    }
+    if options.check:
+        settings |= {"texts": texts, "threads": options.threads}
+    return write(model_dir, _named(out), options.quantize or "F16", **settings)
+
+
+def _onnx(model_dir: Path, out: Path | None, options: ExportOptions, texts: list[str]) -> Any:
+    from tinylm.export.onnx import export_onnx
+
+    return export_onnx(
+        model_dir,
+        _named(out),
+        options.quantize or "F32",
+        check=options.check,
+        texts=texts,
+        overwrite=options.overwrite,
+    )
+
+
+def _card(model_dir: Path, out: Path | None, options: ExportOptions, texts: list[str]) -> Any:
+    from tinylm.export.card import sort_facts, write_card
+
+    facts = sort_facts(options.facts)
+    print(write_card(model_dir, out, overwrite=options.overwrite, **facts))
+    return {}
+
+
+def _named(out: Path | None) -> Path:
+    from tinylm.errors import InputError
+
+    if out is None:
+        raise InputError(
+            "--out is missing: the file to write, e.g. --out model.gguf (or --verify FILE to check"
+            " one)"
+        )
+    return out
+
+
+# (model directory, --out, options, texts of the check) -> report of the file; {}: nothing to tell
+FORMATS: dict[str, Callable[[Path, Path | None, ExportOptions, list[str]], dict[str, Any]]] = {
+    "gguf": _gguf,  # one file for llama.cpp
+    "onnx": _onnx,  # a folder for onnxruntime-genai
+    "card": _card,  # the model card, README.md of the model's folder
+}
+if TYPE_CHECKING:
+    Format = str
+else:
+    Format = Literal[tuple(FORMATS)]

@@ -1,0 +1,26 @@
+"""What a person may choose about an export."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Settings of ``tinylm export``."""
+
+    # JSON files a card is made from: results.json of a run, reports of exports, the device table
+    facts: list[Path] = field(default_factory=list)
+    # F32, F16 (default), BF16, Q8_0, Q6_K, Q5_K_M, Q5_K_S, Q5_1, Q5_0, Q4_K_M, Q4_K_S, Q4_1, Q4_0;
+    # of onnx F32 (default) or INT4
+    quantize: str | None = None
+    # run the file in llama.cpp and compare tokens, distributions, greedy text and bits per byte
+    # with transformers; nothing is written when they differ
+    check: bool = True
+    verify: Path | None = None  # instead of writing, check this GGUF file against --model
+    # corpus files to measure bits per byte on, besides the built-in text (first few thousand
+    # tokens)
+    text: list[Path] = field(default_factory=list)
+    # llama.cpp's name of the rules that split text, when they cannot be recognised
+    pre_tokenizer: str | None = None
+    overwrite: bool = False  # replace --out when it exists
+    threads: int = 1  # of llama.cpp during the check
