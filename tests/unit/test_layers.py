@@ -1,6 +1,8 @@
 """The directions of imports are a contract (pyproject, ``tool.importlinter``) that can fail."""
 
+import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -40,6 +42,30 @@ def test_an_import_that_points_up_is_refused(tmp_path, module, line, code):
 
 
 def test_the_root_holds_what_the_layout_says():
-    """Six modules and twelve rooms; no file above 400 lines, no function above 80."""
     files = {path.stem for path in ROOT.glob("*.py")}
     assert files == {"__init__", "__main__", "artifact", "cli", "errors", "machine", "terminal"}
+
+
+def test_no_file_is_above_400_lines_and_no_function_above_80():
+    long = []
+    for path in ROOT.rglob("*.py"):
+        text = path.read_text()
+        name = path.relative_to(ROOT)
+        if text.count("\n") > 400:
+            long.append(f"{name}: {text.count(chr(10))} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                lines = (node.end_lineno or 0) - node.lineno + 1
+                arguments = len(node.args.args) + len(node.args.kwonlyargs)
+                if lines > 80 or arguments > 10:
+                    long.append(f"{name}, {node.name}: {lines} lines, {arguments} arguments")
+    assert not long, long
+
+
+def test_one_table_of_families():
+    defined = [
+        path.relative_to(ROOT).as_posix()
+        for path in ROOT.rglob("*.py")
+        if re.search(r"^FAMILIES\b", path.read_text(), re.MULTILINE)
+    ]
+    assert defined == ["models/families.py"]

@@ -9,7 +9,7 @@ so backward only scales them.
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,14 @@ class Head:
             (hidden @ self.weight.T).mul_(self.scale) if self.scale != 1 else hidden @ self.weight.T
         )
         return logits.div_(self.cap).tanh_().mul_(self.cap) if self.cap else logits
+
+
+class LogitRule(NamedTuple):
+    """What becomes of logits on their way to the loss."""
+
+    scale: float  # see Head
+    cap: float
+    z_loss: float  # weight of log(Z)^2
 
 
 @dataclass(frozen=True)
@@ -76,9 +84,8 @@ def chunked_loss(
         compiled: fuse what is done to a chunk's logits; three times as fast on a CPU, seconds to
             compile.
     """
-    return _ChunkedLoss.apply(
-        hidden, head.weight, head.scale, head.cap, targets, teacher, z_loss, chunk, compiled
-    )
+    rule = LogitRule(head.scale, head.cap, z_loss)
+    return _ChunkedLoss.apply(hidden, head.weight, targets, rule, teacher, chunk, compiled)
 
 
 class _ChunkedLoss(torch.autograd.Function):
@@ -87,11 +94,9 @@ class _ChunkedLoss(torch.autograd.Function):
         ctx: Any,
         hidden: Tensor,
         weight: Tensor,
-        scale: float,
-        cap: float,
         targets: Tensor,
+        rule: LogitRule,
         teacher: TeacherTargets | None,
-        z_loss: float,
         chunk: int,
         compiled: bool,
     ) -> tuple[Tensor, Tensor]:
@@ -115,9 +120,7 @@ class _ChunkedLoss(torch.autograd.Function):
                 logits,
                 targets[part].clamp(min=0),
                 share[part],
-                scale=scale,
-                cap=cap,
-                z_loss=z_loss,
+                rule,
                 **word,
             )
             if needed:
@@ -134,7 +137,7 @@ class _ChunkedLoss(torch.autograd.Function):
         return (
             hidden_gradient * loss_gradient.to(hidden_gradient.dtype),
             (weight_gradient * loss_gradient).to(hidden_gradient.dtype),
-            *[None] * 7,
+            *[None] * 5,
         )
 
 
@@ -142,10 +145,8 @@ def loss_and_gradient(
     logits: Tensor,
     targets: Tensor,
     share: Tensor,
+    rule: LogitRule,
     *,
-    scale: float = 1.0,
-    cap: float = 0.0,
-    z_loss: float = 0.0,
     weight: float = 0.0,
     temperature: float = 1.0,
     teacher_logits: Tensor | None = None,
@@ -156,11 +157,12 @@ def loss_and_gradient(
     nats [c]).
 
     Args:
-        logits: [c, V] before ``scale`` and ``cap``, see :class:`Head`.
+        logits: [c, V] before scale and cap, see :class:`Head`.
         share: what each position counts in the mean, [c]; the gradient includes it.
         weight, temperature: of the teacher's part, weight * T^2 * KL(teacher || student) at
             temperature T.
     """
+    scale, cap, z_loss = rule
     scores, targets, share = (
         logits.float() * scale,
         targets.unsqueeze(1),
