@@ -15,8 +15,7 @@ import numpy as np
 
 from tinylm.artifact import hash_of, read_json
 from tinylm.errors import InputError
-from tinylm.evaluate.tasks.catalog import in_bits
-from tinylm.evaluate.tasks.catalog import tasks as task_facts
+from tinylm.evaluate.tasks.catalog import tasks_in_bits
 from tinylm.study.spec import Study, recipe_hash
 from tinylm.study.statistics import Comparison, compare, holm, mean_with_error, verdict
 
@@ -294,7 +293,7 @@ def _student_tasks(results: dict[str, Any]) -> dict[str, dict[str, float]]:
         name: {"score": score["score"], "stderr": score["stderr"] or 0.0}
         for name, score in scores.items()
     }
-    averaged = [tasks[name] for name, score in scores.items() if not in_bits(score["metric"])]
+    averaged = [score for name, score in tasks.items() if name not in tasks_in_bits()]
     if len(averaged) > 1:
         mean, error = mean_with_error(
             [score["score"] for score in averaged], [score["stderr"] for score in averaged]
@@ -308,14 +307,13 @@ def _task_measures(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     names = {
         name for record in records if _ok(record) for name in record["results"]["student_tasks"]
     }
-    lower = [name for name, facts in task_facts().items() if in_bits(facts.metric)]
     key = "student_tasks.{}.{}"
     return [
         {
             "key": key.format(name, "score"),
             "error": key.format(name, "stderr"),
             "label": name,
-            "better": "lower" if name in lower else "higher",
+            "better": "lower" if name in tasks_in_bits() else "higher",
             "unit": "",
         }
         for name in sorted(names, key=lambda name: (name != "average", name))

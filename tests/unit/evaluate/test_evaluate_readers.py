@@ -223,7 +223,7 @@ def test_a_task_file_alone_makes_a_column_of_its_own(tmp_path, monkeypatch):
     from tinylm.evaluate import results
     from tinylm.evaluate.tasks import catalog
 
-    (tmp_path / "riddles.yaml").write_text("task: tinylm_riddles\nmetadata: {main: acc}\n")
+    (tmp_path / "riddles.yaml").write_text("metadata:\n  main: acc\ntask: tinylm_riddles\n")
     monkeypatch.setattr(catalog, "FOLDER", tmp_path)
     catalog.tasks.cache_clear()
     try:

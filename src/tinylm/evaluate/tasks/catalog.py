@@ -28,8 +28,10 @@ def tasks() -> dict[str, TaskFacts]:
     """{name: facts} of every task file, in the order of columns."""
     found = []
     for path in FOLDER.glob("*.yaml"):
-        line = re.search("^metadata:.*", path.read_text(encoding="utf-8"), re.MULTILINE)
-        values = yaml.safe_load(line[0])["metadata"] if line else {}
+        # `!function` in the rest of the file is lm-eval's; the block ends where a new key begins
+        text = path.read_text(encoding="utf-8")
+        block = re.search(r"^metadata:.*(\n[ \t]+.*)*", text, re.MULTILINE)
+        values = (yaml.safe_load(block[0])["metadata"] if block else None) or {}
         facts = TaskFacts(
             path.stem,
             values.get("main", "acc"),
@@ -45,6 +47,11 @@ def in_bits(metric: str) -> bool:
     """Whether a score is bits per byte: lower is better, no percentage, and no average with
     others."""
     return metric == "bits_per_byte"
+
+
+def tasks_in_bits() -> list[str]:
+    """The tasks whose score is bits per byte."""
+    return [name for name, facts in tasks().items() if in_bits(facts.metric)]
 
 
 def paper_columns() -> list[str]:
