@@ -1,7 +1,7 @@
 """A plan with measurements: the speed of every candidate, its quality after a short training run,
 and the picture.
 
-Beside `pipeline.py` the one place where formulas meet: planning knows nothing of training or
+Beside `pipeline/run.py` the one place where formulas meet: planning knows nothing of training or
 export, so what is measured here is handed to it as functions.
 """
 
