@@ -13,12 +13,11 @@ import tempfile
 import time
 from pathlib import Path
 
-import torch
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import LlamaConfig
 
 from tinylm.artifact import write_json
 from tinylm.corpus.store import open_store
-from tinylm.models.initialise import initialise
+from tinylm.models.initialise import random_model
 from tinylm.train.config import TrainConfig
 from tinylm.train.loop import train
 
@@ -90,9 +89,7 @@ def make_model(layers: int, hidden: int, inner: int):
         tie_word_embeddings=True,
         max_position_embeddings=512,
     )
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    initialise(model, "gpt2")
-    return model
+    return random_model(config, seed=0, scheme="gpt2")
 
 
 def made_up_text(folder: Path, tokens: int) -> None:

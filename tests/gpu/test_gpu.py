@@ -2,6 +2,7 @@
 the CPU, to see that they work."""
 
 import copy
+import dataclasses
 import math
 import os
 
@@ -63,15 +64,13 @@ def fresh(teacher_dir):
     ids=str,
 )
 def test_training_learns(changes, teacher_dir, store, tmp_path):
-    config = CONFIG.__class__(**{**CONFIG.to_dict(), "trackers": (), **changes})
+    config = dataclasses.replace(CONFIG, **changes)
     result = train(fresh(teacher_dir), store, config, tmp_path, valid_store=store)
     assert result["valid_loss"] < math.log(500) - 0.25
 
 
 def test_losses_equal_the_cpus(teacher_dir, store, tmp_path, monkeypatch):
-    config = CONFIG.__class__(
-        **{**CONFIG.to_dict(), "trackers": (), "bf16": False, "compile": False}
-    )
+    config = dataclasses.replace(CONFIG, bf16=False, compile=False)
     ours = train(fresh(teacher_dir), store, config, tmp_path / "gpu", valid_store=store)
     monkeypatch.setattr("tinylm.train.run.choose_device", lambda: torch.device("cpu"))
     theirs = train(fresh(teacher_dir), store, config, tmp_path / "cpu", valid_store=store)

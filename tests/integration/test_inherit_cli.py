@@ -220,3 +220,21 @@ def test_masks_serve_the_shape_they_were_learned_for() -> None:
     scores.metadata |= {"criterion": "learned", "target": {**target.to_dict(), "num_layers": 2}}
     with pytest.raises(InputError, match="masks learned for"):
         inherit(teacher, target, repair=(), scores=scores)
+
+
+def test_a_second_weights_file_is_not_read(tmp_path) -> None:
+    """An average of the weights beside them: `transformers` takes model.safetensors, so do we."""
+    teacher = family_model("llama")
+    teacher.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    other = {name: weight + 1 for name, weight in weights.items()}
+    save_file(other, tmp_path / "model_ema.safetensors", metadata={"format": "pt"})
+    shards = Shards(tmp_path, tied=False)
+    assert all(torch.equal(shards[name], weight) for name, weight in weights.items())
+
+
+def test_an_unknown_repair_is_one_clear_line(teacher_dir, tmp_path) -> None:
+    write_shape(tmp_path / "s.toml", Shape.from_config(load_model(teacher_dir).config))
+    options = InheritOptions(criterion="l2", layers="first-last", repair=("glue",))
+    with pytest.raises(InputError, match="repair 'glue' is unknown"):
+        inherit_files(str(teacher_dir), tmp_path / "s.toml", tmp_path / "out", options)

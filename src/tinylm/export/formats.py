@@ -11,14 +11,11 @@ from tinylm.export.options import ExportOptions
 def _gguf(model_dir: Path, out: Path | None, options: ExportOptions, texts: list[str]) -> Any:
     from tinylm.export import check, gguf
 
-    write = check.export_checked if options.check else gguf.export
-    settings: dict[str, Any] = {
-        "pre_tokenizer": options.pre_tokenizer,
-        "overwrite": options.overwrite,
-    }
-    if options.check:
-        settings |= {"texts": texts, "threads": options.threads}
-    return write(model_dir, _named(out), options.quantize or "F16", **settings)
+    what = model_dir, _named(out), options.quantize or "F16"
+    how: dict[str, Any] = {"pre_tokenizer": options.pre_tokenizer, "overwrite": options.overwrite}
+    if not options.check:
+        return gguf.export(*what, **how)
+    return check.export_checked(*what, **how, texts=texts, threads=options.threads)
 
 
 def _onnx(model_dir: Path, out: Path | None, options: ExportOptions, texts: list[str]) -> Any:

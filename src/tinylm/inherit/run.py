@@ -61,7 +61,8 @@ def inherit_files(
     if not options.repair and (known or not needs_text(options.criterion, options.layers)):
         result = inherit_streamed(folder, target, options, vocab, known)
     else:
-        refitted = any(REPAIRS[name].keeps_states for name in options.repair) * chunks * length
+        keeping = [name for name, step in REPAIRS.items() if step.keeps_states]
+        refitted = chunks * length if set(keeping) & set(options.repair) else 0
         source = Shape.from_config(config)
         console.print(
             memory_line(source, target, dtype, length, torch.device("cpu"), refitted),

@@ -1,6 +1,6 @@
 """The blocks that a student's decoder layers may have: the plain one of its family, or PanGu-pi's.
 
-``config_for`` and ``apply`` are all that other rooms need: nobody else asks which block it is.
+``config_for`` and ``apply`` are what other rooms build a model with; a new block is a new entry.
 """
 
 import importlib

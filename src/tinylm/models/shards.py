@@ -22,12 +22,7 @@ class Shards(Mapping[str, Tensor]):
 
         self._files: dict[str, Path] = {}
         self._sizes: dict[str, tuple[int, ...]] = {}
-        # other files may hold the same weights once more
-        index = Path(folder) / "model.safetensors.index.json"
-        names = set(read_json(index)["weight_map"].values()) if index.exists() else ()
-        for path in sorted(Path(folder) / Path(name).name for name in names) or sorted(
-            folder.glob("*.safetensors")
-        ):
+        for path in _files(Path(folder)):
             try:
                 with safe_open(path, framework="pt") as file:
                     held = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
@@ -82,3 +77,13 @@ class Shards(Mapping[str, Tensor]):
                     f"the shards {what} {sorted(found)[0]} ({len(found)} in all): download the"
                     " model again"
                 )
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files of the weights: those of the index, else model.safetensors, else all there are.
+    Others may hold the same weights once more (an average of them, another format's)."""
+    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
+    if index.exists():
+        names = set(read_json(index)["weight_map"].values())
+        return sorted(folder / Path(name).name for name in names)
+    return [single] if single.exists() else sorted(folder.glob("*.safetensors"))

@@ -1,6 +1,7 @@
 """TrainConfig: every setting of a training run, in plain types, each with its meaning beside it."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -13,6 +14,12 @@ from tinylm.train.rounds import Granularity, LossSource, Strategy
 from tinylm.train.schedule import RoundSchedule
 from tinylm.train.trackers import TrackerName
 
+_HOLDS: dict[type, Callable[[Any, Any], bool]] = {
+    Ge: lambda value, bound: value >= bound.ge,
+    Gt: lambda value, bound: value > bound.gt,
+    Le: lambda value, bound: value <= bound.le,
+    Lt: lambda value, bound: value < bound.lt,
+}
 Count = Annotated[int, Ge(0)]
 AtLeastOne = Annotated[int, Ge(1)]
 Share = Annotated[float, Ge(0), Le(1)]
@@ -139,11 +146,7 @@ def _is_within(value: Any, kind: type, *bounds: Any) -> bool:
     types = (int,) if kind is int else (int, float)
     if not isinstance(value, types) or isinstance(value, bool) or value != value:
         return False
-    return all(
-        {Ge: lambda b: value >= b.ge, Gt: lambda b: value > b.gt, Le: lambda b: value <= b.le,
-         Lt: lambda b: value < b.lt}[type(bound)](bound)
-        for bound in bounds
-    )  # fmt: skip
+    return all(_HOLDS[type(bound)](value, bound) for bound in bounds)
 
 
 def _range(low: Any, high: Any = None) -> str:
