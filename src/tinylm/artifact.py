@@ -28,10 +28,10 @@ STAGE_VERSIONS = {
     "compact": 1,
     "architecture": 1,
     "pack": 1,
-    "inherit": 3,  # masks choose inside the key-value groups; the seed reaches random units
+    "inherit": 4,  # calibration is spread over the text, the refit weighs tokens by their stream
     "random": 1,
-    "train": 1,
-    "score": 1,
+    "train": 2,  # the best state by held-out loss is published; longer warm-up
+    "score": 2,  # documents begin after the separator they were trained with
     "tasks": 1,
     "samples": 1,
     "answers": 2,  # kept answers to tasks: the way they are computed

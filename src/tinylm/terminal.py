@@ -21,7 +21,9 @@ console = Console(stderr=True, soft_wrap=True)
 
 
 @contextmanager
-def progress_bar(label: str, total: float | None, unit: str = "") -> Iterator["Bar"]:
+def progress_bar(
+    label: str, total: float | None, unit: str = "", *, shown: bool = True
+) -> Iterator["Bar"]:
     """A progress bar as a context: ``bar.advance(n, "12.3k tokens/s")``. Silent when stderr is not
     a terminal."""
     with Progress(
@@ -34,7 +36,7 @@ def progress_bar(label: str, total: float | None, unit: str = "") -> Iterator["B
         TimeRemainingColumn(),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
+        disable=not (shown and console.is_terminal),
     ) as progress:
         task = progress.add_task(label, total=total, unit=unit, note="")
         yield Bar(progress, task)

@@ -16,7 +16,13 @@ from tinylm.train.rounds import GRANULARITIES, LOSS_SOURCES, STRATEGIES
 from tinylm.train.schedule import SCHEDULES
 
 CONFIG = TrainConfig(
-    sequence_length=16, batch_size=2, steps=6, rounds=3, compile=False, checkpoint_every=0
+    sequence_length=16,
+    batch_size=2,
+    steps=6,
+    rounds=3,
+    base_lr=1e-3,
+    compile=False,
+    checkpoint_every=0,
 )
 CHOICES = [
     (key, name)

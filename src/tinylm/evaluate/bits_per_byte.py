@@ -6,9 +6,10 @@ across tokenizers.
 
 What is conditioned on what, so that the number means the same for every model:
 
-- A document is scored by itself. Before its first token stands one prefix token (BOS, else
-  end-of-text), which is conditioned on and not scored; the end of the document is not scored
-  either.
+- A document is scored by itself. Before its first token stands one prefix token, which is
+  conditioned on and not scored: what stands before a document in packed training text (the BOS that
+  the tokenizer itself puts there, else the separator of documents). The end of the document is not
+  scored either.
 - A document longer than ``context`` tokens is scored in chunks. With ``stride = context`` (default)
   chunks do not overlap and each starts from the last token of the one before; with a smaller stride
   the window slides, and every token after the first window sees at least ``context - stride``
@@ -28,10 +29,10 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tinylm.corpus.pack import find_start
+from tinylm.corpus.pack import find_separator, find_start
 from tinylm.corpus.read import Document, documents, expand
 from tinylm.errors import InputError, WorkError
-from tinylm.evaluate.forward import Scorer, check_context, check_vocabulary, prefix_token, scoring
+from tinylm.evaluate.forward import Scorer, check_context, check_vocabulary, scoring
 from tinylm.terminal import progress_bar
 
 Float = np.ndarray
@@ -165,7 +166,8 @@ def token_bits(
         raise InputError(f"stride {stride} must be 1 to {context} tokens (the context)")
     check_context(model, context)
     check_vocabulary(model, max(int(ids.max(initial=0)) for ids in tokens))
-    prefix, start = prefix_token(tokenizer), find_start(tokenizer)
+    start = find_start(tokenizer)
+    prefix = find_separator(tokenizer) if start is None else start
     windows = [
         window
         for index, ids in enumerate(tokens)

@@ -1,42 +1,70 @@
-"""Calibration text: how it is packed into chunks, and how many tokens each score needs."""
+"""Calibration text: how it is packed into chunks, and how many tokens each score needs.
 
-from collections.abc import Sequence
+Scores read the first chunks and repairs are judged on the last ones, so the order matters: every
+part of it is spread over the whole text (:func:`spread_order`), whatever source lies where.
+"""
 
+from collections.abc import Iterator, Sequence
+from itertools import chain, zip_longest
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from tinylm.corpus.pack import find_separator, find_start
-from tinylm.corpus.read import documents
+from tinylm.corpus.read import documents, first_bytes
 from tinylm.errors import InputError
 
 TAYLOR_TOKENS = 8192  # for unit scores: the ranking hardly moves beyond
-DEPTH_TOKENS = 2048  # for layer scores: they cost a forward pass a layer
+DEPTH_TOKENS = 8192  # for layer scores: they cost a forward pass a layer
+CHOSEN_FROM = 32  # times the text that is needed is read, and what is used is spread over it
+BYTES_A_TOKEN = 4
+
+
+def spread_order(count: int, seed: int = 0) -> np.ndarray:
+    """The numbers 0 to ``count`` - 1, int64[count], so that every run of them is spread over the
+    whole range: steps of the golden ratio from a place that ``seed`` draws."""
+    start = np.random.default_rng(seed).random()
+    steps = (start + np.arange(count) * (5**0.5 - 1) / 2) % 1
+    return np.argsort(np.argsort(steps, kind="stable"), kind="stable")
 
 
 def calibration_chunks(paths: Sequence[str], tokenizer, chunks: int, length: int) -> Tensor:
-    """int64 [chunks, length] of packed text, no padding. A document gives at most a 16th of it
-    where that will do."""
+    """int64 [chunks, length] of packed text, no padding, from all of ``paths`` alike. A document
+    gives at most a 16th of it where that will do."""
     separator, start, needed = find_separator(tokenizer), find_start(tokenizer), chunks * length
+    texts = list(_spread_texts(paths, CHOSEN_FROM * BYTES_A_TOKEN * needed))
     most, clipped = max(length, needed // 16), True
     while clipped and most < 4 * needed:
         ids: list[int] = []
         clipped = False
-        for document in documents(list(paths)):
+        for whole in texts:
             # a token is rarely longer; spares tokenizing whole books
-            text = document.text[: most * 16]
+            text = whole[: most * 16]
             found = tokenizer.encode(text, add_special_tokens=False)
-            clipped = clipped or len(found) > most or len(text) < len(document.text)
+            clipped = clipped or len(found) > most or len(text) < len(whole)
             ids += [*found[:most], separator]
             if len(ids) >= needed:
                 packed = torch.tensor(ids[:needed]).view(chunks, length)
                 if start is not None:
                     packed[:, 0] = start
-                return packed
+                return packed[torch.from_numpy(spread_order(chunks))]
         most *= 4  # a few books: take more of each
     raise InputError(
         f"calibration is too short: {len(ids)} tokens, {chunks} chunks of {length} need {needed}; "
         "give more text or fewer --chunks"
     )
+
+
+def _spread_texts(paths: Sequence[str], most_bytes: int) -> Iterator[str]:
+    """The texts in the first ``most_bytes`` of ``paths``, each path's spread over its own, the
+    paths taking turns."""
+    columns = []
+    for path in paths:
+        read = first_bytes(documents([path]), max(1, most_bytes // len(paths)))
+        texts = [document.text for document in read]
+        columns.append([texts[place] for place in spread_order(len(texts))])
+    return (text for text in chain.from_iterable(zip_longest(*columns)) if text is not None)
 
 
 def usable_chunks(ids: Tensor | None, what: str) -> Tensor:

@@ -19,7 +19,7 @@ class InheritOptions:
     layers: LayerRule = "greedy"
     # text the teacher is scored and the student repaired on: .txt, .jsonl[.gz|.zst], .parquet
     calibration: list[str] = field(default_factory=list)
-    chunks: int = 64  # calibration chunks; text is packed, nothing is padded
+    chunks: int = 160  # calibration chunks; text is packed, nothing is padded
     length: int = 512  # tokens a chunk
     # after the cut: norms rescales gains after a hidden cut, refit(-all) solves 2 (7) matrices
     repair: tuple[Repair, ...] = ("norms", "refit")

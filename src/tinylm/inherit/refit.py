@@ -72,6 +72,7 @@ def refit(
             if not names:
                 continue
             fits = {name: _Fit(layer.get_submodule(name), ridge) for name in names}
+            weights: Tensor | None
             for number in range(len(batches)):
                 x, before = _run_to(layer, names, stream[number], calls[index], multiplier)
                 for name in names:
@@ -87,6 +88,7 @@ def refit(
                             multiplier,
                         )
                         target = (goal[..., kept.hidden] - before) / multiplier
+                        weights = _weights(goal)
                     else:
                         target = _output_of(
                             teacher_layer,
@@ -96,7 +98,8 @@ def refit(
                         )
                         rows = _output_rows(name, kept, index, teacher)
                         target = target if rows is None else target[..., rows]
-                    fits[name].add(x, target)
+                        weights = _weights(target) if name in OUTPUTS else None
+                    fits[name].add(x, target, weights)
             for fit in fits.values():
                 fit.solve()
         stream = [layer(state, **calls[index]) for state in stream]
@@ -112,9 +115,11 @@ class _Fit:
         self.gram = torch.zeros(module.in_features, module.in_features)
         self.cross = torch.zeros(module.out_features, module.in_features)
 
-    def add(self, x: Tensor, target: Tensor) -> None:
+    def add(self, x: Tensor, target: Tensor, weights: Tensor | None) -> None:
         error = (target.float() - self.module(x).float()).flatten(0, -2)
         flat = x.float().flatten(0, -2)
+        if weights is not None:
+            error, flat = error * weights, flat * weights
         self.gram += flat.T @ flat
         self.cross += error.T @ flat
 
@@ -127,6 +132,11 @@ class _Fit:
         update = torch.cholesky_solve(self.cross.T.double(), factor).T
         weight = self.module.weight
         weight.copy_(weight.double() + update)
+
+
+def _weights(goal: Tensor) -> Tensor:
+    """1 / rms of each token's goal, float32 [tokens, 1]."""
+    return torch.rsqrt(goal.float().pow(2).mean(-1).clamp_min(1e-12)).flatten()[:, None]
 
 
 def _has(layer: nn.Module, name: str) -> bool:

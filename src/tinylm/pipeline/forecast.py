@@ -183,14 +183,19 @@ def training_passes(recipe: Recipe) -> float:
     student alone."""
     config, passes = recipe.train, 1.0 + recipe.has_control()
     # a forward pass over the first round's data, each round
-    if config.rounds > 1 and needs_pass(config):
-        passes += (config.rounds - 1) * first_round_share(recipe) / 3
+    if _rounds(recipe) > 1 and needs_pass(config):
+        passes += (_rounds(recipe) - 1) * first_round_share(recipe) / 3
     return passes
 
 
 def first_round_share(recipe: Recipe) -> float:
     """The first round's part of all training tokens."""
-    return 1 / (1 + later_share(recipe.train) * (recipe.train.rounds - 1))
+    return 1 / (1 + later_share(recipe.train) * (_rounds(recipe) - 1))
+
+
+def _rounds(recipe: Recipe) -> int:
+    """As asked for; of "auto", one: whether the text is enough is known after packing."""
+    return 1 if recipe.train.rounds == "auto" else recipe.train.rounds
 
 
 def machine_speed() -> float:

@@ -185,6 +185,9 @@ def measure_quality(
         seed=seed,
         checkpoint_every=0,
         compile=compile_layers,
+        rounds=1,
+        base_lr=1e-3,
+        never_worse=False,
     )
     results = []
     if teacher and load_config(teacher).vocab_size != candidates[0].shape.vocab_size:

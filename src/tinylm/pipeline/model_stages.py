@@ -12,6 +12,7 @@ from tinylm import artifact
 from tinylm.architecture.plan import plan, write_plan
 from tinylm.corpus.store import open_store
 from tinylm.errors import InputError
+from tinylm.inherit.calibration import spread_order
 from tinylm.inherit.inheritance import inherit
 from tinylm.inherit.inheritance import save as save_inherited
 from tinylm.models import block
@@ -109,8 +110,9 @@ def _calibration(tokens, chunks: int, length: int, seed: int) -> torch.Tensor:
             f"the corpus holds {tokens.num_tokens} tokens, less than one calibration chunk of"
             f" {length}"
         )
-    order = np.random.default_rng(seed).permutation(available)[:chunks]
-    return torch.from_numpy(tokens.windows(np.sort(order), length)[:, :-1])
+    places = np.linspace(0, available - 1, min(chunks, available)).astype(np.int64)
+    order = places[spread_order(len(places), seed)]
+    return torch.from_numpy(tokens.windows(order, length)[:, :-1])
 
 
 def random_stage(recipe: Recipe, stages: Stages, compact: Path, shape: Path) -> Path:
@@ -146,6 +148,7 @@ def train_stage(
 
     def build(folder: Path) -> dict[str, Any]:
         model = teachers.load_model(initial / "model", torch.float32)
+        valid = open_store(store / "valid")
         wants_teacher = recipe.train.distillation != "none"
         return train(
             model,
@@ -155,7 +158,8 @@ def train_stage(
             teacher=(
                 teachers.load_model(compact / "model", torch.float32) if wants_teacher else None
             ),
-            valid_store=open_store(store / "valid") if config.evaluate_every else None,
+            valid_store=valid if valid.num_sequences(config.sequence_length) else None,
+            score_valid=config.evaluate_every > 0,  # the whole of it is scored by documents
             tokenizer=teachers.load_tokenizer(compact / "model"),
             order_from=order_from,
         )

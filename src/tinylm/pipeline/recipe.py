@@ -3,6 +3,7 @@
 Every wrong value is one clear line that names the key, the value and what is allowed.
 """
 
+import contextlib
 import dataclasses
 import json
 import tomllib
@@ -101,7 +102,7 @@ class InheritConfig:
     layers: LayerRule = "skip-loss"
     # after the cut; empty: none
     repair: tuple[Repair, ...] = ("norms", "refit")
-    calibration_chunks: int = 64
+    calibration_chunks: int = 160
     calibration_length: int = 512  # tokens a chunk
 
     def validate(self) -> None:
@@ -260,7 +261,11 @@ def _checked(hint: Any, value: Any, where: str, key: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         options = [option for option in arguments if option is not type(None)]
-        return _checked(options[0], value, where, key)
+        for option in options:
+            with contextlib.suppress(InputError):
+                return _checked(option, value, where, key)
+        words = " or ".join(_in_words(option) for option in options)
+        raise InputError(f"{where}: {key} = {value!r} must be {words}")
     if origin is Literal:
         if value not in arguments:
             raise InputError(
@@ -277,6 +282,13 @@ def _checked(hint: Any, value: Any, where: str, key: str) -> Any:
     if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
         raise InputError(f"{where}: {key} = {value!r} must be of type {expected.__name__}")
     return value
+
+
+def _in_words(hint: Any) -> str:
+    """A number, or '"auto"'."""
+    if typing.get_origin(hint) is Literal:
+        return ", ".join(json.dumps(value) for value in typing.get_args(hint))
+    return "a number" if hint in (int, float) else f"of type {hint.__name__}"
 
 
 def _require(ok: bool, key: str, value: Any, allowed: str) -> None:

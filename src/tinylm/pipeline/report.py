@@ -9,6 +9,7 @@ from tinylm.artifact import atomic_file
 from tinylm.evaluate.results import with_error
 from tinylm.pipeline.report_figures import CAPTIONS, draw_figures, rung_name
 from tinylm.render import html
+from tinylm.train.learning_rate import describe_trials
 
 
 def write_report(results: dict[str, Any], out: Path) -> None:
@@ -30,6 +31,8 @@ def headline(results: dict[str, Any]) -> str:
         f"{size['student'] / 1e6:.1f}M parameters from a {size['teacher'] / 1e6:.1f}M teacher: "
         f"{bpb['student']:.3f} bits per byte on held-out text (teacher {bpb['teacher']:.3f})"
     )
+    if results["train"]["train"].get("published_step") == 0:
+        text += "; TRAINING GAINED NOTHING: these are the weights before it"
     gain = results.get("gain_over_control")
     if gain is not None:
         text += (
@@ -103,6 +106,33 @@ def _inheritance_text(results: dict[str, Any]) -> str:
     )
 
 
+def _training_text(results: dict[str, Any]) -> str:
+    """How the learning rate was found and which state was published; "" for runs of before."""
+    sentences = []
+    for key, name in (("train", "Student"), ("control", "Control")):
+        trained = results["train"].get(key, {})
+        if "base_lr" not in trained:
+            continue
+        text = f"{name}: base_lr {trained['base_lr']:.2g}"
+        trials = trained.get("learning_rate_trials")
+        if trials:
+            seconds = trained["learning_rate_seconds"]
+            text += (
+                f", measured in {seconds:.0f} s (held-out loss after short trials:"
+                f" {describe_trials(trials)})"
+            )
+        if "published_step" in trained:
+            text += (
+                f"; held-out loss {trained['held_out_loss_before']:.3f} before,"
+                f" {trained['held_out_loss']:.3f} after step {trained['published_step']}, which is"
+                " the state that counts"
+            )
+        if trained.get("returns"):
+            text += f"; the run diverged and went back {trained['returns']} times"
+        sentences.append(text + ".")
+    return " ".join(sentences)
+
+
 def _html(results: dict[str, Any], figures: dict[str, str]) -> str:
     bpb, size = results["bits_per_byte"], results["parameters"]
     numbers = [
@@ -128,7 +158,12 @@ def _html(results: dict[str, Any], figures: dict[str, str]) -> str:
     sections = [
         ("", html.tiles(numbers)),
         ("The ladder", html.table(LADDER_COLUMNS, _ladder_rows(results)) + picture["ladder"]),
-        ("Training", picture["loss"] + picture.get("forgetting", "")),
+        (
+            "Training",
+            html.paragraph(_training_text(results))
+            + picture["loss"]
+            + picture.get("forgetting", ""),
+        ),
         ("Compact tokenizer", html.paragraph(_facts_text(results)) + picture.get("coverage", "")),
         (
             "Architecture",
@@ -170,7 +205,8 @@ def _markdown(results: dict[str, Any], figures: dict[str, str]) -> str:
         + html.markdown_table(LADDER_COLUMNS, _ladder_rows(results))
         + "\n"
         + picture["ladder"],
-        "## Training\n\n" + picture["loss"] + picture.get("forgetting", ""),
+        f"## Training\n\n{_training_text(results)}\n\n{picture['loss']}"
+        + picture.get("forgetting", ""),
         "## Compact tokenizer\n\n" + _facts_text(results) + "\n\n" + picture.get("coverage", ""),
         "## Architecture\n\n"
         + html.markdown_table(["", "teacher", "student"], _settings_rows(results))

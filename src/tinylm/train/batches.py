@@ -46,6 +46,13 @@ class Plan:
             step -= length
         return len(self.steps), 0
 
+    def unused(self, store: TokenStore, most: int) -> np.ndarray:
+        """Numbers of at most ``most`` sequences of the store that the run never reads, int64[n]."""
+        order = generator(self.config.seed, "pool").permutation(
+            store.num_sequences(self.config.sequence_length)
+        )
+        return order[self.pool.size :][:most]
+
     def batch(self, round_number: int, step: int, chosen: np.ndarray | None = None) -> np.ndarray:
         """Places in the (flat) pool of one batch's sequences, int64[batch_size].
 
@@ -79,6 +86,7 @@ def make_plan(config: TrainConfig, store: TokenStore) -> Plan:
             " train.batch_size or train.sequence_length"
         )
     later = later_share(config)
+    assert config.rounds != "auto"
     if config.steps == 0:
         first = available
         steps = [first] + [max(1, round(later * first))] * (config.rounds - 1)

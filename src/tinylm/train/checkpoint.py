@@ -25,6 +25,7 @@ from tinylm.train.master_weights import MasterWeights
 from tinylm.train.parallel import World, like_sharding
 
 STATE = "state.json"
+BEST = "best"  # kind of the weights with the lowest held-out loss so far
 
 
 class Checkpoints:
@@ -174,8 +175,8 @@ def unpack_state(
 ) -> dict[str, torch.Tensor]:
     """The reverse of :func:`pack_state`, in place, from a checkpoint of any number of processes.
 
-    Returns the tensors that belong to no weight. InputError when a weight is missing or has another
-    shape.
+    Returns the tensors that belong to no weight, and the ``BEST`` ones. InputError when a weight is
+    missing or has another shape.
     """
     saved: dict[str, Any] = (
         dcp.HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata
@@ -203,6 +204,8 @@ def unpack_state(
         dcp.load(tensors, storage_reader=dcp.HuggingFaceStorageReader(str(path)))
     for key in [key for key in tensors if key.split(".", 1)[1] in weights]:
         kind, name = key.split(".", 1)
+        if kind == BEST:
+            continue
         value = tensors.pop(key)
         for optimizer in optimizers:
             owns = any(

@@ -3,7 +3,8 @@
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt
 
@@ -24,6 +25,7 @@ Count = Annotated[int, Ge(0)]
 AtLeastOne = Annotated[int, Ge(1)]
 Share = Annotated[float, Ge(0), Le(1)]
 Positive = Annotated[float, Gt(0)]
+Auto = Literal["auto"]  # measured or derived when the run begins
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,9 @@ class TrainConfig:
 
     # Rounds (formula 4 of the paper)
 
-    rounds: AtLeastOne = 1  # passes over the data; later ones over what the strategy draws
+    # passes over the data, later ones over what the strategy draws; auto: one while there is fresh
+    # text for all steps
+    rounds: AtLeastOne | Auto = "auto"
     # share of round 0's data that each later round trains on
     sampling_rate: Annotated[float, Gt(0), Le(1)] = 0.5
     # which data stay: probability ~ exp(loss / temperature), and its comparators
@@ -63,11 +67,14 @@ class TrainConfig:
 
     optimizer: Optimizer = "adamw"  # muon moves the matrices inside the layers, adamw the rest
     # lr = (tokens per batch / base_batch_tokens) ** lr_exponent * base_lr
-    base_lr: Positive = 1e-3
+    # auto: measured by short runs from the first weights
+    base_lr: Positive | Auto = "auto"
     base_batch_tokens: AtLeastOne = 4096  # tokens a batch at which the rate is base_lr
     lr_exponent: Annotated[float, Ge(0)] = 0.5  # how the rate grows with the batch
     min_lr_ratio: Share = 0.1  # last learning rate over the highest
-    warmup: Share = 0.03  # share of the steps
+    warmup: Share = 0.03  # share of the steps in which the rate rises
+    # such steps at least, a third of the run at most: Adam's moments need some 20 to mean anything
+    warmup_steps: Count = 20
     beta1: Annotated[float, Ge(0), Lt(1)] = 0.9  # memory of the mean gradient
     beta2: Annotated[float, Ge(0), Lt(1)] = 0.95  # memory of the squared gradient
     epsilon: Positive = 1e-8  # added to the root of the squared gradient
@@ -98,6 +105,9 @@ class TrainConfig:
     # skip a step whose loss is this many standard deviations above the recent mean; 0: never
     spike_sigmas: Annotated[float, Ge(0)] = 6.0
     max_skips: Count = 20  # skipped steps before the run stops
+    # publish the best state by held-out loss, go back to it when the run diverges
+    never_worse: bool = True
+    watch_every: Count = 0  # steps between looks at the held-out loss; 0: ten in all
 
     # Keeping
 
@@ -116,7 +126,9 @@ class TrainConfig:
 
     @property
     def learning_rate(self) -> float:
-        """The highest learning rate, by the rule lr = (bs / bs0)^r * lr0 of the paper."""
+        """The highest learning rate, by the rule lr = (bs / bs0)^r * lr0 of the paper; ``base_lr``
+        must be known."""
+        assert self.base_lr != "auto"
         return (self.tokens_per_batch / self.base_batch_tokens) ** self.lr_exponent * self.base_lr
 
     def to_dict(self) -> dict[str, Any]:
@@ -126,20 +138,28 @@ class TrainConfig:
         """Self, or an InputError naming the key, its value and what is allowed."""
         for key, hint in get_type_hints(TrainConfig, include_extras=True).items():
             value = getattr(self, key)
-            if get_origin(hint) is Literal and value not in get_args(hint):
-                self._refuse(key, "one of " + ", ".join(get_args(hint)))
-            if get_origin(hint) is Annotated and not _is_within(value, *get_args(hint)):
-                self._refuse(key, _range(*get_args(hint)[1:]))
-            if get_origin(hint) is tuple:
-                known = get_args(get_args(hint)[0])
-                if not set(value) <= set(known):
-                    self._refuse(key, "of " + ", ".join(known))
+            kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+            words = [allowed for kind in kinds if (allowed := _refused(value, kind))]
+            if len(words) == len(kinds):
+                self._refuse(key, " or ".join(words))
         if self.micro_batch_size and self.batch_size % self.micro_batch_size:
             self._refuse("micro_batch_size", f"a divisor of batch_size ({self.batch_size})")
         return self
 
     def _refuse(self, key: str, allowed: str) -> None:
         raise InputError(f"train.{key} = {getattr(self, key)!r}: must be {allowed}")
+
+
+def _refused(value: Any, kind: Any) -> str:
+    """What ``kind`` allows, in words, when ``value`` is something else; "" when it is fine."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Literal and value not in arguments:
+        return "one of " + ", ".join(arguments) if len(arguments) > 1 else f'"{arguments[0]}"'
+    if origin is Annotated and not _is_within(value, *arguments):
+        return _range(*arguments[1:])
+    if origin is tuple and not set(value) <= set(known := get_args(arguments[0])):
+        return "of " + ", ".join(known)
+    return ""
 
 
 def _is_within(value: Any, kind: type, *bounds: Any) -> bool:

@@ -18,14 +18,17 @@ VALID_TOKENS = 2**20
 
 
 @torch.no_grad()
-def frozen_losses(run: "Run", store: TokenStore, sequences: np.ndarray, label: str) -> np.ndarray:
-    """Nats per token of every sequence, float64[n]: one pass, no gradients."""
+def frozen_losses(
+    run: "Run", store: TokenStore, sequences: np.ndarray, label: str = ""
+) -> np.ndarray:
+    """Nats per token of every sequence, float64[n]: one pass, no gradients; with a bar when it has
+    a label."""
     config, world = run.config, run.world
     run.student.eval()
     size, found = config.micro_batch_size * world.size or config.batch_size, []
     # one shape, so one compiled program
     padded = np.resize(sequences, math.ceil(len(sequences) / size) * size)
-    with progress_bar(label, len(padded) // size, "batches") as bar:
+    with progress_bar(label, len(padded) // size, "batches", shown=bool(label)) as bar:
         for start in range(0, len(padded), size):
             local = world.local_sequences(padded[start : start + size])
             (piece,) = micro_batches(store, config, local, run.device)
@@ -42,13 +45,17 @@ def pool_losses(run: "Run", rounds_done: int) -> np.ndarray:
     )
 
 
+def spread_sequences(store: TokenStore, length: int, most: int) -> np.ndarray:
+    """Numbers of at most ``most`` sequences, spread over the store; int64[n], sorted."""
+    every = store.num_sequences(length)
+    return np.unique(np.linspace(0, every - 1, min(every, most)).astype(np.int64))
+
+
 def evaluate(run: "Run", store: TokenStore) -> None:
     """Loss on a validation store: nats per token, and bits per byte (comparable across
     tokenizers)."""
-    every = store.num_sequences(run.config.sequence_length)
-    most = max(1, VALID_TOKENS // run.config.sequence_length)
-    # spread over the store
-    sequences = np.unique(np.linspace(0, every - 1, min(every, most)).astype(np.int64))
+    length = run.config.sequence_length
+    sequences = spread_sequences(store, length, max(1, VALID_TOKENS // length))
     loss = float(frozen_losses(run, store, sequences, "validation").mean())
     bits_per_byte = loss / math.log(2) * store.num_tokens / store.text_bytes
     run.evaluated_at = run.step

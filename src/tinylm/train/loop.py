@@ -1,17 +1,21 @@
 """The training loop: rounds of steps, each step one batch, able to stop and go on at any moment."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tinylm.corpus.store import TokenStore, tokenizer_hash
 from tinylm.errors import InputError
 from tinylm.terminal import progress_bar
+from tinylm.train import watch
 from tinylm.train.config import TrainConfig
 from tinylm.train.evaluation import evaluate
 from tinylm.train.inputs import check_valid_store
+from tinylm.train.learning_rate import settle_rate
 from tinylm.train.output import export_step, finish
 from tinylm.train.resampling import begin_round
 from tinylm.train.resume import resume, save_checkpoint
+from tinylm.train.rounds import settle_rounds
 from tinylm.train.run import Run
 from tinylm.train.step import train_step
 from tinylm.train.stopping import StopSignal
@@ -29,6 +33,7 @@ def train(
     valid_store: TokenStore | None = None,
     tokenizer: Any = None,
     order_from: Path | None = None,
+    score_valid: bool = True,
 ) -> dict[str, Any]:
     """Train ``model`` (a `transformers` causal model, changed in place) on ``store``; returns what
     result.json holds.
@@ -39,7 +44,8 @@ def train(
     ``teacher`` shares the student's vocabulary; it is used when ``config.distillation`` says so,
     and its stored logits are kept beside the store, where other runs find them. ``order_from`` is
     the ``out`` of a finished run of the same settings: later rounds train on the data it chose, so
-    that a control sees the same batches.
+    that a control sees the same batches. ``valid_store`` is held-out text: a little of it guards
+    the run (:mod:`~tinylm.train.watch`), and with ``score_valid`` its loss is in the result.
     """
     if tokenizer is not None and tokenizer_hash(tokenizer) != store.tokenizer_hash:
         raise InputError(
@@ -48,14 +54,21 @@ def train(
         )
     if store.num_tokens < VERIFIED:
         store.verify()
-    run = Run(model, store, config.validate(), Path(out), teacher, order_from)
-    config = run.config
+    config = config.validate()
+    config = replace(config, rounds=settle_rounds(config, store.num_tokens))
     if valid_store is not None:
         check_valid_store(valid_store, store, config)
+    run = Run(model, store, config, Path(out), teacher, order_from, valid_store)
+    settle_rate(run)
+    config = run.config
     resume(run)
     with StopSignal() as stop, progress_bar("training", run.plan.total_steps, "steps") as bar:
         bar.advance(run.step)
         while run.step < run.plan.total_steps:
+            if watch.is_due(run):
+                watch.look(run)
+            if watch.must_stop(run):
+                break
             round_number, inside = run.plan.locate(run.step)
             if round_number > 0 and inside == 0:
                 begin_round(run, round_number)
@@ -73,9 +86,13 @@ def train(
             if stop.requested:
                 run.checkpoints.wait()
                 stop.exit(run.out)
-    if valid_store is not None and run.evaluated_at != run.step:
+    if watch.is_due(run):
+        watch.look(run)
+    published = watch.publish_best(run)
+    measured = run.evaluated_at == published.get("published_step", run.step)
+    if valid_store is not None and score_valid and not measured:
         evaluate(run, valid_store)
-    return finish(run, tokenizer)
+    return finish(run, tokenizer, published)
 
 
 def _due(every: int, step: int) -> bool:

@@ -18,7 +18,6 @@ def _adamw(config: "TrainConfig", weights: list[Any]) -> list[Any]:
     ]
     adamw = torch.optim.AdamW(
         [group for group in groups if group["params"]],
-        lr=config.learning_rate,
         betas=(config.beta1, config.beta2),
         eps=config.epsilon,
         fused=True,
@@ -45,7 +44,6 @@ def _muon(config: "TrainConfig", masters: "MasterWeights") -> list[Any]:
     if inner:
         muon = torch.optim.Muon(
             inner,
-            lr=config.learning_rate,
             weight_decay=config.weight_decay,
             adjust_lr_fn="match_rms_adamw",
         )

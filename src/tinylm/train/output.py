@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from tinylm.train.run import Run
 
 
-def finish(run: "Run", tokenizer: Any) -> dict[str, Any]:
-    """Write the trained model as a Hugging Face directory and ``result.json``."""
+def finish(run: "Run", tokenizer: Any, published: dict[str, Any]) -> dict[str, Any]:
+    """Write the trained model as a Hugging Face directory and ``result.json``; ``published`` are
+    numbers of what is written, see :func:`~tinylm.train.watch.publish_best`."""
     run.checkpoints.wait()
     forgetting = {}
     if run.config.forgetting:
+        assert run.config.rounds != "auto"
         losses = pool_losses(run, run.config.rounds)
         forgetting = measure_forgetting(run, run.config.rounds - 1, losses)
     write_model(run, run.out / "model", tokenizer)
@@ -32,6 +34,9 @@ def finish(run: "Run", tokenizer: Any) -> dict[str, Any]:
         "seconds": run.seconds,
         "tokens_per_second": tokens / max(run.seconds, 1e-9),
         "skipped_steps": run.guard.skipped,
+        "base_lr": run.config.base_lr,
+        **run.measured_rate,
+        **published,
         **run.valid,
         **forgetting,
     }

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from tinylm.artifact import hash_of
-from tinylm.train.checkpoint import pack_state, unpack_state
+from tinylm.train.checkpoint import BEST, pack_state, unpack_state
 from tinylm.train.metrics import Metrics
 from tinylm.train.trackers import start_tracker
 
@@ -45,9 +45,16 @@ def save_checkpoint(run: "Run") -> None:
     tensors = pack_state(run.masters, run.optimizers)
     tensors["rounds.losses"] = torch.from_numpy(run.losses)
     tensors["rounds.seen"] = torch.from_numpy(run.seen)
+    for name, weight in zip(run.masters.names, run.watch.best_weights):
+        tensors[f"{BEST}.{name}"] = weight
     if run.chosen is not None:
         tensors["rounds.chosen"] = torch.from_numpy(run.chosen)
-    state = {"identity": identity(run), "guard": run.guard.state(), "seconds": run.seconds}
+    state = {
+        "identity": identity(run),
+        "guard": run.guard.state(),
+        "watch": run.watch.state(),
+        "seconds": run.seconds,
+    }
     run.checkpoints.save(run.step, tensors, state)
 
 
@@ -61,6 +68,8 @@ def resume(run: "Run") -> None:
         run.losses, run.seen = tensors["rounds.losses"].numpy(), tensors["rounds.seen"].numpy()
         run.chosen = tensors["rounds.chosen"].numpy() if "rounds.chosen" in tensors else None
         run.guard.restore(state["guard"])
+        best = [tensors[key] for name in run.masters.names if (key := f"{BEST}.{name}") in tensors]
+        run.watch.restore(state["watch"], best)
         run.log(f"going on from step {run.step} of {run.plan.total_steps}")
     run.world.wait()
     if run.world.is_main:

@@ -100,6 +100,15 @@ else:
     LossSource = Literal[tuple(LOSS_SOURCES)]
 
 
+def settle_rounds(config: "TrainConfig", num_tokens: int) -> int:
+    """How many rounds a run over a store of ``num_tokens`` has: as asked for; or, with "auto", as
+    many as its steps read the text, later rounds reading ``sampling_rate`` of it."""
+    if config.rounds != "auto":
+        return config.rounds
+    epochs = config.steps * config.tokens_per_batch / num_tokens
+    return min(1 + max(0, round((epochs - 1) / later_share(config))), max(1, config.steps))
+
+
 def later_share(config: "TrainConfig") -> float:
     """Length of a later round over that of the first."""
     return 1.0 if STRATEGIES[config.strategy].keeps_all else config.sampling_rate

@@ -23,6 +23,7 @@ from tinylm.train.optimizers import OPTIMIZERS
 from tinylm.train.parallel import World, shard
 from tinylm.train.step import read_batch
 from tinylm.train.student import Student, set_parameter_dtype
+from tinylm.train.watch import watch_text
 
 LARGE_BATCH = 4_000_000  # tokens; above it the paper's learning-rate rule no longer holds
 
@@ -44,6 +45,7 @@ class Run:
         out: Path,
         teacher: Any = None,
         order_from: Path | None = None,
+        valid_store: TokenStore | None = None,
     ) -> None:
         check_inputs(model, store, config, teacher)
         keep_freed_memory()
@@ -68,6 +70,7 @@ class Run:
         self.teacher_targets = DISTILLATIONS[config.distillation](self, teacher)
         self.optimizers = OPTIMIZERS[config.optimizer](config, self.masters)
         self.guard = Guard(config)
+        self.watch = watch_text(self, valid_store)
         self.prefetch = Prefetch(lambda *step: read_batch(self, *step), self.plan.steps)
         self.checkpoints = Checkpoints(out / "checkpoints", config.keep_checkpoints, self.world)
         self.step, self.seconds, self.note = 0, 0.0, ""
@@ -78,6 +81,7 @@ class Run:
         self.seen = np.full(self.plan.pool.size, np.nan)
         self.valid: dict[str, float] = {}
         self.evaluated_at = -1  # step
+        self.measured_rate: dict[str, Any] = {}  # how base_lr = "auto" was found
         self.flops_per_token = training_flops_of_model(model, config.sequence_length)
         if config.tokens_per_batch > LARGE_BATCH:
             self.log(

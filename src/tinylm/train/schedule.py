@@ -29,10 +29,15 @@ else:
     RoundSchedule = Literal[tuple(SCHEDULES)]
 
 
+def warmup_length(config: "TrainConfig", length: int) -> int:
+    """Steps in which the rate rises, of ``length``."""
+    return max(math.ceil(config.warmup * length), min(config.warmup_steps, length // 3))
+
+
 def learning_rate(config: "TrainConfig", plan: "Plan", step: int) -> float:
     """Of a step of the whole run: linear warm-up, then cosine down to ``min_lr_ratio``."""
     start, length = SCHEDULES[config.round_schedule](plan, step)
-    warmup = math.ceil(config.warmup * length)
+    warmup = warmup_length(config, length)
     inside = step - start
     if inside < warmup:
         return config.learning_rate * (inside + 1) / warmup

@@ -19,23 +19,32 @@ if TYPE_CHECKING:
 def train_step(run: "Run", round_number: int, inside: int) -> None:
     """One batch forward, backward and into the weights, unless the guard refuses it."""
     start = time.perf_counter()
-    rate = learning_rate(run.config, run.plan, run.step)
-    torch.manual_seed(int(generator(run.config.seed, "dropout", run.step).integers(2**62)))
+    rate = run.watch.rate_scale(run.step) * learning_rate(run.config, run.plan, run.step)
+    seed_dropout(run, run.step)
     loss = forward_backward(run, *run.prefetch(round_number, inside))
     norm = float(clip_gradients(run.masters.weights, run.config.clip))
-    refused = run.guard.refuses(run.step, loss, norm)
+    refused = run.guard.refuses(loss, norm)
     if refused is None:
-        for optimizer in run.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            optimizer.step()
-        run.masters.update_model()
+        update(run, run.optimizers, rate)
     else:
         run.log(f"[yellow]step {run.step} skipped: {refused}[/]")
     run.masters.clear_gradients()
     values = {"loss": loss, "lr": rate, "gradient_norm": norm, "skipped": refused or ""}
     _log_step(run, start, {"round": round_number, **values})
     run.step += 1
+
+
+def seed_dropout(run: "Run", step: int) -> None:
+    torch.manual_seed(int(generator(run.config.seed, "dropout", step).integers(2**62)))
+
+
+def update(run: "Run", optimizers: list[Any], rate: float) -> None:
+    """Move the weights by their gradients."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+    run.masters.update_model()
 
 
 def read_batch(run: "Run", round_number: int, inside: int) -> tuple[np.ndarray, list[MicroBatch]]:

@@ -30,6 +30,9 @@ CONFIG = TrainConfig(
     bf16=False,
     checkpoint_every=0,
     base_batch_tokens=128,
+    base_lr=1e-3,
+    warmup_steps=0,
+    never_worse=False,
 )
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from tinylm.errors import WorkError
 from tinylm.train.batches import Plan
 from tinylm.train.config import TrainConfig
 from tinylm.train.guards import Guard
@@ -22,7 +21,7 @@ def plan_of(config, *steps):
 
 
 def test_learning_rate_warms_up_then_falls_as_a_cosine_over_all_rounds():
-    config = TrainConfig(base_lr=1.0, warmup=0.1, min_lr_ratio=0.1)
+    config = TrainConfig(base_lr=1.0, warmup=0.1, warmup_steps=0, min_lr_ratio=0.1)
     rates = [learning_rate(config, plan_of(config, 60, 40), step) for step in range(100)]
     assert rates[0] == pytest.approx(0.1) and max(rates) == rates[9] == rates[10] == pytest.approx(
         1.0
@@ -34,7 +33,7 @@ def test_learning_rate_warms_up_then_falls_as_a_cosine_over_all_rounds():
 
 
 def test_restart_gives_each_round_its_own_cosine():
-    config = TrainConfig(base_lr=1.0, warmup=0.1, round_schedule="restart")
+    config = TrainConfig(base_lr=1.0, warmup=0.1, warmup_steps=0, round_schedule="restart")
     rates = [learning_rate(config, plan_of(config, 60, 40), step) for step in range(100)]
     assert (
         rates[59] == pytest.approx(0.1)
@@ -89,16 +88,30 @@ def test_clip_returns_the_norm_before_and_limits_it():
     assert weight.grad.norm().item() == pytest.approx(6.0)
 
 
-def test_guard_refuses_what_is_not_a_number_and_spikes_and_stops_after_a_limit():
+def test_guard_refuses_what_is_not_a_number_and_spikes_and_is_exhausted_after_a_limit():
     guard = Guard(TrainConfig(max_skips=3))
-    assert "loss of nan" in guard.refuses(0, float("nan"), 1.0)
-    assert "norm of inf" in guard.refuses(1, 2.0, float("inf"))
+    assert "loss of nan" in guard.refuses(float("nan"), 1.0)
+    assert "norm of inf" in guard.refuses(2.0, float("inf"))
+    assert guard.in_a_row == 2
     for step in range(60):
-        assert guard.refuses(step, 3.0 + 0.1 * (step % 2), 1.0) is None
-    assert guard.refuses(61, 3.3, 1.0) is None  # 5 sigma
-    assert "6 sigma" in guard.refuses(62, 3.6, 1.0)
-    with pytest.raises(WorkError, match="4 steps were skipped"):
-        guard.refuses(63, float("inf"), 1.0)
+        assert guard.refuses(3.0 + 0.1 * (step % 2), 1.0) is None
+    assert guard.in_a_row == 0
+    assert guard.refuses(3.3, 1.0) is None  # 5 sigma
+    assert "6 sigma" in guard.refuses(3.6, 1.0)
+    assert not guard.exhausted
+    guard.refuses(float("inf"), 1.0)
+    assert guard.exhausted and "4 steps were skipped" in str(guard.stop(63))
     copy = Guard(TrainConfig())
     copy.restore(json.loads(json.dumps(guard.state())))
     assert copy.recent == guard.recent and copy.skipped == 4
+
+
+def test_guard_knows_a_spike_from_the_first_step_when_it_is_told_what_to_expect():
+    guard = Guard(TrainConfig())
+    assert guard.refuses(50.0, 1.0) is None  # nothing is known: not a spike
+    guard.expect(5.9)
+    assert guard.refuses(7.8, 1.0) is None
+    assert "held-out text has 5.90" in guard.refuses(18.8, 1.0)
+    copy = Guard(TrainConfig())
+    copy.restore(json.loads(json.dumps(guard.state())))
+    assert copy.expected == 5.9 and copy.in_a_row == 1
