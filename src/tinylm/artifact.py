@@ -32,6 +32,7 @@ STAGE_VERSIONS = {
     "random": 1,
     "train": 2,  # the best state by held-out loss is published; longer warm-up
     "score": 2,  # documents begin after the separator they were trained with
+    "floors": 1,
     "tasks": 1,
     "samples": 1,
     "answers": 2,  # kept answers to tasks: the way they are computed

@@ -174,6 +174,11 @@ class Recipe:
         """Whether a control is trained: a student from random weights is its own."""
         return self.control.enabled and self.inherit.init != "random"
 
+    @property
+    def train_seed(self) -> int:
+        """Of the training: its own, where that is not 0."""
+        return self.train.seed or self.seed
+
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 

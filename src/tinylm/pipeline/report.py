@@ -31,7 +31,7 @@ def headline(results: dict[str, Any]) -> str:
         f"{size['student'] / 1e6:.1f}M parameters from a {size['teacher'] / 1e6:.1f}M teacher: "
         f"{bpb['student']:.3f} bits per byte on held-out text (teacher {bpb['teacher']:.3f})"
     )
-    if results["train"]["train"].get("published_step") == 0:
+    if results.get("train", {}).get("train", {}).get("published_step") == 0:
         text += "; TRAINING GAINED NOTHING: these are the weights before it"
     gain = results.get("gain_over_control")
     if gain is not None:
@@ -40,6 +40,9 @@ def headline(results: dict[str, Any]) -> str:
             f" {gain['control']:.3f} for the same shape from random weights,"
             f" {abs(gain['percent']):.1f} % {'lower' if gain['percent'] > 0 else 'HIGHER'}"
         )
+    bigram = results.get("floors", {}).get("bigram")
+    if bigram is not None and bpb.get("control", 0) > bigram:
+        text += f". That control is weaker than counting: bigrams of its tokens give {bigram:.3f}"
     return text + "."
 
 
@@ -58,6 +61,8 @@ def _ladder_rows(results: dict[str, Any]) -> list[list[str]]:
                 "-" if error is None else f"{error:.4f}",
             ]
         )
+    for kind, value in results.get("floors", {}).items():
+        rows.append([f"{kind} counts of the same tokens", "-", "-", f"{value:.4f}", "-"])
     return rows
 
 
@@ -110,7 +115,7 @@ def _training_text(results: dict[str, Any]) -> str:
     """How the learning rate was found and which state was published; "" for runs of before."""
     sentences = []
     for key, name in (("train", "Student"), ("control", "Control")):
-        trained = results["train"].get(key, {})
+        trained = results.get("train", {}).get(key, {})
         if "base_lr" not in trained:
             continue
         text = f"{name}: base_lr {trained['base_lr']:.2g}"

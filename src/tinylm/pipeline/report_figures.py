@@ -46,7 +46,9 @@ def rung_name(key: str, results: dict[str, Any]) -> str:
 
 
 def _draw_ladder(results: dict[str, Any]) -> str:
-    names = list(results["bits_per_byte"])
+    counted = {f"{kind} counts": value for kind, value in results.get("floors", {}).items()}
+    every = {**results["bits_per_byte"], **counted}
+    names = list(every)
     colours = {
         "teacher": GREY,
         "compact": SKY,
@@ -55,11 +57,11 @@ def _draw_ladder(results: dict[str, Any]) -> str:
         "control": RED,
     }
     with figure(6.4, 0.6 + 0.42 * len(names)) as (fig, ax):
-        values = [results["bits_per_byte"][name] for name in names]
+        values = list(every.values())
         bars = ax.barh(
             range(len(names)),
             values,
-            color=[colours.get(name, GREEN) for name in names],
+            color=[colours.get(name, GREY if name in counted else GREEN) for name in names],
             height=0.62,
         )
         ax.bar_label(bars, [f"{value:.3f}" for value in values], padding=4)

@@ -17,7 +17,7 @@ from tinylm.train.metrics import read as read_metrics
 
 
 def collect(
-    recipe: Recipe, stages: Stages, models, scores, tasks, samples, recipe_path: str
+    recipe: Recipe, stages: Stages, models, scores, floors, tasks, samples, recipe_path: str
 ) -> dict[str, Any]:
     """Everything the report shows, as plain data."""
     configs = {
@@ -41,6 +41,7 @@ def collect(
         "bits_per_byte": bpb,
         "bits_per_byte_stderr": {name: score["stderr"] for name, score in scores.items()},
         "scores": scores,
+        "floors": floors,
         "gain_over_control": _gain(bpb, tokens),
         "parameters": {name: sum(part.values()) for name, part in parts.items()},
         "parts": parts,

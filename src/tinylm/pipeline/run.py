@@ -18,7 +18,7 @@ from tinylm.pipeline.publish import publish_model
 from tinylm.pipeline.recipe import Recipe
 from tinylm.pipeline.report import headline, write_report
 from tinylm.pipeline.results import collect
-from tinylm.pipeline.score_stages import samples_stage, score_stage, tasks_stage
+from tinylm.pipeline.score_stages import floors_stage, samples_stage, score_stage, tasks_stage
 from tinylm.pipeline.stages import Stages
 from tinylm.pipeline.text_stages import compact_stage, corpus_stage, pack_stage, teacher_stage
 from tinylm.terminal import print_table, quiet_transformers
@@ -73,10 +73,11 @@ def run(
             name: score_stage(recipe, stages, corpus, name, folder)
             for name, folder in models.items()
         }
+        floors = floors_stage(recipe, stages, corpus, store, compact)
         tasks = tasks_stage(recipe, stages, models)
         samples = samples_stage(recipe, stages, models)
         publish_model(student, compact, out)
-        results = collect(recipe, stages, models, scores, tasks, samples, recipe_path)
+        results = collect(recipe, stages, models, scores, floors, tasks, samples, recipe_path)
         artifact.write_json(out / "results.json", results)
         shutil.copyfile(student / "metrics.jsonl", out / "metrics.jsonl")
         write_report(results, out)

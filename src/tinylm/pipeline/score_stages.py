@@ -1,17 +1,24 @@
 """The stages that measure the models of a run: held-out text, tasks, samples."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 from tinylm.corpus.split import read_part, spread
-from tinylm.evaluate.bits_per_byte import bits_per_byte
+from tinylm.corpus.store import open_store
+from tinylm.evaluate.bits_per_byte import bits_per_byte, tokenize
+from tinylm.evaluate.floors import floors
 from tinylm.machine import choose_device
 from tinylm.models import teacher as teachers
 from tinylm.models.generate import generate
 from tinylm.pipeline.recipe import Recipe
 from tinylm.pipeline.stages import Stages, file_stamps
+from tinylm.train.batches import make_plan
+from tinylm.train.rounds import settle_rounds
 
 SAMPLE_TOKENS = 60  # of each generated sample in the report
+# of [train]: what decides which tokens are read
+PLAN_SETTINGS = ("sequence_length", "batch_size", "steps", "rounds", "sampling_rate", "strategy")
 
 
 def score_stage(
@@ -32,6 +39,43 @@ def score_stage(
     }
     stages(f"score {name}", inputs, build, kind="score")
     return stages.result(f"score {name}")
+
+
+# training tokens that are counted at most: pairs of more take gigabytes
+COUNTED_TOKENS = 100_000_000
+
+
+def floors_stage(
+    recipe: Recipe, stages: Stages, corpus: Path, store: Path, compact: Path
+) -> dict[str, float]:
+    """Unigram and bigram bits per byte by the student's own training tokens, on the documents that
+    all models are scored on."""
+    config = recipe.train
+
+    def build(folder: Path) -> dict[str, Any]:
+        tokens, tokenizer = open_store(store / "train"), teachers.load_tokenizer(compact / "model")
+        settled = dataclasses.replace(config, rounds=settle_rounds(config, tokens.num_tokens))
+        pool = make_plan(dataclasses.replace(settled, seed=recipe.train_seed), tokens).pool.ravel()
+        pool = pool[: COUNTED_TOKENS // config.sequence_length]
+        held_out = spread(read_part(corpus, "valid"), recipe.corpus.eval_bytes)
+        texts = [document.text for document in held_out if document.text]
+        return floors(
+            tokens.windows(pool, config.sequence_length),
+            tokenize(tokenizer, texts),
+            tokens.separator if tokens.start is None else tokens.start,
+            tokens.vocab_size,
+            sum(len(text.encode("utf-8", "surrogatepass")) for text in texts),
+        )
+
+    inputs = {
+        "store": store.name,
+        "corpus": corpus.name,
+        "bytes": recipe.corpus.eval_bytes,
+        "seed": recipe.train_seed,
+        **{key: getattr(config, key) for key in PLAN_SETTINGS},
+    }
+    stages("floors", inputs, build)
+    return stages.result("floors")
 
 
 def _model_id(stages: Stages, name: str, model: Path) -> str:

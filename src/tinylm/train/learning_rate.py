@@ -26,8 +26,11 @@ if TYPE_CHECKING:
 FIRST = 1e-3  # the first trial's base_lr
 FACTOR = math.sqrt(10)  # between trials
 MOST_TRIALS = 6
-# steps of a trial: a twelfth of the run, so that three trials cost a quarter of it
-SHARE, LEAST_STEPS, MOST_STEPS = 1 / 12, 10, 50
+# steps of a trial: a tenth of the run, so that three trials cost a third of it
+SHARE, LEAST_STEPS, MOST_STEPS = 1 / 10, 10, 50
+# Longer runs win back what a high rate spoils at first, so their best rate is above the trials':
+# by (steps of the run / steps of a trial) to this power, see docs/decisions.md.
+HORIZON = 0.2
 FILE = "learning-rate.json"
 UNWATCHED = 1e-3  # base_lr where no text is left to judge on
 
@@ -84,7 +87,8 @@ def _measured(run: "Run") -> dict[str, Any]:
         # JSON has no infinity
         found["trials"].append([rate, known[rate] if math.isfinite(known[rate]) else None])
         _keep(run, path, found)
-    found["base_lr"] = lowest_point(known)
+    longer = max(1.0, run.plan.total_steps / steps)
+    found["base_lr"] = lowest_point(known) * longer**HORIZON
     _keep(run, path, found)
     return found
 
