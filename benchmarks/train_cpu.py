@@ -139,7 +139,15 @@ def run_worker(name: str, folder: Path, steps: int, cpu_clock: bool) -> dict:
 
 
 def work(name: str, folder: Path, steps: int) -> None:
-    config = TrainConfig(sequence_length=LENGTH, batch_size=BATCH, steps=steps, checkpoint_every=0)
+    config = TrainConfig(
+        sequence_length=LENGTH,
+        batch_size=BATCH,
+        steps=steps,
+        checkpoint_every=0,
+        base_lr=1e-3,
+        warmup_steps=0,
+        never_worse=False,  # the contenders do not look at held-out text either
+    )
     store = open_store(folder / "train")
     model = make_model()
     flops = training_flops_of_model(model, LENGTH)

@@ -98,7 +98,14 @@ def main() -> None:
 def work(name: str, size: str, folder: Path, steps: int, device: torch.device) -> None:
     model, batch = make_model(size)
     config = TrainConfig(
-        sequence_length=LENGTH, batch_size=batch, steps=steps, checkpoint_every=0, loss_chunk=4096
+        sequence_length=LENGTH,
+        batch_size=batch,
+        steps=steps,
+        checkpoint_every=0,
+        loss_chunk=4096,
+        base_lr=1e-3,
+        warmup_steps=0,
+        never_worse=False,  # the contenders do not look at held-out text either
     )
     store, flops, model = (
         open_store(folder / "train"),

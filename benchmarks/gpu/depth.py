@@ -32,8 +32,11 @@ FULL = TrainConfig(
     base_batch_tokens=65_536,
     checkpoint_every=0,
     loss_chunk=8192,
+    never_worse=False,
 )
-TINY = TrainConfig(sequence_length=32, batch_size=4, steps=4, checkpoint_every=0, compile=False)
+TINY = TrainConfig(
+    sequence_length=32, batch_size=4, steps=4, base_lr=2e-3, checkpoint_every=0, compile=False
+)
 
 
 def main() -> None:
