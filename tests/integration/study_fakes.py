@@ -30,7 +30,7 @@ set.train.rounds = 2
 name = "five rounds"
 set.train.rounds = 5
 """
-BASE = "[architecture]\nbudget = 1e6\n[train]\nsteps = 20\n[control]\nenabled = false\n"
+BASE = "[architecture]\nbudget = 1e6\n[train]\nrounds = 1\nsteps = 20\n[control]\nenabled = false\n"
 
 
 def fake_pipeline(recipe: Recipe, out: Path, work: Path) -> dict:

@@ -20,7 +20,7 @@ from tinylm.corpus.pack import pack
 from tinylm.corpus.store import open_store
 from tinylm.errors import InputError, WorkError
 from tinylm.models.teacher import load_model, load_tokenizer
-from tinylm.train import loop, metrics
+from tinylm.train import loop, metrics, watch
 from tinylm.train import resume as resume_module
 from tinylm.train.batches import make_plan
 from tinylm.train.config import TrainConfig
@@ -91,6 +91,14 @@ def assert_bitwise_equal(out: Path, other: Path) -> None:
         for read in (metrics.read(out), metrics.read(other))
     ]
     assert lines[0] == lines[1]
+
+
+def advance(run: Run, steps: int) -> None:
+    """What the loop does, without its end."""
+    for _ in range(steps):
+        if watch.is_due(run):
+            watch.look(run)
+        train_step(run, *run.plan.locate(run.step))
 
 
 def losses(out: Path) -> list[float]:
@@ -260,8 +268,7 @@ def test_resume_of_compiled_layers_gives_the_same_bits(teacher_dir, store, tmp_p
     train(load_model(teacher_dir), store, config, tmp_path / "undisturbed")
     run = Run(load_model(teacher_dir), store, config, tmp_path / "run", None)
     resume(run)
-    for step in range(4):
-        train_step(run, 0, step)
+    advance(run, 4)
     save_checkpoint(run)
     run.checkpoints.wait()
     train(load_model(teacher_dir), store, config, tmp_path / "run")
@@ -285,8 +292,7 @@ def test_a_damaged_checkpoint_costs_steps_but_not_the_result(
     run = Run(load_model(teacher_dir), store, CONFIG, tmp_path, None)
     resume(run)
     for _ in range(2):
-        for _ in range(3):
-            train_step(run, *run.plan.locate(run.step))
+        advance(run, 3)
         save_checkpoint(run)
     run.checkpoints.wait()
     (newest,) = (tmp_path / "checkpoints" / "step-00000006").glob("*.safetensors")

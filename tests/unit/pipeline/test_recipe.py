@@ -38,7 +38,7 @@ def test_defaults_and_values(tmp_path):
     [
         ("nmae = 'x'", ["nmae", "name"]),
         ("[train]\nround = 2", ["train.round", "rounds"]),
-        ("[train]\nrounds = 'two'", ["train.rounds", "'two'", "int"]),
+        ("[train]\nrounds = 'two'", ["train.rounds", "'two'", 'a number or "auto"']),
         ("[train]\nrounds = 0", ["train.rounds", "0"]),
         ("[inherit]\ncriterion = 'magic'", ["inherit.criterion", "magic", "taylor"]),
         ("[corpus]\nvalid_fraction = 1.5", ["corpus.valid_fraction", "1.5"]),

@@ -66,7 +66,7 @@ def test_a_seed_reaches_everything_random_and_runs_come_seed_by_seed(tmp_path):
 
 
 def test_equal_recipes_are_one_run(tmp_path):
-    text = "[[variation]]\nname='a'\n[[variation]]\nname='b'\nset.train.rounds = 1\n"
+    text = "[[variation]]\nname='a'\n[[variation]]\nname='b'\nset.train.batch_size = 8\n"
     runs = read_study(write(tmp_path, "kind='list'\nseeds=[0]\nnoise_seeds=[]\n" + text)).runs()
     assert [r.variation for r in runs] == ["a", "b"] and runs[0].id == runs[1].id
 
