@@ -11,7 +11,6 @@ says whether the two vectors are equal.
 
 import argparse
 import json
-import os
 import platform
 import time
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from tinylm.cores import cores
 from tinylm.corpus.document import Document
 from tinylm.corpus.read import documents
 from tinylm.models.teacher import resolve
@@ -79,7 +79,7 @@ def main() -> None:
         "ours_megabytes_per_second": size / (middle - start),
         "peer_megabytes_per_second": size / (end - middle),
         "identical": bool(np.array_equal(ours, peer)),
-        "cpus": os.cpu_count(),
+        "cpus": cores(),
         "machine": platform.machine(),
         "ratio": (end - middle) / (middle - start),
     }

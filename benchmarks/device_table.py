@@ -12,13 +12,14 @@ is the student's decode speed over the teacher's at Q8_0 (or the first format me
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from tinylm.cores import cores
 
 PROMPT_TOKENS, NEW_TOKENS = 256, 64
 
@@ -120,7 +121,7 @@ def main() -> None:
     parser.add_argument("--student", help="directory of the tiny model")
     parser.add_argument("--quantize", nargs="+", default=["F16", "Q8_0", "Q4_0"])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--threads", type=int, default=cores())
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:

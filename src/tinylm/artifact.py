@@ -22,8 +22,8 @@ from tinylm.errors import InputError
 # Part of every artifact's name: raised when the same inputs give another result, so that nothing
 # made before is taken for it. One reason a line.
 STAGE_VERSIONS = {
-    "teacher": 2,  # caps of Gemma 2 and 27B sizes are read from a GGUF
-    "corpus": 1,
+    "teacher": 3,  # a GGUF's spaces, BOS and all its ends of text are read
+    "corpus": 2,  # line ends stay as they are
     "counts": 1,
     "compact": 1,
     "architecture": 1,
@@ -103,10 +103,30 @@ def refuse_filled(path: Path, replace: bool = False) -> None:
         raise InputError(f"{path} exists already: choose another --out or remove it first")
 
 
+def require_file_name(path: Path) -> None:
+    """InputError, before any work, where a file cannot be written at ``path``: a folder or a device
+    is there, or the place is not ours to write in."""
+    path = Path(path)
+    with clear_disk_errors(path):
+        if path.is_dir():
+            raise InputError(f"{path} is a folder: give the name of a file")
+        if path.exists() and not path.is_file():  # root could rename a file over /dev/null
+            raise InputError(f"{path} is a device or a pipe, not a file: give the name of a file")
+        there = next(folder for folder in path.absolute().parents if folder.exists())
+    if not there.is_dir():
+        raise InputError(f"cannot write {path}: {there} is a file, not a folder")
+    if not os.access(there, os.W_OK):
+        raise InputError(f"cannot write {path}: {there} is not yours to write in")
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a scratch file name that becomes ``path`` (replacing it) when the block ends well."""
-    path = Path(path)
+    """Yield a scratch file name that becomes ``path`` (replacing it) when the block ends well.
+
+    A link stays a link: the file it leads to is replaced.
+    """
+    path = Path(os.path.realpath(path))
+    require_file_name(path)
     scratch = _scratch_beside(path)
     try:
         with clear_disk_errors(path):
@@ -116,24 +136,47 @@ def atomic_file(path: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` as UTF-8 whatever the locale, atomically.
+
+    File names that are no UTF-8 come as lone surrogates: written as ``\\udcff``, which JSON reads
+    back as they were.
+    """
+    with atomic_file(path) as scratch:
+        scratch.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON, atomically."""
-    with atomic_file(path) as scratch:
-        scratch.write_text(
-            json.dumps(value, indent=2, ensure_ascii=False, default=_json_default) + "\n"
-        )
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=_json_default) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON; a missing or broken file is an InputError that names it."""
+    """Read JSON; a missing, unreadable or broken file is an InputError that names it."""
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    # RecursionError: nesting without end
+    except (ValueError, RecursionError) as error:
         raise InputError(
             f"{path} is not valid JSON ({error}): remove it or make it again"
         ) from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object; anything else in the file is an InputError that names it."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise InputError(f"{path} holds a {type(value).__name__}, a JSON object is needed")
+    return value
+
+
+def optional_json(path: Path) -> dict[str, Any]:
+    """A JSON object, or {} when there is no such file."""
+    return read_object(path) if path.exists() else {}
 
 
 @contextmanager
@@ -198,6 +241,9 @@ def clear_disk_errors(path: Path) -> Iterator[None]:
         errno.EPERM,
         errno.ENOTDIR,
         errno.EEXIST,
+        errno.EISDIR,
+        errno.ELOOP,
+        errno.ENAMETOOLONG,
     )
     try:
         yield

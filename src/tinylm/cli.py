@@ -9,6 +9,7 @@ import difflib
 import errno
 import functools
 import io
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -18,8 +19,21 @@ import tyro
 
 from tinylm import __version__
 from tinylm.commands import model, tokenizer, use, whole
+from tinylm.cores import limit_threads
 from tinylm.errors import InputError, WorkError
 
+# errors of a path that the user gave
+PLACES = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.EISDIR,
+    errno.ENOTDIR,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+    errno.EDQUOT,
+    errno.EIO,
+)
 COMMANDS: dict[str, Callable[..., None]] = {
     "run": whole.run,
     "plan": model.plan,
@@ -41,12 +55,15 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point of ``tinylm``."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    _speak_utf8()
+    argv = list(map(_as_utf8, sys.argv[1:] if argv is None else argv))
     if argv[:1] in (["--version"], ["-V"]):
         print(f"tinylm {__version__}")
         return
     try:
-        parse(argv)()
+        command = parse(argv)
+        limit_threads()
+        command()
     except InputError as error:
         _fail(error, 2)
     except WorkError as error:
@@ -56,10 +73,32 @@ def main(argv: list[str] | None = None) -> None:
     except BrokenPipeError:
         sys.exit(0)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
         place = error.filename or "while writing"
-        _fail(f"the disk is full ({place}): free some space and run again", 2)
+        if error.errno == errno.ENOSPC:
+            _fail(f"the disk is full ({place}): free some space and run again", 2)
+        if error.errno not in PLACES:
+            raise
+        _fail(f"{place}: {error.strerror}", 2)
+
+
+def _speak_utf8() -> None:
+    """Texts go in and out as UTF-8 whatever the locale; a character that a terminal of another kind
+    cannot show is written as its number."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if not isinstance(stream, io.TextIOWrapper):
+            continue  # replaced by a test or a notebook
+        if stream is sys.stdin or not stream.isatty():
+            stream.reconfigure(encoding="utf-8")
+        if stream is not sys.stdin:
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _as_utf8(word: str) -> str:
+    """A word of the command line, which Python decodes by the locale."""
+    try:
+        return os.fsencode(word).decode("utf-8")
+    except UnicodeError:  # a file name of another encoding stays as it is
+        return word
 
 
 def parse(argv: Sequence[str]) -> Callable[[], None]:

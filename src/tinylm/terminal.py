@@ -3,6 +3,7 @@
 Progress goes to stderr so that a command's own output can be piped.
 """
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -17,6 +18,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+PLAIN_SECONDS = 30.0
 console = Console(stderr=True, soft_wrap=True)
 
 
@@ -24,8 +26,11 @@ console = Console(stderr=True, soft_wrap=True)
 def progress_bar(
     label: str, total: float | None, unit: str = "", *, shown: bool = True
 ) -> Iterator["Bar"]:
-    """A progress bar as a context: ``bar.advance(n, "12.3k tokens/s")``. Silent when stderr is not
-    a terminal."""
+    """A progress bar as a context: ``bar.advance(n, "12.3k tokens/s")``. Where stderr is not a
+    terminal, a plain line every ``PLAIN_SECONDS``."""
+    if shown and not console.is_terminal:
+        yield PlainBar(label, total, unit)
+        return
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
@@ -59,6 +64,29 @@ class Bar:
             self._progress.update(self._task, advance=amount)
         else:
             self._progress.update(self._task, advance=amount, note=note)
+
+
+class PlainBar(Bar):
+    """Progress for a log file: a line now and then, none for what is quickly done."""
+
+    def __init__(self, label: str, total: float | None, unit: str) -> None:
+        self._label, self._total, self._unit = label, total, unit
+        self._done, self._started = 0.0, time.monotonic()
+        self._said = self._started
+
+    def advance(self, amount: float = 1, note: str | None = None) -> None:
+        self._done += amount
+        now = time.monotonic()
+        if now - self._said < PLAIN_SECONDS:
+            return
+        self._said = now
+        share = self._done / self._total if self._total else 0.0
+        left = (now - self._started) * (1 - share) / share if share else 0.0
+        of = f"/{self._total:.0f}" if self._total else ""
+        words = [f"{self._done:.0f}{of}", self._unit, note or ""]
+        words += [f"about {left / 60:.1f} min left"] if 0 < share < 1 else []
+        said = " ".join(word for word in words if word)
+        console.print(f"{self._label}: {said}", markup=False, highlight=False)
 
 
 def track(items: Iterable, label: str, total: int | None = None) -> Iterator:

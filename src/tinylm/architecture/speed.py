@@ -18,7 +18,7 @@ import torch
 
 from tinylm.artifact import hash_of, read_json, write_json
 from tinylm.errors import InputError
-from tinylm.machine import PeakMemory, machine
+from tinylm.machine import PeakMemory, fast_dtype, machine
 from tinylm.models.initialise import new_model
 from tinylm.models.shape import Shape
 from tinylm.models.teacher import cache_dir
@@ -33,12 +33,15 @@ class Protocol:
     prompt_tokens: int = 64
     new_tokens: int = 510
     repeats: int = 5
-    dtype: str = "bfloat16"
+    dtype: str = ""  # bfloat16, float16 or float32; "": bfloat16 where it is fast on the device
     device: str = "cpu"
 
     def __post_init__(self) -> None:
         if min(self.batch, self.prompt_tokens, self.repeats) < 1 or self.new_tokens < 2:
             raise InputError(f"speed: {self} needs positive numbers and at least 2 new tokens")
+        if not self.dtype:
+            fast = str(fast_dtype(torch.device(self.device))).removeprefix("torch.")
+            object.__setattr__(self, "dtype", fast)
 
 
 @dataclass(frozen=True)

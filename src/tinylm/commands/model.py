@@ -61,7 +61,8 @@ def corpus_pack(tokenizer: str, corpus: list[str], out: Path, separator: str | N
 
     Args:
         tokenizer: directory, .gguf file, hub id or smollm2-135m.
-        corpus: files or folders of .txt, .jsonl[.gz|.zst], .parquet; or hub:NAME[@CONFIG][:SPLIT].
+        corpus: files or folders of .txt .md .jsonl .parquet, also .gz .zst; or
+            hub:NAME[@CONFIG][:SPLIT].
         out: folder of the store (must not exist yet).
         separator: token that ends every document; by default <|endoftext|>, else the tokenizer's
             end-of-text token.

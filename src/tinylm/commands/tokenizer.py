@@ -19,7 +19,8 @@ def tokenizer_count(
 
     Args:
         tokenizer: directory, .gguf file, hub id or smollm2-135m.
-        corpus: files or folders of .txt, .jsonl[.gz|.zst], .parquet; or hub:NAME[@CONFIG][:SPLIT].
+        corpus: files or folders of .txt .md .jsonl .parquet, also .gz .zst; or
+            hub:NAME[@CONFIG][:SPLIT].
         out: the counts, a .npz file.
         engine: local: the fastest exact engine here; tokenizers: the reference; ray: spread over a
             Ray cluster.

@@ -1,48 +1,110 @@
-"""Documents from txt, jsonl (plain, .gz, .zst), parquet, a hub dataset or the embedded corpus, in
-constant memory.
+"""Documents from text, JSON lines, parquet (also compressed), a hub dataset or the embedded corpus,
+in constant memory.
 
-A document is one text: a whole .txt file, one line of a jsonl file, one row of a parquet file.
+A document is one text: a whole .txt or .md file, one line of a JSON-lines file, one element of a
+JSON list, one row of a parquet file. It is read as it stands: line ends are not changed.
 """
 
+import bz2
 import gzip
 import json
+import lzma
+import os
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from tinylm.corpus.document import Document
 from tinylm.corpus.embedded import NAME as EMBEDDED
 from tinylm.corpus.embedded import embedded_documents
 from tinylm.errors import InputError
+from tinylm.terminal import console
 
 __all__ = ["Document", "documents", "expand"]
 
 TEXT_KEYS = ("text", "content")  # where a record's text is looked for unless another key is named
-SUFFIXES = (".txt", ".md", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
+TEXT, LINES, JSON, PARQUET = (".txt", ".md"), (".jsonl", ".ndjson"), (".json",), (".parquet",)
+PACKED: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".zst": None}
+ENDINGS = ", ".join([*TEXT, *LINES, *JSON, *PARQUET]) + f" (also with {', '.join(PACKED)})"
+BLOCK = 2**20  # bytes read at a time
+
+
+def kind_of(path: Path) -> tuple[str, str]:
+    """(".jsonl", ".gz") of a name in any case; the second is "" where nothing is packed, the first
+    "" where the kind is not read."""
+    name = path.name.lower()
+    packed = next((ending for ending in PACKED if name.endswith(ending)), "")
+    base = name.removesuffix(packed)
+    kinds = (*TEXT, *LINES, *JSON, *(() if packed else PARQUET))
+    return next((kind for kind in kinds if base.endswith(kind)), ""), packed
 
 
 def expand(paths: Sequence[str | Path]) -> list[Path]:
-    """The corpus files named by ``paths``: files as they are, folders searched for known suffixes,
-    sorted."""
+    """The corpus files named by ``paths``: files as they are, folders searched (through links too),
+    sorted.
+
+    A bare .json in a folder is taken for something else than text (settings, an index); name it to
+    have it read. What is left out of a folder is told, once.
+    """
     files: list[Path] = []
     for name in paths:
         path = Path(name)
         if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.is_file() and p.name.endswith(SUFFIXES))
-            if not found:
-                raise InputError(f"corpus folder {path} holds no {', '.join(SUFFIXES)} file")
-            files += found
+            files += _search(path)
         elif path.is_file():
-            if not path.name.endswith(SUFFIXES):
-                raise InputError(
-                    f"corpus file {path} has an unknown ending: use one of {', '.join(SUFFIXES)}"
-                )
+            if not kind_of(path)[0]:
+                raise InputError(f"corpus file {path} has an unknown ending: use one of {ENDINGS}")
             files.append(path)
         else:
-            raise InputError(
-                f"corpus {path} does not exist: give a file or folder of {', '.join(SUFFIXES)}"
-            )
+            raise InputError(f"corpus {path} does not exist: give a file or folder of {ENDINGS}")
     return files
+
+
+_told: set[Path] = set()  # folders whose left-out files were named
+
+
+def _search(folder: Path) -> list[Path]:
+    everything = sorted(_walk(folder, ()))
+    found = [path for path in everything if _is_corpus(path, folder)]
+    if not found:
+        raise InputError(f"corpus folder {folder} holds no {ENDINGS} file")
+    left_out = [path for path in everything if not _is_corpus(path, folder)]
+    if left_out and folder not in _told:
+        _told.add(folder)
+        kinds = Counter(path.suffix or path.name for path in left_out).most_common(6)
+        console.print(
+            f"corpus {folder}: {len(left_out)} files are not read"
+            f" ({', '.join(f'{kind} {count}' for kind, count in kinds)}), first"
+            f" {left_out[0].relative_to(folder)}",
+            markup=False,
+            highlight=False,
+        )
+    return found
+
+
+def _is_corpus(path: Path, folder: Path) -> bool:
+    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    return not hidden and kind_of(path) != (".json", "") and bool(kind_of(path)[0])
+
+
+def _walk(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
+    """All files below ``folder``; a link to a folder that it lies in ends there."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    try:
+        entries = list(os.scandir(folder))
+    except OSError as error:
+        raise InputError(f"corpus folder {folder} cannot be read: {error.strerror}") from error
+    for entry in entries:
+        if entry.is_dir():
+            yield from _walk(Path(entry.path), (*above, real))
+        elif entry.is_file():
+            yield Path(entry.path)
+        elif entry.is_symlink():
+            raise InputError(f"corpus file {entry.path} is a link that leads nowhere: remove it")
 
 
 def documents(paths: Sequence[str | Path], text_key: str = "text") -> Iterator[Document]:
@@ -92,11 +154,14 @@ def _find_key(names: Iterable[str], text_key: str, where: str) -> str:
 
 
 def _read_file(path: Path, text_key: str) -> Iterator[Document]:
+    kind, _ = kind_of(path)
     try:
-        if path.name.endswith((".txt", ".md")):
-            texts: Iterator[str] = iter([path.read_text(encoding="utf-8-sig")])
-        elif path.name.endswith(".parquet"):
+        if kind in TEXT:
+            texts: Iterator[str] = iter([b"".join(_blocks(path)).decode("utf-8-sig")])
+        elif kind in PARQUET:
             texts = _parquet_texts(path, text_key)
+        elif kind in JSON:
+            texts = _json_texts(path, text_key)
         else:
             texts = _jsonl_texts(path, text_key)
         for text in texts:
@@ -106,7 +171,7 @@ def _read_file(path: Path, text_key: str) -> Iterator[Document]:
         raise InputError(
             f"{path} is not UTF-8 text at byte {error.start}: convert it first"
         ) from error
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise InputError(f"cannot read {path}: {error}") from error
 
 
@@ -120,56 +185,92 @@ def _clean(text: str) -> str:
 
 
 def _jsonl_texts(path: Path, text_key: str) -> Iterator[str]:
-    for number, line in enumerate(_open_lines(path), start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        # also numbers of thousands of digits, nesting without end
-        except (ValueError, RecursionError) as error:
-            raise InputError(
-                f"{path} line {number} is not JSON ({getattr(error, 'msg', error)})"
-            ) from error
-        if not isinstance(record, dict):
-            raise InputError(
-                f"{path} line {number} is {type(record).__name__}, an object with a text is needed"
-            )
-        key = _find_key(record, text_key, f"{path} line {number}")
-        text = record[key]
-        if text is None:
-            continue
-        if not isinstance(text, str):
-            raise InputError(
-                f"{path} line {number}: {key!r} is {type(text).__name__}, text is needed"
-            )
-        yield text
+    for number, line in enumerate(_lines(path), start=1):
+        if line.strip():
+            where = f"{path} line {number}"
+            text = _text_of(_parsed(line, where), text_key, where)
+            if text is not None:
+                yield text
 
 
-def _open_lines(path: Path) -> Iterator[str]:
-    if path.name.endswith(".gz"):
-        with gzip.open(path, "rt", encoding="utf-8-sig") as file:
-            yield from file
-    elif path.name.endswith(".zst"):
-        yield from _zst_lines(path)
-    else:
-        with open(path, encoding="utf-8-sig") as file:
-            yield from file
+def _json_texts(path: Path, text_key: str) -> Iterator[str]:
+    """A .json file: one list of records or texts; or lines, as many data sets call theirs."""
+    first = next((block.lstrip(b"\xef\xbb\xbf \t\r\n") for block in _blocks(path)), b"")
+    if not first.startswith(b"["):
+        yield from _jsonl_texts(path, text_key)
+        return
+    records = _parsed(b"".join(_blocks(path)).decode("utf-8-sig"), str(path))
+    for number, record in enumerate(records, start=1):
+        text = _text_of(record, text_key, f"{path} record {number}")
+        if text is not None:
+            yield text
 
 
-def _zst_lines(path: Path) -> Iterator[str]:
-    """Lines of a .zst file of one or more frames. (The library's stream reader is silent about a
-    truncated frame.)"""
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    # also numbers of thousands of digits, nesting without end
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where} is not JSON ({getattr(error, 'msg', error)})") from error
+
+
+def _text_of(record: Any, text_key: str, where: str) -> str | None:
+    """The text of a record; None where it holds null."""
+    if isinstance(record, str):
+        return record
+    if not isinstance(record, dict):
+        raise InputError(f"{where} is {type(record).__name__}, an object with a text is needed")
+    key = _find_key(record, text_key, where)
+    text = record[key]
+    if text is not None and not isinstance(text, str):
+        raise InputError(f"{where}: {key!r} is {type(text).__name__}, text is needed")
+    return text
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Lines without their ends, which are \\n alone."""
+    rest, done, start = b"", 0, b"\xef\xbb\xbf"
+    for block in _blocks(path):
+        *whole, rest = (rest + block).split(b"\n")
+        for line in whole:
+            yield _decoded(line.removeprefix(start) if not done else line, path, done)
+            done += len(line) + 1
+    yield _decoded(rest.removeprefix(start) if not done else rest, path, done)
+
+
+def _decoded(line: bytes, path: Path, offset: int) -> str:
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path} is not UTF-8 text at byte {offset + error.start}: convert it first"
+        ) from error
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    """The bytes of a file, unpacked."""
+    packed = kind_of(path)[1]
+    if packed == ".zst":
+        yield from _zst_blocks(path)
+        return
+    with PACKED[packed](path, "rb") if packed else open(path, "rb") as file:
+        while block := file.read(BLOCK):
+            yield block
+
+
+def _zst_blocks(path: Path) -> Iterator[bytes]:
+    """The bytes of a .zst file of one or more frames. (The library's stream reader is silent about
+    a truncated frame.)"""
     import zstandard
 
     # written with --long=31
-    rest, decompressor = b"", zstandard.ZstdDecompressor(max_window_size=2**31)
+    decompressor = zstandard.ZstdDecompressor(max_window_size=2**31)
     with open(path, "rb") as file:
         frame = decompressor.decompressobj()
         block, started = b"", False
         try:
-            while block := block or file.read(2**20):
-                *whole, rest = (rest + frame.decompress(block)).split(b"\n")
-                yield from (line.decode("utf-8") for line in whole)
+            while block := block or file.read(BLOCK):
+                yield frame.decompress(block)
                 block = b""
                 started = not frame.eof
                 if frame.eof:
@@ -179,7 +280,6 @@ def _zst_lines(path: Path) -> Iterator[str]:
             raise InputError(f"{path} is not a zstd file or is damaged ({error})") from error
     if started:
         raise InputError(f"{path} is cut short: its last zstd frame does not end; copy it again")
-    yield rest.decode("utf-8")
 
 
 def _parquet_texts(path: Path, text_key: str) -> Iterator[str]:

@@ -61,7 +61,7 @@ def bits_by_band(
     *,
     edges: Sequence[int] = EDGES,
     batch_tokens: int = 8192,
-    dtype: torch.dtype | None = torch.bfloat16,
+    dtype: torch.dtype | None = None,
 ) -> dict[str, dict[str, Any]]:
     """{band: {bits_per_byte, bytes, share_of_bits}} of ``documents``; ``bands`` are from
     :func:`byte_bands`."""

@@ -65,7 +65,7 @@ def bits_per_byte(
     *,
     stride: int | None = None,
     batch_tokens: int = 8192,
-    dtype: torch.dtype | None = torch.bfloat16,
+    dtype: torch.dtype | None = None,
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def score_documents(
     *,
     stride: int | None = None,
     batch_tokens: int = 8192,
-    dtype: torch.dtype | None = torch.bfloat16,
+    dtype: torch.dtype | None = None,
 ) -> Scores:
     """Bits and bytes of each document; see :func:`bits_per_byte`. Keep these to compare two models
     document by document with :func:`paired_difference`."""
@@ -157,7 +157,7 @@ def token_bits(
     *,
     stride: int | None = None,
     batch_tokens: int = 8192,
-    dtype: torch.dtype | None = torch.bfloat16,
+    dtype: torch.dtype | None = None,
 ) -> list[Float]:
     """Bits of every token of every document (``tokens`` [documents][tokens]), float64; see
     :func:`bits_per_byte`."""

@@ -1,14 +1,13 @@
 """Evaluate any number of models: tasks and bits per byte, the first one being what the others are
 compared with."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tinylm.artifact import write_json
+from tinylm.artifact import require_file_name, write_json
 from tinylm.corpus.read import Document
 from tinylm.errors import InputError
 from tinylm.evaluate.adapter import TinyLM
@@ -17,7 +16,7 @@ from tinylm.evaluate.bits_per_byte import Scores, report, score_documents
 from tinylm.evaluate.options import EvaluateOptions
 from tinylm.evaluate.results import differences, mean_score
 from tinylm.evaluate.tasks.run import load_tasks, run_tasks, summary, write_records
-from tinylm.machine import choose_device
+from tinylm.machine import choose_device, fast_dtype
 from tinylm.models.teacher import fingerprint, load_model, load_tokenizer, resolve
 from tinylm.tokenizer.choose import require_counts
 from tinylm.tokenizer.count import Counts
@@ -60,6 +59,8 @@ def evaluate(
     options = EvaluateOptions(**settings)
     _check(models, tasks, documents, options, out)
     place = choose_device(options.device)
+    dtype = fast_dtype(place) if options.dtype == "auto" else DTYPES[options.dtype]
+    named_dtype = str(dtype).removeprefix("torch.")
     loaded = load_tasks(tasks, options.task_data, options.num_fewshot)
     named = dict(models) if isinstance(models, Mapping) else dict(zip(_labels(models), models))
     # a missing one shows before any work
@@ -69,10 +70,10 @@ def evaluate(
     samples: list[dict[str, list[dict]]] = []
     texts: list[Scores | None] = []
     for name, spec in named.items():
-        model = load_model(spec, dtype=DTYPES[options.dtype]).to(place)
+        model = load_model(spec, dtype=dtype).to(place)
         entry: dict[str, Any] = {
             "model": name,
-            "dtype": options.dtype,
+            "dtype": named_dtype,
             "parameters": model.num_parameters(),
         }
         scores = None
@@ -80,7 +81,7 @@ def evaluate(
             entry["bits_per_byte"], scores = _score_text(
                 model, tokenizers[name], documents, bands, options
             )
-        file = f"{name}-{fingerprint(resolve(spec))}-{options.dtype}.jsonl"
+        file = f"{name}-{fingerprint(resolve(spec))}-{named_dtype}.jsonl"
         lm = TinyLM(
             model,
             tokenizers[name],
@@ -145,9 +146,7 @@ def _check(
     if out is not None and (Path(out).is_dir() or Path(out).suffix != ".json"):
         raise InputError(f"--out {out} must be a file that ends in .json")
     if out is not None:
-        there = next(folder for folder in Path(out).absolute().parents if folder.exists())
-        if not os.access(there, os.W_OK):
-            raise InputError(f"--out {out} cannot be written: {there} is not yours to write in")
+        require_file_name(out)
     if not models:
         raise InputError("no model given: say --model DIR")
     if options.counts is not None and not documents:
@@ -161,8 +160,8 @@ def _check(
         raise InputError(f"--num-fewshot {shots} must be 0 or more")
     if size != "auto" and (not isinstance(size, int) or size < 1):
         raise InputError(f"--batch-size {size} must be auto or a number of tokens")
-    if options.dtype not in DTYPES:
-        raise InputError(f"--dtype {options.dtype} must be one of {', '.join(DTYPES)}")
+    if options.dtype not in ("auto", *DTYPES):
+        raise InputError(f"--dtype {options.dtype} must be auto or one of {', '.join(DTYPES)}")
 
 
 def _labels(models: Sequence[str | Path]) -> list[str]:

@@ -19,5 +19,6 @@ class EvaluateOptions:
     batch_size: int | str = "auto"  # tokens per forward pass, or auto
     # tokens a model sees at once; by default 512 for --text, and all the model has for tasks
     context: int | None = None
-    dtype: str = "bfloat16"  # bfloat16, float16 or float32
+    # bfloat16, float16, float32, or auto: bfloat16 where the processor is fast at it, else float32
+    dtype: str = "auto"
     device: str = "auto"  # cpu, cuda, or auto (a GPU where there is one)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tinylm.artifact import atomic_file
+from tinylm.artifact import write_text
 from tinylm.evaluate.bits_per_byte import Scores, paired_difference
 from tinylm.evaluate.tasks.catalog import in_bits, paper_columns, tasks
 from tinylm.render import html
@@ -240,12 +240,9 @@ def write(result: dict[str, Any], out: Path) -> None:
     text = "# Evaluation\n\n" + "\n".join(
         f"## {title}\n\n{html.markdown_table(*table)}" for title, table in made
     )
-    with atomic_file(out.with_suffix(".md")) as scratch:
-        scratch.write_text(
-            text + "\n" + "\n".join(f"- {line}" for line in notes(result)) + "\n", encoding="utf-8"
-        )
+    listed = "\n".join(f"- {line}" for line in notes(result))
+    write_text(out.with_suffix(".md"), f"{text}\n{listed}\n")
     sections = [(title, html.table(*table)) for title, table in made]
     sections.append(("Notes", "".join(html.paragraph(line) for line in notes(result))))
     lead = ", ".join(model["model"] for model in result["models"])
-    with atomic_file(out.with_suffix(".html")) as scratch:
-        scratch.write_text(html.page("Evaluation", lead, sections), encoding="utf-8")
+    write_text(out.with_suffix(".html"), html.page("Evaluation", lead, sections))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tinylm import __version__
-from tinylm.artifact import atomic_file, read_json
+from tinylm.artifact import read_json, write_text
 from tinylm.errors import InputError
 from tinylm.export.gguf import refuse_existing
 from tinylm.models.shape import Shape
@@ -95,8 +95,7 @@ def write_card(
     path = out or Path(model_dir) / "README.md"
     refuse_existing(path, overwrite)
     text = model_card(model_dir, **facts)
-    with atomic_file(path) as scratch:
-        scratch.write_text(text)
+    write_text(path, text)
     return path
 
 

@@ -9,8 +9,10 @@ Four comparisons, from exact to measured:
 4. bits per byte on a text, llama.cpp's over the model's, within a bound stated per quantisation.
 """
 
+import json
 import math
 from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,10 @@ from tinylm.errors import InputError, WorkError
 from tinylm.export import graph, hard_text, quantization
 from tinylm.export.gguf import export, metadata, read_finite, refuse_existing
 from tinylm.export.llamacpp import Llama, require_llamacpp
+from tinylm.models.generate import stops_of
 from tinylm.models.shards import Shards
 from tinylm.models.teacher import load_config, load_model, load_tokenizer
+from tinylm.models.tokenizer import prompt_ids
 
 # quantisation -> (mean KL in nats per token, bits per byte relative to the model's): measured in
 # docs/export.md, bounds are some times the largest value seen
@@ -45,6 +49,8 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "INT4": (0.60, 0.25),  # ONNX
 }
 GREEDY_TOKENS = 64
+ADDED = 64  # added tokens looked at, from either end of their list
+UNMADE = 512  # pieces looked at that no merge makes
 _WINDOW = 256  # tokens scored at once: logits are float32[256, vocab_size]
 # nats between the two best tokens: closer (or within 4 times the error seen) either may win
 _TIE = 0.1
@@ -71,6 +77,7 @@ def check(
     tokenizer = load_tokenizer(model_dir)
     with Llama(gguf_path, context=2 * _WINDOW, threads=threads) as llama:
         facts: dict[str, Any] = {"quantize": quantize, "tokens": compare_tokens(llama, tokenizer)}
+        facts["tokens"]["known_differences"] += compare_ends(llama, model_dir, tokenizer)
         model = load_model(model_dir, torch.float32)
         facts |= compare_logits(llama, model, tokenizer, quantize, texts)
         facts |= compare_greedy(
@@ -123,7 +130,7 @@ def compare_contents(model_dir: Path, gguf_path: Path, pre_tokenizer: str | None
                 f"{gguf_path} and {model_dir} differ in {key}: {_difference(value, found)}"
             )
     tensors = {tensor.name: tensor for tensor in reader.tensors}
-    weights = Shards(model_dir, tied=False)
+    weights = Shards(model_dir, bool(config.tie_word_embeddings))
     names = graph.hf_names(config, weights.sizes(), family)
     expected = set(names) | set(graph.rope_tensors(config, family))
     if expected != set(tensors):
@@ -157,14 +164,12 @@ def compare_tokens(
     prepare, known = _comparable(tokenizer)
     texts = hard_text.TEXTS + hard_text.random_texts(300) if texts is None else texts
     rows = getattr(llama, "vocab_size", len(tokenizer))
-    special = [
-        token
-        for token in tokenizer.all_special_tokens
-        if tokenizer.convert_tokens_to_ids(token) < rows
-    ]
+    added = [token.content for i, token in tokenizer.added_tokens_decoder.items() if i < rows]
     written = [
-        text for token in special[:8] for text in (token, f"one{token}two", f"{token}\n{token}")
-    ]
+        text
+        for token in [*added[:ADDED], *added[-ADDED:]]
+        for text in (token, f"one{token}two", f"{token}\n{token}", f"one {token} two")
+    ] + _unmade(tokenizer)
     if _prepends_once(tokenizer):
         known.append("llama.cpp puts a space after a special token too: not compared there")
         written = []
@@ -179,8 +184,7 @@ def compare_tokens(
             raise WorkError(
                 f"{llama.runtime} tokenizes {text!r:.80} differently from token {at} on:"
                 f" {tokenizer.convert_ids_to_tokens(theirs[at : at + 4])} instead of"
-                f" {tokenizer.convert_ids_to_tokens(ours[at : at + 4])} (a wrong pre-tokenizer? see"
-                " --pre-tokenizer)"
+                f" {tokenizer.convert_ids_to_tokens(ours[at : at + 4])} ({_why(tokenizer, text)})"
             )
         count += len(ours)
     ours, theirs = tokenizer("a b")["input_ids"], llama.tokenize("a b", add_special=True)
@@ -189,6 +193,26 @@ def compare_tokens(
             f"{llama.runtime} puts other special tokens around a text: {theirs} instead of {ours}"
         )
     return {"texts": len(texts) + len(written), "ids": count, "known_differences": known}
+
+
+def compare_ends(llama: Llama, model_dir: Path, tokenizer: Any) -> list[str]:
+    """The tokens that end a text there and here. WorkError where llama.cpp runs on, or ends at a
+    token of ordinary text; ends that it knows beyond the model's are told."""
+    theirs = {i for i in range(llama.vocab_size) if llama.is_end(i)}
+    ours = {i for i in stops_of(model_dir, tokenizer) if i < llama.vocab_size}
+    silent = set(tokenizer.added_tokens_decoder) | set(range(len(tokenizer), llama.vocab_size))
+    for wrong, what in (
+        (ours - theirs, "does not end a text at"),
+        (theirs - ours - silent, "ends a text at"),
+    ):
+        if wrong:
+            token = tokenizer.convert_ids_to_tokens(min(wrong))
+            raise WorkError(
+                f"{llama.runtime} {what} {token!r} (id {min(wrong)}), the model's files"
+                " say otherwise (eos_token_id in generation_config.json)"
+            )
+    extra = [tokenizer.convert_ids_to_tokens(i) for i in sorted(theirs - ours)]
+    return [f"{llama.runtime} also ends a text at {', '.join(map(str, extra))}"] if extra else []
 
 
 def compare_logits(
@@ -240,7 +264,7 @@ def compare_greedy(
     the two best."""
     from tinylm.models.generate import Speed, generate
 
-    prompt = tokenizer(hard_text.PROMPT)["input_ids"]
+    prompt = prompt_ids(tokenizer, hard_text.PROMPT)
     theirs = llama.greedy(prompt, GREEDY_TOKENS)
     made = Speed()
     for _ in generate(model, tokenizer, prompt, GREEDY_TOKENS, speed=made):
@@ -313,6 +337,34 @@ def _comparable(tokenizer: Any) -> tuple[Callable[[str], str], list[str]]:
         )
         return lambda text: text.lstrip(" "), [known]
     return lambda text: text, []
+
+
+def _why(tokenizer: Any, text: str) -> str:
+    """The likeliest reason why another runtime splits ``text`` otherwise."""
+    for token in tokenizer.added_tokens_decoder.values():
+        flags = [flag for flag in ("lstrip", "rstrip", "single_word") if getattr(token, flag)]
+        if flags and token.content in text:
+            return f"it does not know the {' and '.join(flags)} of {token.content!r}"
+    return "a wrong pre-tokenizer? see --pre-tokenizer"
+
+
+def _unmade(tokenizer: Any) -> list[str]:
+    """Texts of pieces that are in the vocabulary and that no merge makes: `tokenizers` never gives
+    them, and llama.cpp may."""
+    backend = tokenizer.backend_tokenizer
+    model = json.loads(backend.to_str())["model"]
+    made = {
+        merge.replace(" ", "", 1) if isinstance(merge, str) else "".join(merge)
+        for merge in model.get("merges") or []
+    }
+    added = set(tokenizer.get_added_vocab())
+    pieces = (
+        (i, piece)
+        for piece, i in model["vocab"].items()
+        if len(piece) > 1 and piece not in made and piece not in added
+    )
+    texts = (tokenizer.decode([i]) for i, piece in pieces if not piece.startswith("<0x"))
+    return [text for text in islice(texts, UNMADE) if text and "\ufffd" not in text]
 
 
 def _prepends_once(tokenizer: Any) -> bool:

@@ -1,6 +1,5 @@
 """A `transformers` directory as one GGUF file, one tensor in memory at a time."""
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +10,10 @@ import torch
 from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
 from gguf.quants import quant_shape_to_byte_shape
 
-from tinylm.artifact import atomic_file, require_space
+from tinylm.artifact import atomic_file, optional_json, require_file_name, require_space
 from tinylm.errors import InputError
 from tinylm.export import graph, quantization
 from tinylm.export.vocabulary import Vocabulary, read_vocabulary
-from tinylm.models.initialise import new_model
 from tinylm.models.shards import Shards
 from tinylm.models.teacher import load_config, load_tokenizer
 from tinylm.terminal import track
@@ -43,10 +41,10 @@ def export(
     config, tokenizer = load_config(model_dir).get_text_config(), load_tokenizer(model_dir)
     family = graph.graph_of(config)
     vocabulary = read_vocabulary(model_dir, tokenizer, config.vocab_size, pre_tokenizer)
-    weights = Shards(model_dir, tied=False)
+    weights = Shards(model_dir, bool(config.tie_word_embeddings))
     sizes = weights.sizes()
     hf_names = graph.hf_names(config, sizes, family)
-    _require_complete(model_dir, config, sizes)
+    weights.check(config)
     tied = "output.weight" not in hf_names
     formats = {
         name: quantization.choose(quantize, name, sizes[hf_name], config.num_hidden_layers, tied)
@@ -70,6 +68,7 @@ def export(
         for name, (_, given) in track(list(formats.items()), f"packing {quantize}"):
             hf_name = hf_names[name]
             tensor = graph.to_llamacpp(hf_name, read_finite(weights, hf_name), config, family)
+            require_range(hf_name, tensor, given)
             writer.write_tensor_data(quantization.pack(tensor, given))
         writer.close()
     parameters = sum(int(np.prod(sizes[hf_name])) for hf_name in hf_names.values())
@@ -82,6 +81,7 @@ def export(
         "parameters": parameters,
         "bits_per_weight": round(8 * size / parameters, 3),
         "formats": _count(given.name for _, given in formats.values()),
+        "lost": vocabulary.lost,
         "fallbacks": {
             name: f"{wanted.name} -> {given.name}"
             for name, (wanted, given) in formats.items()
@@ -96,6 +96,7 @@ def refuse_existing(out: Path, overwrite: bool) -> None:
         raise InputError(
             f"{out} is a folder: give --out the name of a file, such as {out / 'model.gguf'}"
         )
+    require_file_name(out)
     if out.exists() and not overwrite:
         raise InputError(f"{out} exists already: choose another --out or give --overwrite")
 
@@ -106,6 +107,16 @@ def read_finite(weights: Shards, name: str) -> np.ndarray:
     if not torch.isfinite(tensor).all():
         raise InputError(f"the weight {name} holds NaN or infinity: the model is damaged")
     return tensor.numpy()
+
+
+def require_range(name: str, tensor: np.ndarray, to: GGMLQuantizationType) -> None:
+    """InputError for a weight that float16 cannot hold: it would become infinity."""
+    largest = float(np.abs(tensor).max(initial=0.0))
+    if to == GGMLQuantizationType.F16 and largest > np.finfo(np.float16).max:
+        raise InputError(
+            f"the weight {name} holds {largest:.6g}, beyond float16's 65504: export with --quantize"
+            " BF16 or F32"
+        )
 
 
 def metadata(
@@ -132,8 +143,7 @@ def _write_metadata(
     quantize: str,
 ) -> None:
     architecture = family.architecture
-    facts_file = model_dir / "tinylm.json"
-    facts = json.loads(facts_file.read_text()) if facts_file.is_file() else {}
+    facts = optional_json(model_dir / "tinylm.json")
     writer.add_type("model")
     writer.add_name(_name(model_dir, family, vocabulary))
     if facts.get("license"):
@@ -158,20 +168,6 @@ def _name(model_dir: Path, family: graph.Llamacpp, vocabulary: Vocabulary) -> st
     ) and family.architecture == "phi3":
         return name if re.search("phi-?3", name, re.IGNORECASE) else f"phi-3-{name}"
     return re.sub("(phi)-?3", r"\1_3", name, flags=re.IGNORECASE)
-
-
-def _require_complete(model_dir: Path, config: Any, shapes: dict[str, tuple[int, ...]]) -> None:
-    """InputError when a parameter that the config calls for is missing or has another shape."""
-    for name, tensor in new_model(config, device="meta").state_dict().items():
-        if name == "lm_head.weight" and config.tie_word_embeddings:
-            continue
-        if name not in shapes:
-            raise InputError(f"{model_dir} lacks {name}: the checkpoint is incomplete")
-        if shapes[name] != tuple(tensor.shape):
-            raise InputError(
-                f"{model_dir}: {name} has shape {shapes[name]}, the config says"
-                f" {tuple(tensor.shape)}"
-            )
 
 
 def _announce(

@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tinylm.artifact import optional_json
 from tinylm.errors import InputError
 
 _CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -60,11 +61,9 @@ def name_for(tokenizer_json: dict[str, Any], model_dir: Path, override: str | No
     """
     if override:
         return override
-    carried = Path(model_dir) / "tinylm.json"
-    if carried.exists():
-        name = json.loads(carried.read_text()).get("pre_tokenizer")
-        if name and name != "default":
-            return name
+    carried = optional_json(Path(model_dir) / "tinylm.json").get("pre_tokenizer")
+    if carried and carried != "default":
+        return carried
     steps = _steps(tokenizer_json.get("pre_tokenizer"))
     name = _NAMES.get((steps, bool(tokenizer_json["model"].get("ignore_merges"))))
     if name is None:

@@ -58,6 +58,8 @@ def export(
         return report
     if options.check:
         print_check(report["check"], f"{out} is {model}")
+    elif report.get("lost"):
+        print(f"not checked, and will differ: {'; '.join(report['lost'])}")
     for change, tensors in Counter(report["fallbacks"].values()).items():
         print(f"{tensors} tensors have rows that do not divide by the format's block: {change}")
     print(f"{out}  {report['bytes'] / 1e6:.1f} MB, {report['bits_per_weight']:.2f} bits per weight")

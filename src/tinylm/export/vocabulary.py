@@ -8,10 +8,16 @@ from typing import Any
 
 from gguf import GGUFWriter, TokenType
 
+from tinylm.artifact import optional_json
 from tinylm.corpus.pack import find_start
 from tinylm.errors import InputError
 from tinylm.export.pretokenizer import name_for
-from tinylm.tokenizer.source import optional_json
+from tinylm.models.generate import stops_of
+from tinylm.models.gguf import ENDS_OF_TURN
+
+CONTROL = TokenType.CONTROL
+# of Phi-3, by llama.cpp's own list
+PHI3_STRIPS = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "</s>")
 
 
 @dataclass
@@ -26,7 +32,9 @@ class Vocabulary:
     scores: list[float] | None = None
     merges: list[str] | None = None
     add_space_prefix: bool | None = None
-    special_ids: dict[str, int] = field(default_factory=dict)  # bos, eos, unk, pad -> id
+    # bos, eos, unk, pad; eot and eom are further ends of a text -> id
+    special_ids: dict[str, int] = field(default_factory=dict)
+    lost: list[str] = field(default_factory=list)  # what the tokenizer does and llama.cpp does not
     adds_bos: bool = False
     adds_eos: bool = False
     chat_template: str | None = None
@@ -77,14 +85,15 @@ def read_vocabulary(
     else:
         vocabulary = _byte_level(definition, rows, name_for(definition, model_dir, pre_tokenizer))
     config_ids = optional_json(model_dir / "config.json")
-    for name in ("bos", "eos", "unk", "pad"):
+    for name in ("bos", "unk", "pad"):
         token = getattr(tokenizer, f"{name}_token_id")
-        # llama.cpp would take id 11 for a missing bos or eos; Qwen's tokenizer names no bos
+        # llama.cpp would take id 11 for a missing bos; Qwen's tokenizer names no bos
         if token is None:
             token = config_ids.get(f"{name}_token_id")
-        token = token[0] if isinstance(token, list) and token else token
-        if isinstance(token, int) and token < rows:
+        if isinstance(token, int) and 0 <= token < rows:
             vocabulary.special_ids[name] = token
+    vocabulary.special_ids |= _ends(model_dir, tokenizer, vocabulary)
+    vocabulary.lost = _lost_flags(definition, rows, vocabulary)
     with_special, without = (
         tokenizer("a")["input_ids"],
         tokenizer("a", add_special_tokens=False)["input_ids"],
@@ -96,6 +105,55 @@ def read_vocabulary(
     template = tokenizer.chat_template
     vocabulary.chat_template = template.get("default") if isinstance(template, dict) else template
     return vocabulary
+
+
+def _ends(model_dir: Path, tokenizer: Any, vocabulary: Vocabulary) -> dict[str, int]:
+    """What ends a text, as the three ids that a GGUF can name: eos, eot and eom.
+
+    llama.cpp takes id 11 (a letter) where no eos is named, so a model without one gets a token that
+    text never becomes. Raises InputError for more ends than fit, and where there is no such token.
+    """
+    rows = len(vocabulary.tokens)
+    ends = [i for i in stops_of(model_dir, tokenizer) if i < rows]
+    if not ends:
+        silent = (
+            i for i, kind in enumerate(vocabulary.types) if kind in (CONTROL, TokenType.UNUSED)
+        )
+        harmless = next(silent, None)
+        if harmless is None:
+            raise InputError(
+                f"{model_dir} names no token that ends a text, and llama.cpp would end at token 11"
+                f" ({vocabulary.tokens[11]!r}): name one (eos_token_id in generation_config.json)"
+            )
+        return {"eos": harmless}
+    first = tokenizer.eos_token_id if tokenizer.eos_token_id in ends else ends[0]
+    # llama.cpp knows some by their names, which may go last
+    others = sorted(
+        (i for i in ends if i != first), key=lambda i: vocabulary.tokens[i] in ENDS_OF_TURN
+    )
+    unnamed = [i for i in others[2:] if vocabulary.tokens[i] not in ENDS_OF_TURN]
+    if unnamed:
+        raise InputError(
+            f"{model_dir} has {len(ends)} tokens that end a text; a GGUF names three, and llama.cpp"
+            f" does not know {vocabulary.tokens[unnamed[0]]!r} by itself: shorten eos_token_id in"
+            " generation_config.json"
+        )
+    return dict(zip(("eos", "eot", "eom"), [first, *others]))
+
+
+def _lost_flags(definition: dict[str, Any], rows: int, vocabulary: Vocabulary) -> list[str]:
+    """Flags of added tokens that llama.cpp has no word for, one line each."""
+    lost = []
+    for token in definition.get("added_tokens") or []:
+        flags = [flag for flag in ("lstrip", "rstrip", "single_word") if token.get(flag)]
+        # llama.cpp strips behind these itself where the model's name says Phi-3
+        known = "<|endoftext|>" in vocabulary.tokens and token["content"] in PHI3_STRIPS
+        if flags and token["id"] < rows and not (known and flags == ["rstrip"]):
+            lost.append(
+                f"{token['content']!r} is matched with {' and '.join(flags)}, which llama.cpp"
+                " does not do"
+            )
+    return lost
 
 
 def _byte_level(definition: dict[str, Any], rows: int, pre_tokenizer: str) -> Vocabulary:

@@ -66,6 +66,12 @@ def inherit(
     )
     check_target(teacher_shape, shape, vocab)
     student_config(teacher.config, shape)  # what the family refuses must not cost the scoring
+    largest = -1 if calibration_ids is None else int(calibration_ids.max())
+    if largest >= teacher_shape.vocab_size:
+        raise InputError(
+            f"the calibration text holds token id {largest}, the teacher's embedding has"
+            f" {teacher_shape.vocab_size} rows: leave out texts that spell a token without a row"
+        )
     if teacher.device.type != "cpu":
         raise InputError(
             f"the teacher is on {teacher.device}: inheritance works on the CPU, call teacher.cpu()"

@@ -27,5 +27,6 @@ class InheritOptions:
     scores: Path | None = None
     # id_map.npy naming the teacher's ids that stay, when the target's vocabulary is smaller
     kept_ids: Path | None = None
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"  # of the teacher at work and of the student
+    # of the teacher at work and of the student; auto: bfloat16 where it is fast here, else float32
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     seed: int = 0  # of criterion random

@@ -1,6 +1,5 @@
 """From files to files: load the teacher, pack calibration text, inherit, write, reload."""
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tinylm.artifact import atomic_directory, refuse_filled
+from tinylm.artifact import atomic_directory, refuse_filled, write_json
 from tinylm.errors import InputError
 from tinylm.inherit.calibration import calibration_chunks
 from tinylm.inherit.cut import build, check_target, cut
@@ -21,6 +20,7 @@ from tinylm.inherit.repair import REPAIRS
 from tinylm.inherit.score import needs_text, score_weights
 from tinylm.inherit.scores import Scores
 from tinylm.inherit.select import select
+from tinylm.machine import fast_dtype
 from tinylm.models import block, families
 from tinylm.models.shape import Shape, read_block, read_shape
 from tinylm.models.shards import Shards
@@ -39,9 +39,12 @@ def inherit_files(
     chunks, length = options.chunks, options.length
     if min(chunks, length) < 1:
         raise InputError(f"--chunks {chunks} and --length {length} must be 1 or more")
-    folder, target = resolve(teacher), read_shape(shape)
     refuse_filled(out)
+    folder = resolve(teacher)
     config = load_config(folder)
+    vocab = _kept_ids(options.kept_ids) if options.kept_ids else None
+    rows = config.get_text_config().vocab_size
+    target = read_shape(shape, rows if vocab is None else len(vocab))
     # names what no table explains, before anything is loaded
     if config.model_type not in families.FAMILIES:
         families.check_weights(Shards(folder, tied=False).sizes(), config)
@@ -55,9 +58,8 @@ def inherit_files(
                 f"teacher {teacher} has no tokenizer.json: calibration text cannot be read"
             )
         ids = calibration_chunks(options.calibration, tokenizer, chunks, length)
-    vocab = _kept_ids(options.kept_ids) if options.kept_ids else None
     known = Scores.load(options.scores) if options.scores else None
-    dtype = getattr(torch, options.dtype)
+    dtype = _dtype(options)
     if not options.repair and (known or not needs_text(options.criterion, options.layers)):
         result = inherit_streamed(folder, target, options, vocab, known)
     else:
@@ -99,7 +101,7 @@ def inherit_streamed(
     weights, teacher = Shards(folder, bool(config.tie_word_embeddings)), Shape.from_config(config)
     check_target(teacher, target, vocab)
     families.check_weights(weights.sizes(), config)
-    weights.check_names(config)
+    weights.check(config)
     scores = scores or score_weights(
         weights, config, options.criterion, options.layers, options.seed
     )
@@ -110,10 +112,16 @@ def inherit_streamed(
         if (folder / "generation_config.json").exists()
         else None
     )
-    dtype = getattr(torch, options.dtype)
+    dtype = _dtype(options)
     student = build(cut(weights, config, target, kept), config, target, kept, dtype, stops)
     embedding_scale(student, teacher.hidden_size)
     return Inherited(student, scores, kept, {"score and cut": time.perf_counter() - started})
+
+
+def _dtype(options: InheritOptions) -> torch.dtype:
+    if options.dtype == "auto":
+        return fast_dtype(torch.device("cpu"))
+    return getattr(torch, options.dtype)
 
 
 def _write(result: Inherited, teacher: str, target: Shape, out: Path, tokenizer: Any) -> Inherited:
@@ -126,7 +134,7 @@ def _write(result: Inherited, teacher: str, target: Shape, out: Path, tokenizer:
             "shape": target.to_dict(),
             "repair_losses": result.repair_losses,
         }
-        (scratch / "inherit.json").write_text(json.dumps(facts, indent=2) + "\n")
+        write_json(scratch / "inherit.json", facts)
     return result
 
 

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tinylm.artifact import atomic_directory
+from tinylm.artifact import atomic_directory, write_json
 from tinylm.errors import InputError
 from tinylm.models.shape import Shape
 
@@ -65,7 +65,7 @@ class Scores:
                 {axis: getattr(self, axis).contiguous() for axis in AXES},
                 scratch / "scores.safetensors",
             )
-            (scratch / "scores.json").write_text(json.dumps(self.metadata, indent=2) + "\n")
+            write_json(scratch / "scores.json", self.metadata)
 
     @staticmethod
     def load(folder: Path) -> "Scores":
@@ -73,7 +73,7 @@ class Scores:
         try:
             with safe_open(path, framework="pt") as file:
                 values = {axis: file.get_tensor(axis) for axis in AXES}
-            metadata = json.loads((Path(folder) / "scores.json").read_text())
+            metadata = json.loads((Path(folder) / "scores.json").read_text(encoding="utf-8"))
         except (OSError, SafetensorError, json.JSONDecodeError) as error:
             raise InputError(
                 f"scores in {folder} cannot be read ({error}): score the teacher again"

@@ -5,12 +5,15 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import jinja2
 import torch
 
+from tinylm.artifact import optional_json
 from tinylm.errors import InputError
+from tinylm.models.tokenizer import prompt_ids
 
 
 @dataclass(frozen=True)
@@ -72,13 +75,14 @@ def generate(
     sampling, speed = sampling or Sampling(), speed if speed is not None else Speed()
     if max_new_tokens < 1:
         raise InputError(f"--max-new-tokens {max_new_tokens} must be 1 or more")
-    ids = list(tokenizer(prompt)["input_ids"]) if isinstance(prompt, str) else list(prompt)
+    ids = prompt_ids(tokenizer, prompt) if isinstance(prompt, str) else list(prompt)
     if not ids and tokenizer.bos_token_id is not None:
         ids = [tokenizer.bos_token_id]
     if not ids:
         raise InputError(
             "the prompt is empty and the tokenizer has no BOS token: give --prompt some text"
         )
+    require_rows(model, tokenizer, ids)
     context = model.config.get_text_config().max_position_embeddings
     if len(ids) >= context:
         raise InputError(
@@ -105,8 +109,21 @@ def generate(
 def end_tokens(model: Any, tokenizer: Any) -> set[int]:
     """Ids that end a text: the tokenizer's EOS and those of the model's generation config."""
     configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    configured = configured if isinstance(configured, list) else [configured]
-    return {token for token in [*configured, tokenizer.eos_token_id] if token is not None}
+    return set(_ids(configured, tokenizer.eos_token_id))
+
+
+def stops_of(folder: Path, tokenizer: Any) -> list[int]:
+    """:func:`end_tokens` of the model in ``folder``, which is not loaded for it; in the order of
+    its files."""
+    file = folder / "generation_config.json"
+    settings = optional_json(file if file.exists() else folder / "config.json")
+    return _ids(settings.get("eos_token_id"), tokenizer.eos_token_id)
+
+
+def _ids(*named: Any) -> list[int]:
+    """Ids named one by one or in lists, each once."""
+    flat = [i for one in named for i in (one if isinstance(one, list) else [one])]
+    return [i for i in dict.fromkeys(flat) if isinstance(i, int) and i >= 0]
 
 
 def chat_prompt(tokenizer: Any, messages: Sequence[dict[str, str]]) -> list[int]:
@@ -117,7 +134,10 @@ def chat_prompt(tokenizer: Any, messages: Sequence[dict[str, str]]) -> list[int]
     if tokenizer.chat_template:
         try:
             text = tokenizer.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=True
+                list(messages),
+                chat_template=_template(tokenizer.chat_template),
+                tokenize=False,
+                add_generation_prompt=True,
             )
         # Gemma 2's has no place for a system message, and says so
         except jinja2.TemplateError as error:
@@ -126,7 +146,31 @@ def chat_prompt(tokenizer: Any, messages: Sequence[dict[str, str]]) -> list[int]
             ) from error
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
     lines = [f"{message['role'].capitalize()}: {message['content']}\n" for message in messages]
-    return list(tokenizer("".join(lines) + "Assistant:")["input_ids"])
+    return prompt_ids(tokenizer, "".join(lines) + "Assistant:")
+
+
+def _template(templates: Any) -> str:
+    """The chat template: the default of several, or the only one."""
+    if not isinstance(templates, dict):
+        return templates
+    if "default" not in templates and len(templates) > 1:
+        raise InputError(
+            f"the tokenizer has the chat templates {', '.join(templates)} and none called default:"
+            " rename the one to use in tokenizer_config.json"
+        )
+    return templates.get("default") or next(iter(templates.values()))
+
+
+def require_rows(model: Any, tokenizer: Any, ids: Sequence[int]) -> None:
+    """InputError that names the first of ``ids`` without a row in the model's embedding."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    without = next((i for i in ids if not 0 <= i < rows), None)
+    if without is not None:
+        raise InputError(
+            f"the token {tokenizer.convert_ids_to_tokens(without)!r} (id {without}) has no row in"
+            f" the model, whose embedding has {rows}: leave it out of the text, or resize the"
+            " embedding"
+        )
 
 
 def until(pieces: Iterator[str], end: str) -> Iterator[str]:

@@ -6,6 +6,7 @@ tables; the reading loop is ours: 8 s, once.
 """
 
 import struct
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +95,7 @@ def convert(gguf_path: Path, folder: Path) -> None:
         generation.eos_token_id = _stops(reader, generation.eos_token_id)
     generation.save_pretrained(folder)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    _save_tokenizer(gguf_path, folder, parsed["tokenizer"].get("pre_tokenizer_type"))
+    _save_tokenizer(reader, gguf_path, folder, parsed["tokenizer"].get("pre_tokenizer_type"))
     write_json(folder / "tinylm.json", _facts(reader, gguf_path))
 
 
@@ -149,8 +150,8 @@ def _stops(reader, eos: int | list[int]) -> int | list[int]:
         for i, (token, kind) in enumerate(zip(tokens, types))
         if kind == CONTROL and token in ENDS_OF_TURN
     ]
-    turn = _field(reader, "tokenizer.ggml.eot_token_id")
-    every = list(dict.fromkeys([*found, *([] if turn is None else [turn]), *named]))
+    others = [_field(reader, f"tokenizer.ggml.{key}_token_id") for key in ("eot", "eom")]
+    every = list(dict.fromkeys([*found, *(i for i in others if i is not None), *named]))
     return every if len(every) > 1 else eos
 
 
@@ -233,11 +234,15 @@ def _hf_names(architecture: str, empty) -> dict[str, str]:
     return names
 
 
-def _save_tokenizer(gguf_path: Path, folder: Path, pre_tokenizer: str | None) -> None:
+def _save_tokenizer(reader, gguf_path: Path, folder: Path, pre_tokenizer: str | None) -> None:
     from tokenizers import pre_tokenizers
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(gguf_path.parent, gguf_file=gguf_path.name)
+    with tempfile.TemporaryDirectory() as alone:  # a tokenizer.json beside it would be read instead
+        (Path(alone) / gguf_path.name).symlink_to(gguf_path.absolute())
+        tokenizer = AutoTokenizer.from_pretrained(alone, gguf_file=gguf_path.name)
+    if _field(reader, "tokenizer.ggml.model") == "llama":
+        _follow_sentencepiece(reader, tokenizer.backend_tokenizer)
     # transformers gives every GGUF of these kinds GPT-2's splitting
     if pre_tokenizer in DIGITS_FIRST:
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -251,6 +256,39 @@ def _save_tokenizer(gguf_path: Path, folder: Path, pre_tokenizer: str | None) ->
     for key in ("local_files_only", "name_or_path"):  # about this load, not about the tokenizer
         tokenizer.init_kwargs.pop(key, None)
     tokenizer.save_pretrained(folder)
+
+
+def _follow_sentencepiece(reader, backend) -> None:
+    """Spaces and BOS as llama.cpp has them: a space before every text unless the file says no (not
+    only before one without its own, which is what transformers makes of every file)."""
+    from tokenizers import decoders, normalizers, processors
+
+    prefix = _field(reader, "tokenizer.ggml.add_space_prefix") is not False
+    spaces = normalizers.Replace(" ", "\u2581")
+    backend.normalizer = (
+        normalizers.Sequence([normalizers.Prepend("\u2581"), spaces]) if prefix else spaces
+    )
+    backend.pre_tokenizer = None
+    steps = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
+    backend.decoder = decoders.Sequence(steps + [decoders.Strip(" ", 1, 0)] * prefix)
+    tokens = _field(reader, "tokenizer.ggml.tokens")
+    around = {
+        name: _field(reader, f"tokenizer.ggml.{name}_token_id")
+        for name, default in (("bos", True), ("eos", False))
+        if _said(_field(reader, f"tokenizer.ggml.add_{name}_token"), default)
+    }
+    named = {name: tokens[i] for name, i in around.items() if i is not None}
+    parts = [*([named["bos"]] if "bos" in named else []), "$A"]
+    parts += [named["eos"]] if "eos" in named else []
+    backend.post_processor = processors.TemplateProcessing(
+        single=parts,
+        pair=[*parts, *(part.replace("$A", "$B") + ":1" for part in parts)],
+        special_tokens=[(tokens[around[name]], around[name]) for name in named],
+    )
+
+
+def _said(value: bool | None, default: bool) -> bool:
+    return default if value is None else value
 
 
 def _facts(reader, gguf_path: Path) -> dict:

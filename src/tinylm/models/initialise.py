@@ -110,9 +110,23 @@ def random_model(config: Any, seed: int, scheme: Scheme = "constant") -> Any:
 
 
 def new_model(config: Any, dtype: str = "float32", device: str = "cpu") -> Any:
-    """A model of ``config`` as `transformers` makes it; on device ``meta`` without any memory."""
+    """A model of ``config`` as `transformers` makes it; on device ``meta`` without any memory.
+
+    Raises:
+        InputError: a config that its family cannot build: an unknown activation, no rope keys.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
+    from tinylm.models.config import first_line
+
     with torch.device(device):
-        return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+        try:
+            return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+        except MemoryError:
+            raise
+        except Exception as error:  # each family checks its config in its own way
+            raise InputError(
+                f"config.json describes a {config.model_type} model that transformers cannot build"
+                f" ({first_line(error)})"
+            ) from error

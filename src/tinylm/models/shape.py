@@ -108,41 +108,53 @@ class Shape:
         missing = [name for name in names if name not in values and name != "tie_word_embeddings"]
         if missing:
             raise InputError(f"{where} lacks {', '.join(missing)}")
+        for name in names:
+            kind = bool if name == "tie_word_embeddings" else int
+            if type(values.get(name, kind())) is not kind:
+                raise InputError(
+                    f"{where}: {name} = {values[name]!r} must be of type {kind.__name__}"
+                )
         return Shape(**{name: values[name] for name in names if name in values})
 
 
-def read_shape(path: str | Path) -> Shape:
-    """A shape from SHAPE.toml or plan.json; of a plan's candidates the first (best) one."""
+def read_shape(path: str | Path, vocab_size: int | None = None) -> Shape:
+    """A shape from SHAPE.toml or plan.json; of a plan's candidates the first (best) one.
+    ``vocab_size`` is taken where the file names none."""
     values = _read(Path(path))
-    if "candidates" in values:
-        if not values["candidates"]:
-            raise InputError(f"shape file {path} has no candidates")
-        values = values["candidates"][0]
+    if vocab_size is not None:
+        values = {"vocab_size": vocab_size, **values}
     return Shape.from_dict(values, str(path))
 
 
 def _read(path: Path) -> dict[str, Any]:
+    """The shape in a file, of a plan's candidates the first, as plain data."""
+    values = _parsed(path)
+    if isinstance(values, dict) and "candidates" in values:
+        if not isinstance(values["candidates"], list) or not values["candidates"]:
+            raise InputError(f"shape file {path} has no candidates")
+        values = values["candidates"][0]
+    if not isinstance(values, dict):
+        raise InputError(f"shape file {path} holds a {type(values).__name__}, a table is needed")
+    return values
+
+
+def _parsed(path: Path) -> Any:
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         return json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except FileNotFoundError as error:
         raise InputError(
             f"shape file {path} does not exist: make one with `tinylm plan`"
         ) from error
-    except (
-        json.JSONDecodeError,
-        tomllib.TOMLDecodeError,
-        UnicodeDecodeError,
-        IsADirectoryError,
-    ) as error:
+    # ValueError: both formats' own errors, and text that is no UTF-8
+    except (ValueError, RecursionError, OSError) as error:
         raise InputError(f"shape file {path} cannot be read: {error}") from error
 
 
 def read_block(path: str | Path) -> str:
     """The block of the shape in SHAPE.toml or plan.json; ``plain`` unless the file names
     another."""
-    values = _read(Path(path))
-    block = values.get("candidates", [values])[0].get("block", "plain")
+    block = _read(Path(path)).get("block", "plain")
     kind_of(block, f"shape file {path}: ")
     return block
 
@@ -151,4 +163,4 @@ def write_shape(path: str | Path, shape: Shape, block: str = "plain") -> None:
     """SHAPE.toml: one ``key = value`` a line."""
     lines = [f"{key} = {str(value).lower()}" for key, value in shape.to_dict().items()]
     lines += [] if block == "plain" else [f'block = "{block}"']
-    Path(path).write_text("\n".join(lines) + "\n")
+    Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")

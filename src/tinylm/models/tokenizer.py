@@ -30,6 +30,19 @@ def load_fast(folder: str | Path) -> Any:
     return PreTrainedTokenizerFast.from_pretrained(folder)
 
 
+def prompt_ids(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of a text that is to go on: what the tokenizer puts before it and not what it puts
+    behind (</s>); one BOS where the text begins with its own."""
+    ids = list(tokenizer(text)["input_ids"])
+    plain = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    if plain and plain[0] == tokenizer.bos_token_id:
+        return plain
+    for start in range(len(ids) - len(plain) + 1):
+        if ids[start : start + len(plain)] == plain:
+            return ids[: start + len(plain)]
+    return ids
+
+
 def settle_class(folder: Path) -> None:
     """Name the generic class in the tokenizer_config.json of ``folder`` where its own would split
     text otherwise, so that plain `transformers` loads it rightly."""

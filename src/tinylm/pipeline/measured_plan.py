@@ -16,9 +16,9 @@ import torch
 from tinylm.architecture import speed
 from tinylm.architecture.plan import Candidate, parse_numbers
 from tinylm.architecture.speed import Protocol, Timing
-from tinylm.artifact import atomic_file
+from tinylm.artifact import write_text
 from tinylm.errors import InputError
-from tinylm.machine import choose_device
+from tinylm.machine import choose_device, fast_dtype
 from tinylm.models.block import apply, block_of
 from tinylm.models.initialise import random_model
 from tinylm.models.shape import Shape
@@ -226,7 +226,7 @@ def _cuts(candidates: Sequence[Candidate], teacher: str, store: Any) -> Iterator
     from tinylm.inherit.score import score
     from tinylm.models.teacher import load_model
 
-    source = load_model(teacher, torch.bfloat16)
+    source = load_model(teacher, fast_dtype(torch.device("cpu")))
     chunks = min(CALIBRATION_CHUNKS, store.num_sequences(TRAINING_SEQUENCE))
     calibration = torch.from_numpy(store.windows(range(chunks), TRAINING_SEQUENCE)[:, :-1])
     shallowest = min(
@@ -333,8 +333,7 @@ def draw(candidates: Sequence[Candidate], extra: Sequence[dict[str, Any]], out: 
         axes.set_xlabel("decode speed (tokens/s, log scale)")
         axes.set_ylabel("bits per byte, held out" if "quality" in extra[0] else "layers")
         axes.legend()
-        with atomic_file(out) as scratch:
-            scratch.write_text(to_svg(fig))
+        write_text(out, to_svg(fig))
 
 
 def _protocols(extra: Sequence[dict[str, Any]]) -> list[tuple[str, int]]:

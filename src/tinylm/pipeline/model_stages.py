@@ -13,8 +13,10 @@ from tinylm.architecture.plan import plan, write_plan
 from tinylm.corpus.store import open_store
 from tinylm.errors import InputError
 from tinylm.inherit.calibration import spread_order
+from tinylm.inherit.cut import check_target, student_config
 from tinylm.inherit.inheritance import inherit
 from tinylm.inherit.inheritance import save as save_inherited
+from tinylm.machine import fast_dtype
 from tinylm.models import block
 from tinylm.models import teacher as teachers
 from tinylm.models.initialise import random_model
@@ -38,6 +40,9 @@ def shape_stage(recipe: Recipe, stages: Stages, compact: Path) -> Path:
             shape = Shape.from_dict(
                 {"vocab_size": config.vocab_size, **choice.shape}, "recipe: architecture.shape"
             )
+            if recipe.inherit.init == "inherit":
+                check_target(Shape.from_config(config), shape)
+                student_config(config, shape)
             artifact.write_json(folder / "plan.json", {"candidates": [shape.to_dict()]})
             return shape.to_dict()
         size = parameters(Shape.from_config(config), config)
@@ -73,8 +78,7 @@ def inherit_stage(recipe: Recipe, stages: Stages, compact: Path, shape: Path, st
             tokens, config.calibration_chunks, config.calibration_length, recipe.seed
         )
         inherited = inherit(
-            # 8 times faster than float32 with AMX
-            teachers.load_model(compact / "model", torch.bfloat16),
+            teachers.load_model(compact / "model", fast_dtype(torch.device("cpu"))),
             read_shape(shape / "plan.json"),
             chunks,
             criterion=config.criterion,
@@ -105,11 +109,6 @@ def inherit_stage(recipe: Recipe, stages: Stages, compact: Path, shape: Path, st
 def _calibration(tokens, chunks: int, length: int, seed: int) -> torch.Tensor:
     """int64[chunks, length] of packed text, spread over the whole store by ``seed``."""
     available = tokens.num_sequences(length)
-    if available == 0:
-        raise InputError(
-            f"the corpus holds {tokens.num_tokens} tokens, less than one calibration chunk of"
-            f" {length}"
-        )
     places = np.linspace(0, available - 1, min(chunks, available)).astype(np.int64)
     order = places[spread_order(len(places), seed)]
     return torch.from_numpy(tokens.windows(order, length)[:, :-1])

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tinylm.artifact import atomic_file
+from tinylm.artifact import write_text
 from tinylm.evaluate.results import with_error
 from tinylm.pipeline.report_figures import CAPTIONS, draw_figures, rung_name
 from tinylm.render import html
@@ -15,13 +15,10 @@ from tinylm.train.learning_rate import describe_trials
 def write_report(results: dict[str, Any], out: Path) -> None:
     """Write report.html (self-contained), report.md and the figures it names."""
     figures = draw_figures(results)
-    (out / "figures").mkdir(parents=True, exist_ok=True)
     for name, svg in figures.items():
-        (out / "figures" / f"{name}.svg").write_text(svg)
-    with atomic_file(out / "report.html") as path:
-        path.write_text(_html(results, figures), encoding="utf-8")
-    with atomic_file(out / "report.md") as path:
-        path.write_text(_markdown(results, figures), encoding="utf-8")
+        write_text(out / "figures" / f"{name}.svg", svg)
+    write_text(out / "report.html", _html(results, figures))
+    write_text(out / "report.md", _markdown(results, figures))
 
 
 def headline(results: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ import torch
 
 from tinylm import artifact
 from tinylm.export.card import write_card
+from tinylm.pipeline.conditions import check_data, check_model, scoring_context
 from tinylm.pipeline.model_stages import inherit_stage, random_stage, shape_stage, train_stage
 from tinylm.pipeline.publish import publish_model
 from tinylm.pipeline.recipe import Recipe
@@ -51,28 +52,33 @@ def run(
     with artifact.alone_in(out):
         stages = Stages(work)
         teacher = teacher_stage(recipe, stages)
+        check_model(recipe, teacher)
         corpus = corpus_stage(recipe, stages)
         compact = compact_stage(recipe, stages, teacher, corpus)
+        check_model(recipe, compact / "model")  # its prompts are longer
         shape = shape_stage(recipe, stages, compact)
         store = pack_stage(stages, corpus, compact)
+        check_data(recipe, store)
         initial = inherit_stage(recipe, stages, compact, shape, store)
+        models = {"teacher": teacher, "compact": compact / "model", "inherited": initial / "model"}
+        context = scoring_context(teacher)
+
+        def scored() -> dict[str, Any]:
+            return {
+                name: score_stage(recipe, stages, corpus, name, folder, context)
+                for name, folder in models.items()
+            }
+
+        scored()  # what cannot be scored must not cost a training
         student = train_stage(recipe, stages, "train", initial, store, compact)
-        models = {
-            "teacher": teacher,
-            "compact": compact / "model",
-            "inherited": initial / "model",
-            "student": student / "model",
-        }
+        models["student"] = student / "model"
         if recipe.has_control():
             random = random_stage(recipe, stages, compact, shape)
             control = train_stage(
                 recipe, stages, "control", random, store, compact, order_from=student
             )
             models["control"] = control / "model"
-        scores = {
-            name: score_stage(recipe, stages, corpus, name, folder)
-            for name, folder in models.items()
-        }
+        scores = scored()
         floors = floors_stage(recipe, stages, corpus, store, compact)
         tasks = tasks_stage(recipe, stages, models)
         samples = samples_stage(recipe, stages, models)

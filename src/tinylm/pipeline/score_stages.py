@@ -8,7 +8,8 @@ from tinylm.corpus.split import read_part, spread
 from tinylm.corpus.store import open_store
 from tinylm.evaluate.bits_per_byte import bits_per_byte, tokenize
 from tinylm.evaluate.floors import floors
-from tinylm.machine import choose_device
+from tinylm.evaluate.models import TEXT_CONTEXT
+from tinylm.machine import choose_device, fast_dtype
 from tinylm.models import teacher as teachers
 from tinylm.models.generate import generate
 from tinylm.pipeline.recipe import Recipe
@@ -22,14 +23,19 @@ PLAN_SETTINGS = ("sequence_length", "batch_size", "steps", "rounds", "sampling_r
 
 
 def score_stage(
-    recipe: Recipe, stages: Stages, corpus: Path, name: str, model: Path
+    recipe: Recipe, stages: Stages, corpus: Path, name: str, model: Path, context: int
 ) -> dict[str, Any]:
-    """Bits per byte of one model on held-out documents."""
+    """Bits per byte of one model on held-out documents, ``context`` tokens at once."""
 
     def build(folder: Path) -> dict[str, Any]:
         held_out = spread(read_part(corpus, "valid"), recipe.corpus.eval_bytes)
+        device = choose_device()
         return bits_per_byte(
-            teachers.load_model(model).to(choose_device()), teachers.load_tokenizer(model), held_out
+            teachers.load_model(model).to(device),
+            teachers.load_tokenizer(model),
+            held_out,
+            context,
+            dtype=fast_dtype(device),
         )
 
     inputs = {
@@ -37,6 +43,8 @@ def score_stage(
         "corpus": corpus.name,
         "bytes": recipe.corpus.eval_bytes,
     }
+    if context != TEXT_CONTEXT:
+        inputs["context"] = context
     stages(f"score {name}", inputs, build, kind="score")
     return stages.result(f"score {name}")
 

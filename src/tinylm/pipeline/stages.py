@@ -61,13 +61,13 @@ def _build(
     with _partial_directory(path) if resumable else atomic_directory(path, replace=True) as folder:
         clock = folder / ".seconds"
         if clock.exists():
-            before = float(clock.read_text() or 0)
+            before = float(clock.read_text(encoding="utf-8") or 0)
         start = time.monotonic()
         try:
             result = build(folder)
         except BaseException:
             if resumable:
-                clock.write_text(str(before + time.monotonic() - start))
+                clock.write_text(str(before + time.monotonic() - start), encoding="utf-8")
             raise
         clock.unlink(missing_ok=True)
         seconds = round(before + time.monotonic() - start, 2)

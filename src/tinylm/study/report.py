@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from tinylm.artifact import atomic_file, write_json
+from tinylm.artifact import write_json, write_text
 from tinylm.render import html
 from tinylm.render.numbers import hours
 from tinylm.study import charts
@@ -26,12 +26,9 @@ def write_report(results: dict[str, Any], out: Path) -> None:
     }
     write_json(out / "results.json", results)
     for name, svg in figures.items():
-        with atomic_file(out / "figures" / f"{name}.svg") as path:
-            path.write_text(svg, encoding="utf-8")
-    with atomic_file(out / "report.html") as path:
-        path.write_text(_html(results, figures), encoding="utf-8")
-    with atomic_file(out / "report.md") as path:
-        path.write_text(_markdown(results, figures), encoding="utf-8")
+        write_text(out / "figures" / f"{name}.svg", svg)
+    write_text(out / "report.html", _html(results, figures))
+    write_text(out / "report.md", _markdown(results, figures))
 
 
 def sentences(results: dict[str, Any]) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tinylm.artifact import alone_in, read_json, write_json
+from tinylm.cores import cores
 from tinylm.errors import InputError, WorkError
 from tinylm.pipeline.recipe import Recipe
 from tinylm.study import cost
@@ -72,8 +73,7 @@ def _run_missing(
         (run.recipe, record["seconds"]) for run in runs.values() if (record := _finished(out, run))
     ]
     print_plan(study, out, workers)
-    cores = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
-    threads = max(1, cores // workers)
+    threads = max(1, int(os.environ.get("OMP_NUM_THREADS") or cores()) // workers)
     jobs = _jobs(todo, out, runner, threads, workers > 1, max_hours, finished)
     ended = 0
 

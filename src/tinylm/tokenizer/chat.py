@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from tinylm.tokenizer.source import optional_json
+from tinylm.artifact import optional_json
 
 
 def render(template: str, folder: Path, words: list[str]) -> str | None:

@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from tinylm.artifact import optional_json
 from tinylm.errors import InputError
 from tinylm.models.token_ids import ids_in
 from tinylm.tokenizer.count import Counts
-from tinylm.tokenizer.source import Source, optional_json
+from tinylm.tokenizer.source import Source
 from tinylm.tokenizer.splits import Splits, splits_of
 
 # Gemma reserves 6,242 of them; they compete by their counts

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tinylm.artifact import atomic_directory, write_json
+from tinylm.artifact import atomic_directory, optional_json, refuse_filled, write_json
 from tinylm.corpus.document import Document
 from tinylm.corpus.store import tokenizer_hash
 from tinylm.errors import InputError, WorkError
@@ -26,7 +26,7 @@ from tinylm.tokenizer.rows import (
     vocabulary_rows,
     write_model,
 )
-from tinylm.tokenizer.source import Source, optional_json, read_source
+from tinylm.tokenizer.source import Source, read_source
 from tinylm.tokenizer.splits import splits_of
 
 
@@ -54,6 +54,7 @@ def compress(
     """
     quiet_transformers()
     model_dir, out = Path(model_dir), Path(out)
+    refuse_filled(out)
     with_weights = has_weights(model_dir)
     cut = choose_vocabulary(model_dir, counts, vocab_size, coverage, max_growth, multiple_of)
     with atomic_directory(out) as folder:
@@ -128,7 +129,7 @@ def print_certificate(certificate: dict[str, Any], out: Path) -> None:
 def _cut_model(cut: Cut, child: Source, model_dir: Path) -> list[dict[str, Any]]:
     from tinylm.models.teacher import load_model
 
-    model = load_model(model_dir, dtype="auto")  # type: ignore[arg-type]
+    model = load_model(model_dir, dtype=None)
     require_rows(model, cut.kept)
     expected = model_checks.teacher_answers(model, cut.kept)
     rows = vocabulary_rows(model)

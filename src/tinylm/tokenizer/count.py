@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tinylm.artifact import atomic_file
+from tinylm.artifact import atomic_file, require_file_name
 from tinylm.corpus.document import Document
-from tinylm.corpus.read import EMBEDDED, documents, expand
+from tinylm.corpus.read import EMBEDDED, documents, expand, kind_of
 from tinylm.errors import InputError, WorkError
 from tinylm.terminal import progress_bar
 from tinylm.tokenizer.counters import COUNTERS
@@ -151,6 +151,7 @@ def count_files(
 ) -> Counts:
     """:func:`count` over corpora on disk, saved as ``out``. Finished shards wait in ``out``.parts
     until the end."""
+    require_file_name(out)
     parts = out.with_name(out.name + ".parts") if resume else None
     size = estimated_bytes(corpora)
     counts = count(
@@ -211,7 +212,4 @@ def estimated_bytes(corpora: Sequence[str]) -> int | None:
     compressed files."""
     if any(name.startswith("hub:") or name == EMBEDDED for name in corpora):
         return None
-    return sum(
-        path.stat().st_size * (3 if path.suffix in (".gz", ".zst") else 1)
-        for path in expand(corpora)
-    )
+    return sum(path.stat().st_size * (3 if kind_of(path)[1] else 1) for path in expand(corpora))

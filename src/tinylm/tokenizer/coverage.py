@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tinylm.artifact import atomic_directory, write_json
+from tinylm.artifact import atomic_directory, write_json, write_text
 from tinylm.errors import InputError
 from tinylm.terminal import print_table
 from tinylm.tokenizer import choose
@@ -193,7 +193,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
                 np.array(matrix["growth"]),
                 f"{label}: growth of text, x",
             )
-        path.write_text(figures.to_svg(figure))
+        write_text(path, figures.to_svg(figure))
 
 
 def _curves(axis, result: dict[str, Any]) -> None:

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from tinylm.artifact import optional_json
 from tinylm.models.token_ids import cut_config, is_id_key
 from tinylm.tokenizer.certificate import line
 from tinylm.tokenizer.choose import Cut
-from tinylm.tokenizer.source import Source, optional_json
+from tinylm.tokenizer.source import Source
 
 PROBE_SHAPE = (4, 32)  # sequences x tokens of kept-only text for the logits
 LOGIT_TOLERANCE = 2e-4  # float32; other sizes of a matrix product add in another order
@@ -52,7 +53,7 @@ def check_model(
     from tinylm.models.teacher import load_model
 
     folder = child.folder
-    model = load_model(folder, dtype="auto")  # type: ignore[arg-type]
+    model = load_model(folder, dtype=None)
     tables, found = expected["tables"], _tables(model)
     # Rows are compared by the token's spelling in the two tokenizers as loaded, not by the map that
     # cut them.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tinylm.artifact import atomic_directory, atomic_file
+from tinylm.artifact import atomic_directory, atomic_file, optional_json
 from tinylm.corpus.store import (
     DOCUMENTS,
     TOKENS,
@@ -21,7 +21,7 @@ from tinylm.corpus.store import (
 )
 from tinylm.errors import InputError
 from tinylm.models.teacher import load_tokenizer
-from tinylm.tokenizer.source import Source, optional_json
+from tinylm.tokenizer.source import Source
 
 CHUNK = 4_000_000  # tokens at a time
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from tinylm.artifact import write_json
+from tinylm.artifact import optional_json, write_json
 from tinylm.models.token_ids import IdMap
-from tinylm.tokenizer.source import Source, optional_json
+from tinylm.tokenizer.source import Source
 from tinylm.tokenizer.splits import pairs
 
 # Copied as they are when present; other files (old vocab.json, merges.txt, README) would contradict
@@ -56,8 +56,8 @@ def cut(source: Source, mapping: IdMap) -> dict[str, Any]:
         if token["id"] in mapping
     ]
     _cut_post_processor(data.get("post_processor"), mapping)
-    if data.get("padding"):
-        data["padding"]["pad_id"] = mapping[data["padding"]["pad_id"]]
+    # the state of a batch that somebody made before saving: it decides no token of a text
+    data["padding"] = data["truncation"] = None
     return data
 
 

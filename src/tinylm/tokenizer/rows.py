@@ -4,29 +4,24 @@ Rows and tokens need not agree (Gemma-3 has 262,208 rows for 262,145 tokens), so
 tokenizer never decides anything here; the id of a token does.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from tinylm.artifact import write_json
+from tinylm.artifact import optional_json, read_object, write_json
 from tinylm.errors import InputError
+from tinylm.models.shards import weight_files
 from tinylm.models.token_ids import IdMap, cut_config
-from tinylm.tokenizer.source import optional_json
 
 
 def has_weights(folder: Path) -> bool:
     """Whether there is a model to cut beside the tokenizer. InputError for weights of a kind that
-    is not read."""
-    pickled = next(folder.glob("pytorch_model*.bin"), None)
-    found = (folder / "config.json").exists() and any(folder.glob("*.safetensors"))
-    if pickled is not None and not found:
-        raise InputError(
-            f"{pickled} is a pickle checkpoint, which is not read: save the model as safetensors"
-            " first"
-        )
-    return found
+    is not read, and for weights without a config.json."""
+    found = weight_files(folder)
+    if found and not (folder / "config.json").exists():
+        raise InputError(f"{folder} holds {found[0].name} but no config.json: add it")
+    return bool(found)
 
 
 def rows_of(folder: Path) -> int:
@@ -91,7 +86,7 @@ def write_model(model, parent: Path, mapping: IdMap, rows: int, folder: Path) ->
     ``rows`` is the parent's number of embedding rows. The configs are cut as files, not through
     `transformers` objects, so that nothing is added to them or lost.
     """
-    settings = cut_config(json.loads((parent / "config.json").read_text()), mapping, rows)
+    settings = cut_config(read_object(parent / "config.json"), mapping, rows)
     text = settings["text_config"] if isinstance(settings.get("text_config"), dict) else settings
     # also where the parent leaves it at its family's default (Gemma 3 4B)
     text["vocab_size"] = len(mapping)

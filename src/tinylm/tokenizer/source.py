@@ -10,7 +10,7 @@ from typing import Any
 
 import tokenizers
 
-from tinylm.artifact import hash_of, read_json
+from tinylm.artifact import hash_of, optional_json, read_json
 from tinylm.errors import InputError
 
 KINDS = ("BPE", "Unigram", "WordPiece")
@@ -140,11 +140,6 @@ def read_source(folder: str | Path) -> Source:
     except Exception as error:  # the tokenizers library raises bare Exception
         raise InputError(f"{path} is not a usable tokenizer: {error}") from error
     return source
-
-
-def optional_json(path: Path) -> dict[str, Any]:
-    """A JSON object, or {} when there is no such file."""
-    return read_json(path) if path.exists() else {}
 
 
 def byte_letters() -> dict[str, int]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tinylm.artifact import atomic_file, read_json, write_json
+from tinylm.artifact import read_json, write_json, write_text
 from tinylm.train.batches import Plan
 
 BINS = 40
@@ -42,9 +42,9 @@ def record_forgetting(
 
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / f"forgetting-{round_number}.json", result)
-    with figure() as (fig, axes), atomic_file(folder / "forgetting.svg") as scratch:
+    with figure() as (fig, axes):
         draw(axes, [read_json(file) for file in sorted(folder.glob("forgetting-*.json"))])
-        scratch.write_text(to_svg(fig))
+        write_text(folder / "forgetting.svg", to_svg(fig))
     return result
 
 

@@ -8,9 +8,6 @@ from tinylm.corpus.store import TokenStore
 from tinylm.errors import InputError
 from tinylm.train.config import TrainConfig
 
-# added tokens at most that a model has no rows for and text never becomes (Gemma 3's image token)
-WITHOUT_ROWS = 16
-
 
 def check_valid_store(valid: TokenStore, store: TokenStore, config: TrainConfig) -> None:
     """InputError when held-out text cannot be scored, before the training instead of after it."""
@@ -38,11 +35,12 @@ def weights_hash(model: Any) -> str:
 def check_inputs(model: Any, store: TokenStore, config: TrainConfig, teacher: Any) -> None:
     """InputError when model, data and teacher do not fit together."""
     vocabulary = model.get_input_embeddings().weight.shape[0]
-    surplus = store.vocab_size - vocabulary
-    if surplus > WITHOUT_ROWS or (surplus > 0 and int(store.tokens.max()) >= vocabulary):
+    # a tokenizer may have tokens without a row that no text becomes (Gemma 3's image token)
+    if store.vocab_size > vocabulary and (largest := int(store.tokens.max())) >= vocabulary:
         raise InputError(
-            f"{store.path} holds ids of a vocabulary of {store.vocab_size}, the model has"
-            f" {vocabulary}: pack the corpus with the model's own tokenizer"
+            f"{store.path} holds the token id {largest} of a vocabulary of {store.vocab_size}, the"
+            f" model has {vocabulary} rows: pack the corpus with the model's own tokenizer, and"
+            " without texts that spell a token without a row"
         )
     world = int(os.environ.get("WORLD_SIZE", 1))
     if config.batch_size % (world * (config.micro_batch_size or 1)):

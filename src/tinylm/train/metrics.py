@@ -18,10 +18,10 @@ class Metrics:
         out.mkdir(parents=True, exist_ok=True)
         path = out / FILE
         kept = [line for line in read(out) if _before(line, first_step)] if path.exists() else []
-        with open(path, "w") as file:
+        with open(path, "w", encoding="utf-8") as file:
             file.writelines(json.dumps(line) + "\n" for line in kept)
         # open for the whole run; every line reaches the disk
-        self._file = open(path, "a", buffering=1)  # noqa: SIM115
+        self._file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
         self._failed = False
         self.trackers = trackers
         # of an earlier part of the run
@@ -56,7 +56,7 @@ def _before(line: dict[str, Any], step: int) -> bool:
 def read(out: Path) -> list[dict[str, Any]]:
     """All whole lines of a run's metrics; a last line cut short by a kill is left out."""
     lines = []
-    for line in (Path(out) / FILE).read_text().splitlines():
+    for line in (Path(out) / FILE).read_text(encoding="utf-8").splitlines():
         try:
             lines.append(json.loads(line))
         except json.JSONDecodeError:

@@ -1,0 +1,76 @@
+"""What later stages will need, asked as soon as it can be known: nobody should learn after a
+training that its result cannot be scored."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from tinylm.corpus.pack import find_separator
+from tinylm.corpus.store import open_store
+from tinylm.errors import InputError
+from tinylm.evaluate.forward import prefix_token
+from tinylm.evaluate.models import TEXT_CONTEXT
+from tinylm.models import teacher as teachers
+from tinylm.models.tokenizer import prompt_ids
+from tinylm.pipeline.recipe import Recipe
+from tinylm.train.batches import make_plan
+from tinylm.train.rounds import settle_rounds
+
+
+def positions(config: Any) -> int | None:
+    """Tokens that a model can see at once; None where its config sets no limit."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
+def scoring_context(model: Path) -> int:
+    """Tokens at once while held-out text is scored: 512, or what the model has."""
+    limit = positions(teachers.load_config(model))
+    return min(TEXT_CONTEXT, limit or TEXT_CONTEXT)
+
+
+def check_model(recipe: Recipe, model: Path) -> None:
+    """InputError when the teacher (or its compact form) in ``model`` cannot be read, trained on,
+    scored or asked as the recipe says."""
+    limit, tokenizer = positions(teachers.load_config(model)), teachers.load_tokenizer(model)
+    find_separator(tokenizer)
+    prefix_token(tokenizer)
+    for key, length in (
+        ("train.sequence_length", recipe.train.sequence_length),
+        ("inherit.calibration_length", recipe.inherit.calibration_length),
+    ):
+        if limit is not None and length > limit:
+            raise InputError(
+                f"recipe: {key} = {length}, the teacher has {limit} positions: set it to {limit} or"
+                " less"
+            )
+    for prompt in recipe.evaluate.prompts:
+        count = len(prompt_ids(tokenizer, prompt))
+        if limit is not None and count >= limit:
+            raise InputError(
+                f"recipe: evaluate.prompts: {prompt[:40]!r} has {count} tokens, the model's context"
+                f" is {limit}: shorten it"
+            )
+        if not count and tokenizer.bos_token_id is None:
+            raise InputError(
+                "recipe: evaluate.prompts holds an empty prompt, and the tokenizer has no BOS token"
+                " to start from: give it some text"
+            )
+
+
+def check_data(recipe: Recipe, store: Path) -> None:
+    """InputError when the packed text in ``store`` is too little for the training or the
+    calibration of the recipe."""
+    tokens = open_store(store / "train")
+    rounds = settle_rounds(recipe.train, tokens.num_tokens)
+    make_plan(dataclasses.replace(recipe.train, rounds=rounds, seed=recipe.train_seed), tokens)
+    length = recipe.inherit.calibration_length
+    if recipe.inherit.init == "inherit" and not tokens.num_sequences(length):
+        raise InputError(
+            f"the corpus holds {tokens.num_tokens} tokens, less than one calibration chunk of"
+            f" {length}"
+        )
+    top = recipe.train.stored_top_k
+    if recipe.train.distillation == "stored" and top > tokens.vocab_size:
+        raise InputError(
+            f"train.stored_top_k = {top}: the vocabulary has {tokens.vocab_size} tokens"
+        )
