@@ -55,8 +55,10 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point of ``tinylm``."""
+    if argv is None:
+        _use_utf8()
     _speak_utf8()
-    argv = list(map(_as_utf8, sys.argv[1:] if argv is None else argv))
+    argv = list(sys.argv[1:] if argv is None else argv)
     if argv[:1] in (["--version"], ["-V"]):
         print(f"tinylm {__version__}")
         return
@@ -81,9 +83,17 @@ def main(argv: list[str] | None = None) -> None:
         _fail(f"{place}: {error.strerror}", 2)
 
 
+def _use_utf8() -> None:
+    """Start again in Python's UTF-8 mode where the locale is of another encoding: names of files,
+    words of the command line and texts are then read as what they are."""
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
 def _speak_utf8() -> None:
-    """Texts go in and out as UTF-8 whatever the locale; a character that a terminal of another kind
-    cannot show is written as its number."""
+    """Texts go in and out as UTF-8 whatever PYTHONIOENCODING says; a character that a terminal of
+    another kind cannot show is written as its number."""
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if not isinstance(stream, io.TextIOWrapper):
             continue  # replaced by a test or a notebook
@@ -91,14 +101,6 @@ def _speak_utf8() -> None:
             stream.reconfigure(encoding="utf-8")
         if stream is not sys.stdin:
             stream.reconfigure(errors="backslashreplace")
-
-
-def _as_utf8(word: str) -> str:
-    """A word of the command line, which Python decodes by the locale."""
-    try:
-        return os.fsencode(word).decode("utf-8")
-    except UnicodeError:  # a file name of another encoding stays as it is
-        return word
 
 
 def parse(argv: Sequence[str]) -> Callable[[], None]:

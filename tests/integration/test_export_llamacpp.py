@@ -14,7 +14,8 @@ from tokenizers import pre_tokenizers
 
 from tinylm.cli import main
 from tinylm.errors import InputError, WorkError
-from tinylm.export.check import BOUNDS, check, compare_contents, compare_tokens, export_checked
+from tinylm.export.check import BOUNDS, check, compare_contents, export_checked
+from tinylm.export.check_tokens import compare_tokens
 from tinylm.export.gguf import export
 from tinylm.export.llamacpp import Llama
 from tinylm.models.teacher import load_model, load_tokenizer

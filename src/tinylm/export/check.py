@@ -9,10 +9,8 @@ Four comparisons, from exact to measured:
 4. bits per byte on a text, llama.cpp's over the model's, within a bound stated per quantisation.
 """
 
-import json
 import math
-from collections.abc import Callable, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +21,9 @@ from gguf import GGUFReader, GGUFValueType
 from tinylm.artifact import atomic_file
 from tinylm.errors import InputError, WorkError
 from tinylm.export import graph, hard_text, quantization
+from tinylm.export.check_tokens import compare_ends, compare_tokens
 from tinylm.export.gguf import export, metadata, read_finite, refuse_existing
 from tinylm.export.llamacpp import Llama, require_llamacpp
-from tinylm.models.generate import stops_of
 from tinylm.models.shards import Shards
 from tinylm.models.teacher import load_config, load_model, load_tokenizer
 from tinylm.models.tokenizer import prompt_ids
@@ -49,8 +47,6 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "INT4": (0.60, 0.25),  # ONNX
 }
 GREEDY_TOKENS = 64
-ADDED = 64  # added tokens looked at, from either end of their list
-UNMADE = 512  # pieces looked at that no merge makes
 _WINDOW = 256  # tokens scored at once: logits are float32[256, vocab_size]
 # nats between the two best tokens: closer (or within 4 times the error seen) either may win
 _TIE = 0.1
@@ -156,65 +152,6 @@ def compare_contents(model_dir: Path, gguf_path: Path, pre_tokenizer: str | None
     return quantize
 
 
-def compare_tokens(
-    llama: Llama | Any, tokenizer: Any, texts: Sequence[str] | None = None
-) -> dict[str, Any]:
-    """llama.cpp's token ids of hard text against the tokenizer's. Returns {"texts", "ids",
-    "known_differences"}."""
-    prepare, known = _comparable(tokenizer)
-    texts = hard_text.TEXTS + hard_text.random_texts(300) if texts is None else texts
-    rows = getattr(llama, "vocab_size", len(tokenizer))
-    added = [token.content for i, token in tokenizer.added_tokens_decoder.items() if i < rows]
-    written = [
-        text
-        for token in [*added[:ADDED], *added[-ADDED:]]
-        for text in (token, f"one{token}two", f"{token}\n{token}", f"one {token} two")
-    ] + _unmade(tokenizer)
-    if _prepends_once(tokenizer):
-        known.append("llama.cpp puts a space after a special token too: not compared there")
-        written = []
-    count = 0
-    for text in [prepare(text) for text in [*texts, *written]]:
-        ours, theirs = tokenizer(text, add_special_tokens=False)["input_ids"], llama.tokenize(text)
-        if ours != theirs:
-            at = next(
-                (i for i, (a, b) in enumerate(zip(ours, theirs)) if a != b),
-                min(len(ours), len(theirs)),
-            )
-            raise WorkError(
-                f"{llama.runtime} tokenizes {text!r:.80} differently from token {at} on:"
-                f" {tokenizer.convert_ids_to_tokens(theirs[at : at + 4])} instead of"
-                f" {tokenizer.convert_ids_to_tokens(ours[at : at + 4])} ({_why(tokenizer, text)})"
-            )
-        count += len(ours)
-    ours, theirs = tokenizer("a b")["input_ids"], llama.tokenize("a b", add_special=True)
-    if ours != theirs:
-        raise WorkError(
-            f"{llama.runtime} puts other special tokens around a text: {theirs} instead of {ours}"
-        )
-    return {"texts": len(texts) + len(written), "ids": count, "known_differences": known}
-
-
-def compare_ends(llama: Llama, model_dir: Path, tokenizer: Any) -> list[str]:
-    """The tokens that end a text there and here. WorkError where llama.cpp runs on, or ends at a
-    token of ordinary text; ends that it knows beyond the model's are told."""
-    theirs = {i for i in range(llama.vocab_size) if llama.is_end(i)}
-    ours = {i for i in stops_of(model_dir, tokenizer) if i < llama.vocab_size}
-    silent = set(tokenizer.added_tokens_decoder) | set(range(len(tokenizer), llama.vocab_size))
-    for wrong, what in (
-        (ours - theirs, "does not end a text at"),
-        (theirs - ours - silent, "ends a text at"),
-    ):
-        if wrong:
-            token = tokenizer.convert_ids_to_tokens(min(wrong))
-            raise WorkError(
-                f"{llama.runtime} {what} {token!r} (id {min(wrong)}), the model's files"
-                " say otherwise (eos_token_id in generation_config.json)"
-            )
-    extra = [tokenizer.convert_ids_to_tokens(i) for i in sorted(theirs - ours)]
-    return [f"{llama.runtime} also ends a text at {', '.join(map(str, extra))}"] if extra else []
-
-
 def compare_logits(
     llama: Llama | Any, model: Any, tokenizer: Any, quantize: str, texts: Sequence[str]
 ) -> dict[str, Any]:
@@ -317,58 +254,6 @@ def _windows(tokenizer: Any, texts: Sequence[str]):
 
 def _log_softmax(logits: torch.Tensor) -> torch.Tensor:
     return torch.log_softmax(logits.float(), dim=-1)
-
-
-def _comparable(tokenizer: Any) -> tuple[Callable[[str], str], list[str]]:
-    """What to do to a text before llama.cpp can be expected to agree, and how to say it."""
-    backend = tokenizer.backend_tokenizer
-    if type(backend.normalizer).__name__ in ("NFC", "NFKC", "NFD", "NFKD"):
-        form = type(backend.normalizer).__name__
-        return backend.normalizer.normalize_str, [
-            f"llama.cpp does not bring text to {form}: compared on text in {form}"
-        ]
-    if (
-        type(backend.pre_tokenizer).__name__ == "Metaspace"
-        and backend.pre_tokenizer.prepend_scheme != "never"
-    ):
-        known = (
-            "llama.cpp puts a space even before a text that begins with one: compared on text that"
-            " does not"
-        )
-        return lambda text: text.lstrip(" "), [known]
-    return lambda text: text, []
-
-
-def _why(tokenizer: Any, text: str) -> str:
-    """The likeliest reason why another runtime splits ``text`` otherwise."""
-    for token in tokenizer.added_tokens_decoder.values():
-        flags = [flag for flag in ("lstrip", "rstrip", "single_word") if getattr(token, flag)]
-        if flags and token.content in text:
-            return f"it does not know the {' and '.join(flags)} of {token.content!r}"
-    return "a wrong pre-tokenizer? see --pre-tokenizer"
-
-
-def _unmade(tokenizer: Any) -> list[str]:
-    """Texts of pieces that are in the vocabulary and that no merge makes: `tokenizers` never gives
-    them, and llama.cpp may."""
-    backend = tokenizer.backend_tokenizer
-    model = json.loads(backend.to_str())["model"]
-    made = {
-        merge.replace(" ", "", 1) if isinstance(merge, str) else "".join(merge)
-        for merge in model.get("merges") or []
-    }
-    added = set(tokenizer.get_added_vocab())
-    pieces = (
-        (i, piece)
-        for piece, i in model["vocab"].items()
-        if len(piece) > 1 and piece not in made and piece not in added
-    )
-    texts = (tokenizer.decode([i]) for i, piece in pieces if not piece.startswith("<0x"))
-    return [text for text in islice(texts, UNMADE) if text and "\ufffd" not in text]
-
-
-def _prepends_once(tokenizer: Any) -> bool:
-    return getattr(tokenizer.backend_tokenizer.pre_tokenizer, "prepend_scheme", None) == "first"
 
 
 def _quantization_of(reader: GGUFReader, path: Path) -> str:

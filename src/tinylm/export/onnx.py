@@ -20,7 +20,8 @@ import torch
 
 from tinylm.artifact import atomic_directory
 from tinylm.errors import InputError, WorkError
-from tinylm.export.check import compare_greedy, compare_logits, compare_tokens
+from tinylm.export.check import compare_greedy, compare_logits
+from tinylm.export.check_tokens import compare_tokens
 from tinylm.models.teacher import load_config, load_model, load_tokenizer
 
 # --quantize -> the builder's name; what its CPU kernels have

@@ -61,6 +61,19 @@ def check_values(folder: Path) -> dict[str, Any]:
     return config
 
 
+def read_generation(folder: Path) -> dict[str, Any] | None:
+    """generation_config.json as it stands, None without one. InputError for ends of a text that
+    are no ids: `transformers` passes over them, and a text would never end."""
+    path = folder / "generation_config.json"
+    if not path.exists():
+        return None
+    settings = read_object(path)
+    ends = settings.get("eos_token_id")
+    if any(type(i) is not int for i in (ends if isinstance(ends, list) else [ends or 0])):
+        raise InputError(f"{path}: eos_token_id = {ends!r} must be a token id or a list of them")
+    return settings
+
+
 def may_run_code(folder: Path) -> bool:
     """Whether code in ``folder`` may be run; InputError when the model needs that and nobody
     allowed it."""
@@ -85,6 +98,7 @@ def may_run_code(folder: Path) -> bool:
 def first_line(error: BaseException) -> str:
     """What an error of another library says, on one line; its kind where it says nothing."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = lines[0] if lines else type(error).__name__
+    said = " ".join(lines[:2] if lines[:1] and lines[0].endswith(":") else lines[:1])
+    said = said or type(error).__name__
     # a bare key or name says nothing by itself
     return said if " " in said else f"{type(error).__name__}: {said}"

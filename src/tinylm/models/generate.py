@@ -13,6 +13,7 @@ import torch
 
 from tinylm.artifact import optional_json
 from tinylm.errors import InputError
+from tinylm.models.config import read_generation
 from tinylm.models.tokenizer import prompt_ids
 
 
@@ -115,15 +116,15 @@ def end_tokens(model: Any, tokenizer: Any) -> set[int]:
 def stops_of(folder: Path, tokenizer: Any) -> list[int]:
     """:func:`end_tokens` of the model in ``folder``, which is not loaded for it; in the order of
     its files."""
-    file = folder / "generation_config.json"
-    settings = optional_json(file if file.exists() else folder / "config.json")
+    named = read_generation(folder)
+    settings = optional_json(folder / "config.json") if named is None else named
     return _ids(settings.get("eos_token_id"), tokenizer.eos_token_id)
 
 
 def _ids(*named: Any) -> list[int]:
     """Ids named one by one or in lists, each once."""
     flat = [i for one in named for i in (one if isinstance(one, list) else [one])]
-    return [i for i in dict.fromkeys(flat) if isinstance(i, int) and i >= 0]
+    return list(dict.fromkeys(i for i in flat if isinstance(i, int) and i >= 0))
 
 
 def chat_prompt(tokenizer: Any, messages: Sequence[dict[str, str]]) -> list[int]:

@@ -11,9 +11,16 @@ import torch
 
 from tinylm.artifact import STAGE_VERSIONS, atomic_directory, one_builder, optional_json
 from tinylm.errors import InputError
-from tinylm.models.config import TRUST, check_values, first_line, may_run_code, read_config
+from tinylm.models.config import (
+    TRUST,
+    check_values,
+    first_line,
+    may_run_code,
+    read_config,
+    read_generation,
+)
 from tinylm.models.shards import COMPUTED, FLOATS, Shards, require_all, require_size
-from tinylm.models.tokenizer import load_fast
+from tinylm.models.tokenizer import check_settings, load_fast
 from tinylm.terminal import quiet_transformers
 
 DEMO_TEACHER = "smollm2-135m"
@@ -76,6 +83,7 @@ def load_model(spec: str | Path, dtype: torch.dtype | None = torch.float32):
     quiet_transformers()
     folder = resolve(spec)
     config = read_config(folder)
+    read_generation(folder)
     tied = bool(getattr(config.get_text_config(), "tie_word_embeddings", False))
     weights = Shards(folder, tied)
     own = config.dtype if config.dtype in FLOATS.values() else weights.dtype
@@ -118,6 +126,7 @@ def load_tokenizer(spec: str | Path):
     folder = resolve(spec)
     if (folder / "config.json").exists():  # transformers reads it too
         check_values(folder)
+    check_settings(folder)
     try:
         tokenizer = load_fast(folder)
     except Exception as error:  # tokenizers raises bare Exception for a broken tokenizer.json

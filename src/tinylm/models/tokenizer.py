@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from tinylm.artifact import read_json, write_json
+from tinylm.artifact import optional_json, read_json, write_json
+from tinylm.errors import InputError
 
 # Digits, runs of white space, indentation, contractions, other scripts: where rules for splitting
 # text differ.
@@ -11,6 +12,28 @@ PROBE = (
     "\n\n1984  2\t\t33 \n    return 10**2;  it's ’n’ naïve CamelCase... 東京は日本 "
     " Привет\u00a0end "
 )
+
+
+def check_settings(folder: Path) -> dict[str, Any]:
+    """tokenizer_config.json as it stands, {} without one. InputError for a value of a kind that
+    fails later, where nothing names it."""
+    path = folder / "tokenizer_config.json"
+    settings = optional_json(path)
+    for key, value in settings.items():
+        if key == "model_max_length":
+            good, wanted = isinstance(value, (int, float)), "a number"
+        elif key == "added_tokens_decoder":
+            good, wanted = isinstance(value, dict), "an object"
+        elif key == "chat_template":
+            good, wanted = isinstance(value, (str, list, dict)), "a text"
+            good = good and all(isinstance(one, dict) for one in value if isinstance(value, list))
+        elif key.endswith("_token") and not key.startswith("add_"):
+            good, wanted = isinstance(value, (str, dict)), "a text"
+        else:
+            continue
+        if value is not None and not good:
+            raise InputError(f"{path}: {key} = {value!r} must be {wanted}")
+    return settings
 
 
 def load_fast(folder: str | Path) -> Any:
@@ -33,6 +56,9 @@ def load_fast(folder: str | Path) -> Any:
 def prompt_ids(tokenizer: Any, text: str) -> list[int]:
     """Token ids of a text that is to go on: what the tokenizer puts before it and not what it puts
     behind (</s>); one BOS where the text begins with its own."""
+    if not text:  # what stands before a text, without one
+        one = len(tokenizer("a", add_special_tokens=False)["input_ids"])
+        return prompt_ids(tokenizer, "a")[:-one]
     ids = list(tokenizer(text)["input_ids"])
     plain = list(tokenizer(text, add_special_tokens=False)["input_ids"])
     if plain and plain[0] == tokenizer.bos_token_id:

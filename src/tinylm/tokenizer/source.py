@@ -10,9 +10,12 @@ from typing import Any
 
 import tokenizers
 
-from tinylm.artifact import hash_of, optional_json, read_json
+from tinylm.artifact import hash_of, read_json
 from tinylm.errors import InputError
+from tinylm.models.tokenizer import check_settings
 
+# tokens that tokenizer_config.json may name and tokenizer.json lack
+SPECIAL = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "pad", "sep", "cls", "mask"))
 KINDS = ("BPE", "Unigram", "WordPiece")
 
 
@@ -129,10 +132,11 @@ def read_source(folder: str | Path) -> Source:
     data = read_json(path) if path.exists() else _converted(folder)
     if not isinstance(data, dict) or not isinstance(data.get("model"), dict):
         raise InputError(f"{path} is no tokenizer file: it has no model")
+    data["added_tokens"] = data.get("added_tokens") or []
+    _require_tokens(path, data)
     if _unknown_added(folder, data):
         data = _converted(folder)
     data["model"].setdefault("type", _guess_kind(data["model"]))
-    data.setdefault("added_tokens", [])
     _require_known(folder, data["model"])
     source = Source(folder, data)
     try:
@@ -177,6 +181,28 @@ def _guess_kind(model: dict[str, Any]) -> str:
     )
 
 
+def _require_tokens(path: Path, data: dict[str, Any]) -> None:
+    """InputError where tokens are not written as tokens are."""
+    added, vocab = data["added_tokens"], data["model"].get("vocab")
+    good = isinstance(added, list) and all(
+        isinstance(token, dict)
+        and isinstance(token.get("content"), str)
+        and type(token.get("id")) is int
+        for token in added
+    )
+    if not good:
+        raise InputError(f"{path} is no tokenizer file: added_tokens must name a content and an id")
+    if isinstance(vocab, dict):
+        good = all(type(i) is int and i >= 0 for i in vocab.values())
+    else:
+        good = isinstance(vocab, list) and all(
+            isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str)
+            for entry in vocab
+        )
+    if not good or not vocab:
+        raise InputError(f"{path} is no tokenizer file: its model has no vocabulary")
+
+
 def _require_known(folder: Path, model: dict[str, Any]) -> None:
     if model["type"] not in KINDS:
         raise InputError(
@@ -199,11 +225,16 @@ def _require_known(folder: Path, model: dict[str, Any]) -> None:
 def _unknown_added(folder: Path, data: dict[str, Any]) -> bool:
     """True when tokenizer_config.json adds tokens that tokenizer.json does not hold (older
     repositories)."""
-    decoder = optional_json(folder / "tokenizer_config.json").get("added_tokens_decoder") or {}
-    known = {token["content"] for token in data.get("added_tokens", [])}
-    return any(
-        token.get("content") not in known for token in decoder.values() if isinstance(token, dict)
-    )
+    settings = check_settings(folder)
+    known = {token["content"] for token in data["added_tokens"]}
+    decoder = (settings.get("added_tokens_decoder") or {}).values()
+    named = [value for key, value in settings.items() if key in SPECIAL]
+    vocab = data["model"]["vocab"]
+    pieces = vocab if isinstance(vocab, dict) else {piece for piece, _ in vocab}
+    if any(one.get("content") not in known for one in decoder if isinstance(one, dict)):
+        return True
+    spelled = (one.get("content") if isinstance(one, dict) else one for one in named if one)
+    return any(content not in known and content not in pieces for content in spelled)
 
 
 def _converted(folder: Path) -> dict[str, Any]:

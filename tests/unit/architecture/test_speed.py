@@ -61,7 +61,7 @@ def test_transformers_generates_what_the_protocol_says(monkeypatch) -> None:
         return generate(model, prompt, new_tokens, device)
 
     monkeypatch.setattr(speed, "_generate", spy)
-    protocol = Protocol(batch=3, prompt_tokens=5, new_tokens=6, repeats=1)
+    protocol = Protocol(batch=3, prompt_tokens=5, new_tokens=6, repeats=1, dtype="bfloat16")
     pangu = PanguPiConfig(hidden_size=32, num_attention_heads=2)
     for config in (None, pangu):
         timing = speed.generate_once(SMALL, config, protocol)

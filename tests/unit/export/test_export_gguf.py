@@ -107,7 +107,7 @@ def test_nan_weights(model_dir, tmp_path):
 
 def test_a_missing_tensor(model_dir, tmp_path):
     folder = damaged(model_dir, tmp_path / "less", lambda weights: weights.pop("model.norm.weight"))
-    refused("lacks model.norm.weight", folder, tmp_path / "m.gguf")
+    refused("no usable weight for model.norm.weight", folder, tmp_path / "m.gguf")
 
 
 def test_a_tensor_of_the_wrong_shape(model_dir, tmp_path):
@@ -116,7 +116,7 @@ def test_a_tensor_of_the_wrong_shape(model_dir, tmp_path):
 
     folder = damaged(model_dir, tmp_path / "shape", change)
     refused(
-        r"model\.norm\.weight has shape \(63,\), the config says \(64,\)",
+        r"model\.norm\.weight has shape \(63,\), config.json says \(64,\)",
         folder,
         tmp_path / "m.gguf",
     )
