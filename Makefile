@@ -6,13 +6,16 @@ STAMP := $(VENV)/.installed-$(shell cat requirements.lock pyproject.toml | sha25
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= true
 
-.PHONY: run test setup lint docs clean
+.PHONY: run test fuzz setup lint docs clean
 
 run: setup  ## the whole pipeline on the embedded demo: teacher, corpus, tiny model, report
 	$(BIN)/tinylm run
 
 test: setup lint  ## style, types, then unit, integration and end-to-end tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+fuzz: setup  ## the readers over thousands of made-up files, some minutes
+	TINYLM_FUZZ=3000 $(BIN)/python -m pytest tests/unit/test_fuzz_readers.py
 
 setup: $(STAMP)  ## .venv with the locked dependencies
 

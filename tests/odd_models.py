@@ -111,6 +111,14 @@ def same_head(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"].clone()}
 
 
+def bare(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
+
+
+def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
 def first_weight(value: float) -> Callable[[dict[str, torch.Tensor]], None]:
     def edit(tensors: dict[str, torch.Tensor]) -> None:
         tensors["model.layers.1.mlp.down_proj.weight"][3, 5] = value
@@ -125,6 +133,7 @@ INDEX = "model.safetensors.index.json"
 UP = "model.layers.0.mlp.up_proj.weight"
 # commands that read only config.json and the tokenizer know nothing of the weights
 UNREAD = {"plan": FINE}
+NAMELESS = {"": FINE, "evaluate": "BOS"}  # no special token is named
 GENERATION_READ = {"": GENERATION, "plan": FINE}
 
 ROWS: list[tuple[str, Change, Any]] = [
@@ -219,6 +228,8 @@ ROWS: list[tuple[str, Change, Any]] = [
         weights(first_weight(80000.0)),
         {"": FINE, "export": "KL", "export f16": "65504"},
     ),
+    ("names of a base model", weights(bare), FINE),
+    ("no metadata", lambda f: save_file(tensors_of(f), f / "model.safetensors"), FINE),
     # config.json
     ("no config", file("config.json", None), "config.json"),
     ("a list", file("config.json", "[]"), "config.json"),
@@ -281,8 +292,8 @@ ROWS: list[tuple[str, Change, Any]] = [
     # tokenizer_config.json
     ("settings: not JSON", file(SETTINGS, "{"), {"": SETTINGS, **UNREAD}),
     ("settings: a list", file(SETTINGS, "[]"), {"": SETTINGS, **UNREAD}),
-    ("settings: an unknown class", file(SETTINGS, '{"tokenizer_class": "NoSuch"}'), FINE),
-    ("settings: no class", file(SETTINGS, '{"tokenizer_class": null}'), FINE),
+    ("settings: an unknown class", file(SETTINGS, '{"tokenizer_class": "NoSuch"}'), NAMELESS),
+    ("settings: no class", file(SETTINGS, '{"tokenizer_class": null}'), NAMELESS),
     (
         "settings: a length of text",
         file(SETTINGS, '{"model_max_length": "x"}'),

@@ -23,6 +23,7 @@ from tinylm.artifact import read_json
 from tinylm.corpus.read import documents
 from tinylm.models.teacher import cache_dir
 from tinylm.tokenizer.count import Counts, count
+from tinylm.tokenizer.source import read_source
 
 SHAPE = """num_layers = 4
 hidden_size = 64
@@ -87,8 +88,7 @@ def good(tmp_path_factory):
 
 
 def is_other_tokenizer(model, other):
-    name = "tokenizer.json"
-    return (model / name).read_bytes() != (other / name).read_bytes()
+    return read_source(model).hash != read_source(other).hash
 
 
 def wanted_of(expected, command):

@@ -29,7 +29,7 @@ def evaluate(
     Args:
         model: directories, .gguf files, hub ids or smollm2-135m; the first is what the others are
             compared with.
-        text: held-out files or folders (.txt, .jsonl[.gz|.zst], .parquet) for bits per byte.
+        text: held-out files or folders (.txt .md .jsonl .parquet) for bits per byte.
         tasks: benchmarks to run.
         documents: documents scored of each --text file, from its start; all by default.
         out: where the results go.

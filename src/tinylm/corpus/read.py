@@ -75,7 +75,7 @@ def _search(folder: Path) -> list[Path]:
         _told.add(folder)
         kinds = Counter(path.suffix or path.name for path in left_out).most_common(6)
         console.print(
-            f"corpus {folder}: {len(left_out)} files are not read"
+            f"corpus {folder}: {len(left_out)} file{'s are' if len(left_out) > 1 else ' is'} not read"
             f" ({', '.join(f'{kind} {count}' for kind, count in kinds)}), first"
             f" {left_out[0].relative_to(folder)}",
             markup=False,

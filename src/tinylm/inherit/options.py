@@ -17,7 +17,7 @@ class InheritOptions:
     criterion: Criterion = "taylor"
     # which layers stay: greedy skips one at a time and measures again; skip-loss measures once
     layers: LayerRule = "greedy"
-    # text the teacher is scored and the student repaired on: .txt, .jsonl[.gz|.zst], .parquet
+    # text the teacher is scored and the student repaired on: .txt .md .jsonl .parquet
     calibration: list[str] = field(default_factory=list)
     chunks: int = 160  # calibration chunks; text is packed, nothing is padded
     length: int = 512  # tokens a chunk

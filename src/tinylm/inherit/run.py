@@ -22,6 +22,7 @@ from tinylm.inherit.scores import Scores
 from tinylm.inherit.select import select
 from tinylm.machine import fast_dtype
 from tinylm.models import block, families
+from tinylm.models.config import read_generation
 from tinylm.models.shape import Shape, read_block, read_shape
 from tinylm.models.shards import Shards
 from tinylm.models.teacher import load_config, load_model, load_tokenizer, resolve
@@ -42,6 +43,7 @@ def inherit_files(
     refuse_filled(out)
     folder = resolve(teacher)
     config = load_config(folder)
+    read_generation(folder)
     vocab = _kept_ids(options.kept_ids) if options.kept_ids else None
     rows = config.get_text_config().vocab_size
     target = read_shape(shape, rows if vocab is None else len(vocab))

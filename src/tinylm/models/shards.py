@@ -21,6 +21,7 @@ FLOATS = {
 }
 # tables that old checkpoints hold and a model computes anew
 COMPUTED = "rotary_emb.inv_freq"
+BARE = "embed_tokens.weight"  # "model." before it, elsewhere
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -95,6 +96,11 @@ class Shards(Mapping[str, Tensor]):
         if not self._files:
             raise InputError(f"{folder} has no .safetensors weights")
         _refuse_packed(self.folder, kinds)
+        self._stored = {name: name for name in self._files}  # what each is called in its file
+        if BARE in self._files:  # a base model was saved, without its head's class around it
+            self._stored = {_whole_name(name): name for name in self._files}
+            self._files = {name: self._files[old] for name, old in self._stored.items()}
+            self._sizes = {name: self._sizes[old] for name, old in self._stored.items()}
         first = next(iter(kinds.values()))
         self.dtype: torch.dtype = FLOATS.get(first, torch.bfloat16)  # an 8-bit number fits there
         embedding, head = "model.embed_tokens.weight", "lm_head.weight"
@@ -112,7 +118,7 @@ class Shards(Mapping[str, Tensor]):
 
         # opened anew: else pages that were read stay mapped
         with safe_open(self._files[name], framework="pt") as file:
-            return file.get_tensor(name)
+            return file.get_tensor(self._stored[name])
 
     def __contains__(self, name: object) -> bool:  # a Mapping's own would read the tensor
         return name in self._files
@@ -136,6 +142,10 @@ class Shards(Mapping[str, Tensor]):
         require_all(self.folder, needed.keys() - found.keys(), found.keys() - needed.keys())
         for name, size in needed.items():
             require_size(self.folder, name, found[name], size)
+
+
+def _whole_name(name: str) -> str:
+    return name if name.startswith("lm_head.") else f"model.{name}"
 
 
 def require_all(folder: str | Path, missing: set[str], surplus: set[str]) -> None:
