@@ -121,6 +121,11 @@ ROWS: list[tuple[str, Build, list[str] | str]] = [
     ("a json list", named(put("a.json", json.dumps([{"text": A}, {"text": B}])), "a.json"), [A, B]),
     ("a json list of texts", named(put("a.json", json.dumps([A, B])), "a.json"), [A, B]),
     ("a .json of lines", named(put("a.json", lines(A, B)), "a.json"), [A, B]),
+    (
+        "a .json of lines beside it",
+        all_of(put("a.jsonl", lines(A)), put("b.json", lines(B))),
+        [A, B],
+    ),
     ("settings beside it", all_of(put("a.jsonl", lines(A)), put("info.json", "{")), [A]),
     ("other kinds beside it", all_of(put("a.jsonl", lines(A)), put("b.csv", "x,y")), [A]),
     ("hidden files", all_of(put("a.jsonl", lines(A)), put(".git/b.txt", "no")), [A]),

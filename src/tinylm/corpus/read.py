@@ -41,18 +41,18 @@ def kind_of(path: Path) -> tuple[str, str]:
     return next((kind for kind in kinds if base.endswith(kind)), ""), packed
 
 
-def expand(paths: Sequence[str | Path]) -> list[Path]:
+def expand(paths: Sequence[str | Path], text_key: str = TEXT_KEYS[0]) -> list[Path]:
     """The corpus files named by ``paths``: files as they are, folders searched (through links too),
     sorted.
 
-    A bare .json in a folder is taken for something else than text (settings, an index); name it to
-    have it read. What is left out of a folder is told, once.
+    A bare .json in a folder may be settings or an index: it is read where its first record has a
+    text. What is left out of a folder is told, once.
     """
     files: list[Path] = []
     for name in paths:
         path = Path(name)
         if path.is_dir():
-            files += _search(path)
+            files += _search(path, text_key)
         elif path.is_file():
             if not kind_of(path)[0]:
                 raise InputError(f"corpus file {path} has an unknown ending: use one of {ENDINGS}")
@@ -65,17 +65,18 @@ def expand(paths: Sequence[str | Path]) -> list[Path]:
 _told: set[Path] = set()  # folders whose left-out files were named
 
 
-def _search(folder: Path) -> list[Path]:
+def _search(folder: Path, text_key: str) -> list[Path]:
     everything = sorted(_walk(folder, ()))
-    found = [path for path in everything if _is_corpus(path, folder)]
+    found = [path for path in everything if _is_corpus(path, folder, text_key)]
     if not found:
         raise InputError(f"corpus folder {folder} holds no {ENDINGS} file")
-    left_out = [path for path in everything if not _is_corpus(path, folder)]
+    left_out = sorted(set(everything) - set(found))
     if left_out and folder not in _told:
         _told.add(folder)
         kinds = Counter(path.suffix or path.name for path in left_out).most_common(6)
+        count = f"{len(left_out)} files are" if len(left_out) > 1 else "1 file is"
         console.print(
-            f"corpus {folder}: {len(left_out)} file{'s are' if len(left_out) > 1 else ' is'} not read"
+            f"corpus {folder}: {count} not read"
             f" ({', '.join(f'{kind} {count}' for kind, count in kinds)}), first"
             f" {left_out[0].relative_to(folder)}",
             markup=False,
@@ -84,9 +85,16 @@ def _search(folder: Path) -> list[Path]:
     return found
 
 
-def _is_corpus(path: Path, folder: Path) -> bool:
-    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-    return not hidden and kind_of(path) != (".json", "") and bool(kind_of(path)[0])
+def _is_corpus(path: Path, folder: Path, text_key: str) -> bool:
+    kind, packed = kind_of(path)
+    if not kind or any(part.startswith(".") for part in path.relative_to(folder).parts):
+        return False
+    if kind not in JSON or packed:
+        return True
+    try:
+        return next(_json_texts(path, text_key), None) is not None
+    except (InputError, UnicodeDecodeError):
+        return False
 
 
 def _walk(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
@@ -123,7 +131,7 @@ def documents(paths: Sequence[str | Path], text_key: str = "text") -> Iterator[D
         elif str(name).startswith("hub:"):
             yield from _read_hub(str(name), text_key)
         else:
-            for file in expand([name]):
+            for file in expand([name], text_key):
                 yield from _read_file(file, text_key)
 
 

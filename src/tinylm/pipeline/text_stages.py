@@ -47,7 +47,7 @@ def corpus_stage(recipe: Recipe, stages: Stages) -> Path:
     config = recipe.corpus
     inputs = {
         "paths": config.paths,
-        "files": file_stamps(_local_files(config.paths)),
+        "files": file_stamps(_local_files(config.paths, config.text_key)),
         "text_key": config.text_key,
         "valid_fraction": config.valid_fraction,
     }
@@ -61,8 +61,9 @@ def corpus_stage(recipe: Recipe, stages: Stages) -> Path:
     return stages("corpus", inputs, build)
 
 
-def _local_files(paths: tuple[str, ...]) -> list[Path]:
-    return expand([path for path in paths if path != "embedded" and not path.startswith("hub:")])
+def _local_files(paths: tuple[str, ...], text_key: str) -> list[Path]:
+    local = [path for path in paths if path != "embedded" and not path.startswith("hub:")]
+    return expand(local, text_key)
 
 
 def compact_stage(recipe: Recipe, stages: Stages, teacher: Path, corpus: Path) -> Path:
