@@ -25,7 +25,7 @@ STAGE_VERSIONS = {
     "teacher": 3,  # a GGUF's spaces, BOS and all its ends of text are read
     "corpus": 2,  # line ends stay as they are
     "counts": 1,
-    "compact": 1,
+    "compact": 2,  # a document's end ends a text; no chat template
     "architecture": 1,
     "pack": 1,
     "inherit": 4,  # calibration is spread over the text, the refit weighs tokens by their stream
@@ -84,6 +84,7 @@ def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
     try:
         with clear_disk_errors(path):
             yield scratch
+            _share(scratch)
             flush(scratch)
             if path.exists():
                 refuse_filled(path, replace)  # another run may have been quicker
@@ -95,6 +96,13 @@ def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
                 os.replace(scratch, path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _share(folder: Path) -> None:
+    """Files that only their owner may read (safetensors writes them so) get the folder's mode."""
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink() and not path.stat().st_mode & 0o077:
+            path.chmod(folder.stat().st_mode & 0o666)
 
 
 def refuse_filled(path: Path, replace: bool = False) -> None:

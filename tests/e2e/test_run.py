@@ -112,6 +112,26 @@ def test_the_model_is_an_ordinary_one(finished):
     assert done.stdout.startswith("The river")
 
 
+def test_a_text_of_the_model_ends_where_a_document_did(finished):
+    """For every runtime that reads the directory; and nothing says that it can chat."""
+    from tinylm.corpus.store import open_store
+    from tinylm.models.generate import end_tokens
+    from tinylm.models.teacher import load_model, load_tokenizer
+
+    artifacts = json.loads((finished / "results.json").read_text())["artifacts"]
+    separator = open_store(finished / "work" / artifacts["pack"] / "train").separator
+    for model in (
+        finished / "model",
+        finished / "work" / artifacts["train"] / "model",
+        finished / "work" / artifacts["control"] / "model",
+    ):
+        assert separator in end_tokens(load_model(model), load_tokenizer(model))
+    tokenizer = load_tokenizer(finished / "model")
+    assert tokenizer.chat_template is None
+    folder = (finished / "model").stat().st_mode & 0o444  # safetensors alone would be private
+    assert all(path.stat().st_mode & 0o444 == folder for path in (finished / "model").iterdir())
+
+
 def test_running_again_trains_nothing_and_changes_nothing(recipe, finished):
     before = load_file(finished / "model" / "model.safetensors")
     stamp = {

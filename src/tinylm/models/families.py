@@ -307,7 +307,8 @@ def check_weights(sizes: Mapping[str, tuple[int, ...]], config: Any) -> None:
     unknown = [name for name in sizes if not any(table.axes(name) for table in tables)]
     if family is None or unknown:
         found = list(dict.fromkeys(re.sub(r"\.\d+(?=\.)", ".*", name) for name in unknown))
-        found = found or ["none, the names are known"]
+        if not found:  # its names are another family's: nothing to add is known, so say what is
+            family_of(config)
         names = ", ".join(found[:8]) + (f" and {len(found) - 8} more" if len(found) > 8 else "")
         raise InputError(
             f"model type {config.model_type!r}: parameters that no table explains: {names}; "

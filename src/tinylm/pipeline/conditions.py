@@ -14,6 +14,7 @@ from tinylm.models import teacher as teachers
 from tinylm.models.tokenizer import prompt_ids
 from tinylm.pipeline.recipe import Recipe
 from tinylm.train.batches import make_plan
+from tinylm.train.inputs import require_rows
 from tinylm.train.rounds import settle_rounds
 
 
@@ -57,10 +58,12 @@ def check_model(recipe: Recipe, model: Path) -> None:
             )
 
 
-def check_data(recipe: Recipe, store: Path) -> None:
+def check_data(recipe: Recipe, store: Path, model: Path) -> None:
     """InputError when the packed text in ``store`` is too little for the training or the
-    calibration of the recipe."""
+    calibration of the recipe, or spells a token that ``model`` has no row for."""
     tokens = open_store(store / "train")
+    rows = teachers.load_config(model).get_text_config().vocab_size
+    require_rows(tokens, rows)
     rounds = settle_rounds(recipe.train, tokens.num_tokens)
     make_plan(dataclasses.replace(recipe.train, rounds=rounds, seed=recipe.train_seed), tokens)
     length = recipe.inherit.calibration_length

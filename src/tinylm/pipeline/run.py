@@ -58,7 +58,7 @@ def run(
         check_model(recipe, compact / "model")  # its prompts are longer
         shape = shape_stage(recipe, stages, compact)
         store = pack_stage(stages, corpus, compact)
-        check_data(recipe, store)
+        check_data(recipe, store, compact / "model")
         initial = inherit_stage(recipe, stages, compact, shape, store)
         models = {"teacher": teacher, "compact": compact / "model", "inherited": initial / "model"}
         context = scoring_context(teacher)

@@ -5,13 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from tinylm import artifact
-from tinylm.corpus.pack import pack
+from tinylm.corpus.pack import find_separator, pack
 from tinylm.corpus.read import documents, expand, first_bytes
 from tinylm.corpus.split import read_part, write_split
 from tinylm.errors import InputError
 from tinylm.models import teacher as teachers
+from tinylm.models.config import read_generation
 from tinylm.models.families import family_of
-from tinylm.models.tokenizer import settle_class
+from tinylm.models.generate import stops_of
+from tinylm.models.tokenizer import check_settings, settle_class
 from tinylm.pipeline.recipe import Recipe
 from tinylm.pipeline.stages import Stages, file_stamps
 from tinylm.tokenizer.choose import rank
@@ -84,6 +86,7 @@ def compact_stage(recipe: Recipe, stages: Stages, teacher: Path, corpus: Path) -
         if size == KEEP_TOKENIZER:
             shutil.copytree(teacher, folder / "model")
             settle_class(folder / "model")
+            _make_base_model(folder / "model")
             return {
                 "passed": True,
                 "vocab_size": teachers.load_config(teacher).vocab_size,
@@ -98,6 +101,7 @@ def compact_stage(recipe: Recipe, stages: Stages, teacher: Path, corpus: Path) -
             texts=read_part(corpus, "train"),
             held_out=read_part(corpus, "valid"),
         )
+        _make_base_model(folder / "model")
         source = read_source(teacher)
         curve = rank(source, counts).curve(
             [k for k in CURVE_SIZES if k < len(source.strings)] + [len(source.strings)]
@@ -106,6 +110,22 @@ def compact_stage(recipe: Recipe, stages: Stages, teacher: Path, corpus: Path) -
 
     inputs = {"teacher": fingerprint, "counts": counted.name, **vars(recipe.tokenizer)}
     return stages("compact tokenizer", inputs, build, kind="compact")
+
+
+def _make_base_model(folder: Path) -> None:
+    """What ends a document of the corpus ends a text of the model, for every runtime that reads the
+    directory. The teacher's chat template goes: the student sees no conversations."""
+    tokenizer = teachers.load_tokenizer(folder)
+    ends = [*stops_of(folder, tokenizer), find_separator(tokenizer)]
+    generation = read_generation(folder) or {}
+    generation["eos_token_id"] = list(dict.fromkeys(ends))
+    artifact.write_json(folder / "generation_config.json", generation)
+    settings = check_settings(folder)
+    settings.pop("chat_template", None)
+    artifact.write_json(folder / "tokenizer_config.json", settings)
+    for template in folder.glob("*.jinja"):
+        template.unlink()
+    shutil.rmtree(folder / "additional_chat_templates", ignore_errors=True)
 
 
 def pack_stage(stages: Stages, corpus: Path, compact: Path) -> Path:

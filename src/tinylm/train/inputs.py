@@ -32,16 +32,21 @@ def weights_hash(model: Any) -> str:
     )
 
 
+def require_rows(store: TokenStore, rows: int) -> None:
+    """InputError when the packed text holds a token that a model of ``rows`` embedding rows has
+    none for. A tokenizer may have such that no text becomes (Gemma 3's image token)."""
+    if store.vocab_size > rows and (largest := int(store.tokens.max())) >= rows:
+        raise InputError(
+            f"{store.path} holds the token id {largest} of a vocabulary of {store.vocab_size}, the"
+            f" model has {rows} rows: pack the corpus with the model's own tokenizer, and without"
+            " texts that spell a token without a row"
+        )
+
+
 def check_inputs(model: Any, store: TokenStore, config: TrainConfig, teacher: Any) -> None:
     """InputError when model, data and teacher do not fit together."""
     vocabulary = model.get_input_embeddings().weight.shape[0]
-    # a tokenizer may have tokens without a row that no text becomes (Gemma 3's image token)
-    if store.vocab_size > vocabulary and (largest := int(store.tokens.max())) >= vocabulary:
-        raise InputError(
-            f"{store.path} holds the token id {largest} of a vocabulary of {store.vocab_size}, the"
-            f" model has {vocabulary} rows: pack the corpus with the model's own tokenizer, and"
-            " without texts that spell a token without a row"
-        )
+    require_rows(store, vocabulary)
     world = int(os.environ.get("WORLD_SIZE", 1))
     if config.batch_size % (world * (config.micro_batch_size or 1)):
         raise InputError(

@@ -83,13 +83,13 @@ def test_an_empty_prompt_needs_a_start(tmp_path):
         ("train", {"distillation": "stored", "stored_top_k": 5000}, "stored_top_k"),
     ],
 )
-def test_too_little_text(section, values, words, tmp_path):
+def test_too_little_text(section, values, words, model, tmp_path):
     corpus = corpus_file(tmp_path / "c.jsonl", 40)
     pack(documents([corpus]), byte_level_tokenizer(), tmp_path / "store" / "train")
-    check_data(SHORT, tmp_path / "store")
+    check_data(SHORT, tmp_path / "store", model)
     changed = dataclasses.replace(getattr(SHORT, section), **values)
     with pytest.raises(InputError, match=words):
-        check_data(dataclasses.replace(SHORT, **{section: changed}), tmp_path / "store")
+        check_data(dataclasses.replace(SHORT, **{section: changed}), tmp_path / "store", model)
 
 
 def test_no_stage_is_built_before_the_teacher_fits(model, tmp_path, monkeypatch):
