@@ -25,6 +25,7 @@ from tinylm.models.generate import Speed, chat_prompt, end_tokens, generate
 from tinylm.models.shape import Shape
 from tinylm.models.teacher import load_model, load_tokenizer
 from tinylm.models.tokenizer import prompt_ids
+from tinylm.tokenizer import certificate
 from tinylm.tokenizer.compress import compress
 from tinylm.tokenizer.count import count
 from tinylm.tokenizer.engines import Engine
@@ -247,7 +248,8 @@ def test_counts_are_exact_wherever_an_odd_token_stands(flags, tmp_path):
     ],
     ids=["padding", "truncation", "default flags", "special", "whole words"],
 )
-def test_an_untidy_tokenizer_is_cut(change, tmp_path):
+def test_an_untidy_tokenizer_is_cut(change, tmp_path, monkeypatch):
+    monkeypatch.setattr(certificate, "FUZZ_STRINGS", 200)
     tokenizer = byte_level_tokenizer()
     if "flags" in change:
         tokenizer.add_tokens([AddedToken("found ", **change["flags"])])

@@ -6,6 +6,7 @@ from typing import Annotated
 import tyro
 
 from tinylm.study.options import StudyOptions
+from tinylm.terminal import console
 
 
 def run(
@@ -33,7 +34,7 @@ def run(
     """
     from tinylm.errors import InputError
     from tinylm.pipeline import run as pipeline
-    from tinylm.pipeline.forecast import is_large, print_dry_run
+    from tinylm.pipeline.forecast import first_words, is_large, machine_speed, print_dry_run
     from tinylm.pipeline.recipe import read_recipe
 
     if threads < 0:
@@ -45,6 +46,8 @@ def run(
         print_dry_run(chosen, peak_tflops, mfu)
     if dry_run:
         return
+    for line in first_words(chosen, machine_speed()):
+        console.print(line, highlight=False)
     out = out or Path("runs") / chosen.name
     pipeline.print_results(pipeline.run(chosen, out, recipe_path=recipe), out)
 

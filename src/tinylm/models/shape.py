@@ -108,12 +108,6 @@ class Shape:
         missing = [name for name in names if name not in values and name != "tie_word_embeddings"]
         if missing:
             raise InputError(f"{where} lacks {', '.join(missing)}")
-        for name in names:
-            kind = bool if name == "tie_word_embeddings" else int
-            if type(values.get(name, kind())) is not kind:
-                raise InputError(
-                    f"{where}: {name} = {values[name]!r} must be of type {kind.__name__}"
-                )
         return Shape(**{name: values[name] for name in names if name in values})
 
 

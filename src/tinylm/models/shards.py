@@ -92,7 +92,9 @@ class Shards(Mapping[str, Tensor]):
                         self._files[name], kinds[name] = path, tensor.get_dtype()
                         self._sizes[name] = tuple(tensor.get_shape())
             except (SafetensorError, OSError) as error:
-                raise InputError(f"shard {path} is damaged ({error}): download it again") from error
+                raise InputError(
+                    f"shard {path} is damaged ({error}): download or convert it again"
+                ) from error
         if not self._files:
             raise InputError(f"{folder} has no .safetensors weights")
         _refuse_packed(self.folder, kinds)

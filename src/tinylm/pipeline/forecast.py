@@ -108,6 +108,25 @@ def is_large(recipe: Recipe) -> bool:
     return bool(recipe.architecture.shape) and (predict_flops(recipe) or 0) > LARGE_FLOPS
 
 
+def first_words(recipe: Recipe, machine_flops: float) -> list[str]:
+    """What a person should know before a run starts: how long its training takes here, and that
+    there is little text for so many parameters."""
+    flops, train = predict_flops(recipe), recipe.train
+    if flops is None:
+        return []
+    words = [f"{recipe.name}: training takes about {hours(flops / machine_flops)} on this machine"]
+    # 6 FLOPs a parameter and token: near enough for a ratio
+    tokens = train.steps * train.tokens_per_batch
+    size = flops / training_passes(recipe) / tokens / 6
+    if tokens < size:
+        words.append(
+            f"[yellow]{millions(tokens)} tokens for {millions(size)} parameters,"
+            f" {tokens / size:.2g} a parameter: below 1 a student stays near what it inherited, and"
+            " one from random weights learns little (train.steps)[/]"
+        )
+    return words
+
+
 def print_dry_run(recipe: Recipe, peak_tflops: float, mfu: float) -> None:
     """The lines on the terminal."""
     print(f"{recipe.name}, before anything starts:")
@@ -199,12 +218,9 @@ def _rounds(recipe: Recipe) -> int:
 
 
 def machine_speed() -> float:
-    """FLOP/s that training may expect here: the better of bf16 and fp32 matrix products, times
+    """FLOP/s that training may expect here: of matrix products in the format that is fast, times
     0.35."""
-    import torch
-
-    from tinylm.machine import choose_device, peak_flops
+    from tinylm.machine import choose_device, fast_dtype, peak_flops
 
     device = choose_device()
-    best = max(peak_flops(device, dtype) for dtype in (torch.bfloat16, torch.float32))
-    return best * ASSUMED_UTILISATION
+    return peak_flops(device, fast_dtype(device)) * ASSUMED_UTILISATION

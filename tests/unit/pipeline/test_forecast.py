@@ -1,13 +1,17 @@
 """What a recipe costs, before anything starts."""
 
+import dataclasses
+
 import pytest
 
 from tinylm.errors import InputError
 from tinylm.models.cost import training_flops
 from tinylm.models.parameters import parameters
 from tinylm.models.shape import Shape
-from tinylm.pipeline.forecast import describe, is_large
-from tinylm.pipeline.recipe import packaged_recipes, read_recipe
+from tinylm.pipeline.forecast import describe, first_words, is_large
+from tinylm.pipeline.recipe import ArchitectureConfig, Recipe, packaged_recipes, read_recipe
+from tinylm.render.numbers import hours
+from tinylm.train.config import TrainConfig
 
 PRO = Shape(20, 1792, 5376, 14, 7, 128, 48000, False)
 
@@ -42,3 +46,18 @@ def test_the_bill_of_the_pro_recipe_by_hand():
 def test_impossible_hardware_is_refused(peak, mfu):
     with pytest.raises(InputError, match="must be"):
         describe(read_recipe("pangu-pi-1b"), peak, mfu, 1e12)
+
+
+def test_first_words_tell_the_time_and_how_little_text_there_is():
+    recipe = Recipe(
+        architecture=ArchitectureConfig(budget=1e6),
+        train=TrainConfig(steps=10, batch_size=2, sequence_length=50),
+    )
+    said = first_words(recipe, machine_flops=1e9)
+    flops = 6 * 1e6 * 1000 * 2  # the control trains too
+    assert said[0].endswith(f"about {hours(flops / 1e9)} on this machine")
+    assert "0.001 a parameter" in said[1]
+    enough = dataclasses.replace(recipe.train, steps=10_000)
+    assert len(first_words(dataclasses.replace(recipe, train=enough), 1e9)) == 1
+    whole_corpus = dataclasses.replace(recipe.train, steps=0)
+    assert first_words(dataclasses.replace(recipe, train=whole_corpus), 1e9) == []
