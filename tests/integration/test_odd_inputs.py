@@ -15,13 +15,18 @@ from pathlib import Path
 import numpy as np
 import odd_corpora
 import pytest
+import torch
 from builders import byte_level_tokenizer, corpus_file, random_model
 from odd_models import FINE, ROWS, copy
+from transformers import AutoModelForCausalLM
 
 from tinylm import cli
 from tinylm.artifact import read_json
 from tinylm.corpus.read import documents
-from tinylm.models.teacher import cache_dir
+from tinylm.evaluate.bits_per_byte import bits_per_byte
+from tinylm.models.generate import end_tokens
+from tinylm.models.teacher import cache_dir, load_tokenizer
+from tinylm.models.tokenizer import prompt_ids
 from tinylm.tokenizer import certificate
 from tinylm.tokenizer.count import Counts, count
 from tinylm.tokenizer.source import read_source
@@ -92,6 +97,33 @@ def is_other_tokenizer(model, other):
     return read_source(model).hash != read_source(other).hash
 
 
+def is_right(command, said, out, model, good):
+    """The result is that of plain transformers. (compress and export prove theirs themselves, by
+    the certificate and by llama.cpp.)"""
+    if not command.startswith(("generate", "inherit", "evaluate")):
+        return
+    reference = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    ids = torch.randint(3, 380, (2, 24), generator=torch.Generator().manual_seed(0))
+    if command == "generate":
+        tokenizer = load_tokenizer(model)
+        prompt, ends = prompt_ids(tokenizer, "river"), end_tokens(reference, tokenizer)
+        made = list(prompt)
+        while len(made) < len(prompt) + 4 and made[-1] not in ends:
+            made.append(int(reference(torch.tensor([made])).logits[0, -1].argmax()))
+        new = [i for i in made[len(prompt) :] if i not in ends]
+        assert said == tokenizer.decode(new) + "\n"
+    elif command.startswith("inherit"):  # of the teacher's own shape: the teacher
+        student = AutoModelForCausalLM.from_pretrained(out / "student", dtype=torch.float32).eval()
+        assert torch.allclose(student(ids).logits, reference(ids).logits, atol=1e-4)
+    else:
+        texts = list(documents([good / "c.jsonl"]))[:2]
+        scored = bits_per_byte(reference, load_tokenizer(model), texts, 64)
+        (found,) = read_json(out / "r.json")["models"]
+        assert found["bits_per_byte"]["bits_per_byte"] == pytest.approx(
+            scored["bits_per_byte"], rel=1e-5
+        )
+
+
 def wanted_of(expected, command):
     if not isinstance(expected, dict):
         return expected
@@ -110,9 +142,10 @@ def test_odd_models(row, command, good, tmp_path, monkeypatch):
     if command == "compress" and wanted == FINE and is_other_tokenizer(model, good / "m"):
         counts = tmp_path / "counts.npz"
         count(model, [str(good / "c.jsonl")]).save(counts)
-    code, _, error = run(*[word.format(m=model, o=out, g=good, n=counts) for word in words])
+    code, said, error = run(*[word.format(m=model, o=out, g=good, n=counts) for word in words])
     if wanted == FINE:
         assert code == 0, error
+        is_right(command, said, out, model, good)
         assert not [name for name in files(out) if re.search(r"(^|/)\\.", name)]
     else:
         is_refused(code, error, wanted, out, [])

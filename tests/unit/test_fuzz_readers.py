@@ -140,6 +140,7 @@ def test_gguf(tmp_path):
     writer = GGUFWriter(tmp_path / "good.gguf", "llama")
     writer.add_block_count(1)
     writer.add_token_list(["a", "b"])
+    writer.add_array("general.numbers", [1, 2, 3])
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()

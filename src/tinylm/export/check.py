@@ -24,6 +24,7 @@ from tinylm.export import graph, hard_text, quantization
 from tinylm.export.check_tokens import compare_ends, compare_tokens
 from tinylm.export.gguf import export, metadata, read_finite, refuse_existing
 from tinylm.export.llamacpp import Llama, require_llamacpp
+from tinylm.models.gguf_header import check_header
 from tinylm.models.shards import Shards
 from tinylm.models.teacher import load_config, load_model, load_tokenizer
 from tinylm.models.tokenizer import prompt_ids
@@ -108,6 +109,7 @@ def export_checked(
 def compare_contents(model_dir: Path, gguf_path: Path, pre_tokenizer: str | None = None) -> str:
     """Every setting and weight of the file against the directory; returns the file's
     quantisation."""
+    check_header(gguf_path)
     try:
         reader = GGUFReader(gguf_path)
     except (ValueError, IndexError, KeyError) as error:

@@ -15,6 +15,7 @@ import torch
 from tinylm.artifact import require_space, write_json
 from tinylm.errors import InputError
 from tinylm.models.families import FAMILIES
+from tinylm.models.gguf_header import check_header
 from tinylm.models.initialise import new_model
 from tinylm.terminal import track
 
@@ -52,14 +53,15 @@ def convert(gguf_path: Path, folder: Path) -> None:
     again. Raises InputError when the file is no GGUF, is cut short, or its family is unknown.
     """
     from gguf import GGUFReader
-    from huggingface_hub.errors import StrictDataclassError
     from safetensors.torch import save_file
     from transformers import AutoConfig, GenerationConfig
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
+    check_header(gguf_path)
     damaged = (ValueError, KeyError, IndexError, struct.error, NotImplementedError)
     try:
         reader = GGUFReader(gguf_path)
+        architecture = _field(reader, "general.architecture")
     except damaged as error:
         raise InputError(
             f"{gguf_path} is not a GGUF file this can read ({error}): download it again"
@@ -70,8 +72,7 @@ def convert(gguf_path: Path, folder: Path) -> None:
         settings.pop("_model_name_or_path", None)
         config = AutoConfig.for_model(**settings)
         empty = new_model(config, device="meta")
-    except (*damaged, StrictDataclassError) as error:
-        architecture = _field(reader, "general.architecture")
+    except Exception as error:  # its readers raise many kinds for a file they do not expect
         raise InputError(
             f"{gguf_path}: transformers cannot load a {architecture} model from a GGUF file"
             f" ({error}): give the Hugging Face model it was made from"
