@@ -74,7 +74,7 @@ def test_a_study_of_the_pipeline(tmp_path, teacher_dir, capsys):
     results = json.loads((out / "results.json").read_text())
     assert results["state"] == {"finished": 1, "failed": 1, "to do": 0}
     assert results["verdicts"] == {"impossible": "not measured"}
-    assert "less than one calibration chunk of 100000" in results["runs"][1]["error"]
+    assert "inherit.calibration_length = 100000" in results["runs"][1]["error"]
     inherited = results["rungs"][0]
     assert inherited["bits_per_byte"] > 0 and inherited["evaluation_error"] > 0
     assert inherited["tokens_trained"] == 6 * 4 * 32 and inherited["parameters"] > 10_000

@@ -106,7 +106,7 @@ def _set(path, **values):
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda d: (d / "model.safetensors").write_bytes(b"\0" * 100), "cannot be loaded"),
+        (lambda d: (d / "model.safetensors").write_bytes(b"\0" * 100), "is damaged"),
         (lambda d: (d / "model.safetensors").unlink(), "no .safetensors"),
         (lambda d: (d / "config.json").write_text("{"), "not valid JSON"),
         (lambda d: (d / "config.json").unlink(), "no config.json"),

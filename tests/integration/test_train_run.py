@@ -477,7 +477,7 @@ def test_steps_that_are_not_numbers_are_skipped_and_stop_the_run_after_a_limit(
 
 
 class TestWrongInput:
-    @pytest.mark.parametrize(("more", "text"), [(1, " <more0>"), (17, "")])
+    @pytest.mark.parametrize(("more", "text"), [(1, " <more0>"), (17, " <more16>")])
     def test_a_store_of_a_larger_vocabulary(self, teacher_dir, tmp_path, more, text):
         tokenizer = byte_level_tokenizer()
         tokenizer.add_tokens([f"<more{number}>" for number in range(more)])

@@ -13,7 +13,7 @@ import torch
 
 from tinylm import artifact
 from tinylm.export.card import write_card
-from tinylm.pipeline.conditions import check_data, check_model, scoring_context
+from tinylm.pipeline.conditions import check_data, check_model, check_tasks, scoring_context
 from tinylm.pipeline.model_stages import inherit_stage, random_stage, shape_stage, train_stage
 from tinylm.pipeline.publish import publish_model
 from tinylm.pipeline.recipe import Recipe
@@ -56,6 +56,7 @@ def run(
         corpus = corpus_stage(recipe, stages)
         compact = compact_stage(recipe, stages, teacher, corpus)
         check_model(recipe, compact / "model")  # its prompts are longer
+        check_tasks(recipe, compact / "model")
         shape = shape_stage(recipe, stages, compact)
         store = pack_stage(stages, corpus, compact)
         check_data(recipe, store, compact / "model")

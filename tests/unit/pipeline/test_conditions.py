@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+from benchmark_files import write_all
 from builders import byte_level_tokenizer, corpus_file, random_model
 from tokenizers import Tokenizer, processors
 from transformers import PreTrainedTokenizerFast
@@ -11,7 +12,7 @@ from tinylm.corpus.pack import pack
 from tinylm.corpus.read import documents
 from tinylm.errors import InputError
 from tinylm.pipeline import run as pipeline
-from tinylm.pipeline.conditions import check_data, check_model, scoring_context
+from tinylm.pipeline.conditions import check_data, check_model, check_tasks, scoring_context
 from tinylm.pipeline.recipe import EvaluateConfig, InheritConfig, Recipe
 from tinylm.train.config import TrainConfig
 
@@ -104,3 +105,12 @@ def test_no_stage_is_built_before_the_teacher_fits(model, tmp_path, monkeypatch)
     with pytest.raises(InputError, match="sequence_length"):
         pipeline.run(recipe, tmp_path / "out")
     assert not built
+
+
+def test_tasks_that_do_not_fit_the_context_are_refused_before_the_training(model, tmp_path):
+    write_all(tmp_path / "data")
+    tasks = EvaluateConfig(tasks=("piqa",), task_data=str(tmp_path / "data"), prompts=())
+    check_tasks(dataclasses.replace(SHORT, evaluate=tasks), model)  # 64 positions hold these
+    long = dataclasses.replace(tasks, tasks=("mmlu",))  # five solved examples before each
+    with pytest.raises(InputError, match=r"mmlu: .* do not fit the context of 64"):
+        check_tasks(dataclasses.replace(SHORT, evaluate=long), model)
