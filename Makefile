@@ -15,7 +15,7 @@ test: setup lint  ## style, types, then unit, integration and end-to-end tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 fuzz: setup  ## the readers over thousands of made-up files, some minutes
-	TINYLM_FUZZ=3000 $(BIN)/python -m pytest tests/unit/test_fuzz_readers.py
+	TINYLM_FUZZ=1000 $(BIN)/python -m pytest tests/unit/test_fuzz_readers.py
 
 setup: $(STAMP)  ## .venv with the locked dependencies
 

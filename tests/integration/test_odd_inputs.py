@@ -211,6 +211,28 @@ def test_odd_places_are_refused_before_any_work(place, names, command, good, tmp
     assert time.monotonic() - started < 60
 
 
+# commands whose result is a folder
+MAKERS = {
+    "inherit": COMMANDS["inherit"].replace("{o}/student", "{p}"),
+    "corpus pack": "corpus pack --tokenizer {m} --corpus {g}/c.jsonl --out {p}",
+    "compress": COMMANDS["compress"].replace("{o}/compact", "{p}"),
+    "coverage": "tokenizer coverage --counts {n} --out {p}",
+    "plan": COMMANDS["plan"] + " --out {p}",
+}
+
+
+@pytest.mark.parametrize("command", MAKERS)
+@pytest.mark.parametrize("place", ["{o}/file", "{o}/file/x", "/dev/null", "{o}/" + "n" * 300])
+def test_a_folder_is_not_made_where_something_else_is(place, command, good, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    before, path = files(tmp_path), place.format(o=tmp_path)
+    words = MAKERS[command].split()
+    words = [word.format(m=good / "m", g=good, n=good / "counts.npz", p=path) for word in words]
+    code, _, error = run(*words)
+    is_refused(code, error, path[:40], tmp_path, before)
+    assert (tmp_path / "file").read_text() == "mine" and Path("/dev/null").is_char_device()
+
+
 def test_a_result_through_a_link_replaces_what_it_leads_to(good, tmp_path):
     (tmp_path / "real.npz").write_bytes(b"old")
     (tmp_path / "link.npz").symlink_to(tmp_path / "real.npz")

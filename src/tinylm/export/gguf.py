@@ -112,7 +112,7 @@ def read_finite(weights: Shards, name: str) -> np.ndarray:
 def require_range(name: str, tensor: np.ndarray, to: GGMLQuantizationType) -> None:
     """InputError for a weight that float16 cannot hold: it would become infinity."""
     largest = float(np.abs(tensor).max(initial=0.0))
-    if to == GGMLQuantizationType.F16 and largest > np.finfo(np.float16).max:
+    if to == GGMLQuantizationType.F16 and largest > float(np.finfo(np.float16).max):
         raise InputError(
             f"the weight {name} holds {largest:.6g}, beyond float16's 65504: export with --quantize"
             " BF16 or F32"
