@@ -24,8 +24,8 @@ def run(
     second run does only what is missing.
 
     Args:
-        recipe: a .toml file or the name of a packaged recipe; by default the demo (about 12 minutes
-            on 2 cores).
+        recipe: a .toml file or the name of a packaged recipe; by default the demo (12 minutes
+            on 2 cores with AMX).
         out: folder of everything; default runs/NAME, NAME from the recipe.
         threads: CPU threads; 0: as many as there are cores.
         dry_run: print the student, its memory and the whole cost of training it, and stop.
