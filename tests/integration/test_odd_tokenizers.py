@@ -15,6 +15,7 @@ from tinylm.artifact import read_json, write_json
 from tinylm.corpus.pack import pack
 from tinylm.corpus.store import open_store
 from tinylm.errors import InputError, WorkError
+from tinylm.evaluate.encoding import encode_pairs
 from tinylm.export import hard_text
 from tinylm.export.check import export_checked
 from tinylm.export.check_tokens import compare_tokens
@@ -317,3 +318,19 @@ def test_named_chat_templates(templates, expected):
             chat_prompt(tokenizer, talk)
         return
     assert tokenizer.decode(chat_prompt(tokenizer, talk)) == expected
+
+
+@pytest.mark.parametrize("before", [[], ["<|endoftext|>"]], ids=["nothing before", "BOS before"])
+@pytest.mark.parametrize(
+    "behind", [[], ["<|im_end|>"], ["<|im_end|>", "<|im_end|>"]], ids=["nothing", "EOS", "two"]
+)
+def test_a_task_scores_the_answer_and_not_what_stands_behind_it(before, behind):
+    tokenizer = around(before, behind)
+    pairs = [("the river", " was old"), ("a new", " court"), ("", "the river")]
+    plain = [
+        tokenizer(text, add_special_tokens=False)["input_ids"]
+        for text in ("the river was old", "a new court", "the river")
+    ]
+    for (context, answer), whole in zip(encode_pairs(tokenizer, pairs), plain, strict=True):
+        assert [*context, *answer][-len(whole) :] == whole
+        assert 2 not in answer

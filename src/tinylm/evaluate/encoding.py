@@ -1,4 +1,5 @@
-"""Prompts as token ids, to the letter as lm-eval's Hugging Face adapter makes them."""
+"""Prompts as token ids, to the letter as lm-eval's Hugging Face adapter makes them; but for
+tokenizers that put something behind a text (</s>), where its continuations are other tokens."""
 
 from collections.abc import Iterable, Sequence
 
@@ -6,15 +7,17 @@ from lm_eval.models.utils import has_bos_prefix
 from transformers import PreTrainedTokenizerBase
 
 from tinylm.evaluate.forward import prefix_token
+from tinylm.models.tokenizer import tokens_behind
 
 
 def encode(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], special: bool | None = None
 ) -> list[list[int]]:
-    """Token ids. Unless told otherwise the tokenizer adds what it usually adds, but never a second
-    BOS."""
+    """Token ids. Unless told otherwise the tokenizer adds what it usually adds before a text, but
+    never a second BOS, and nothing behind: the text goes on."""
     bos = tokenizer.decode([prefix_token(tokenizer)])
     groups: dict[bool | None, list[int]] = {}
+    behind = tokens_behind(tokenizer)
     for index, text in enumerate(texts):
         has_bos = special is None and has_bos_prefix(text, bos)
         groups.setdefault(False if has_bos else special, []).append(index)
@@ -23,7 +26,7 @@ def encode(
         options = {} if add is None else {"add_special_tokens": add}
         rows = tokenizer([texts[index] for index in indices], verbose=False, **options)
         for index, row in zip(indices, rows["input_ids"], strict=True):
-            ids[index] = row
+            ids[index] = row[: len(row) - behind] if add is None else row
     return ids
 
 

@@ -243,7 +243,7 @@ def _windows(tokenizer: Any, texts: Sequence[str]):
     tokens at most."""
     taken = 0
     # the BOS token of models that want one: without it they predict badly
-    start_ids = tokenizer("")["input_ids"]
+    start_ids = prompt_ids(tokenizer, "")
     start_ids = start_ids if start_ids == [tokenizer.bos_token_id] else []
     for text in [hard_text.PROSE, *texts]:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -56,17 +56,20 @@ def load_fast(folder: str | Path) -> Any:
 def prompt_ids(tokenizer: Any, text: str) -> list[int]:
     """Token ids of a text that is to go on: what the tokenizer puts before it and not what it puts
     behind (</s>); one BOS where the text begins with its own."""
-    if not text:  # what stands before a text, without one
-        one = len(tokenizer("a", add_special_tokens=False)["input_ids"])
-        return prompt_ids(tokenizer, "a")[:-one]
-    ids = list(tokenizer(text)["input_ids"])
     plain = list(tokenizer(text, add_special_tokens=False)["input_ids"])
     if plain and plain[0] == tokenizer.bos_token_id:
         return plain
-    for start in range(len(ids) - len(plain) + 1):
-        if ids[start : start + len(plain)] == plain:
-            return ids[: start + len(plain)]
-    return ids
+    ids = list(tokenizer(text)["input_ids"])
+    return ids[: len(ids) - tokens_behind(tokenizer)]
+
+
+def tokens_behind(tokenizer: Any) -> int:
+    """How many tokens the tokenizer puts behind every text."""
+    ids = list(tokenizer("a")["input_ids"])
+    plain = list(tokenizer("a", add_special_tokens=False)["input_ids"])
+    places = range(len(ids) - len(plain) + 1)
+    start = next((at for at in places if ids[at : at + len(plain)] == plain), len(ids) - len(plain))
+    return len(ids) - start - len(plain)
 
 
 def settle_class(folder: Path) -> None:
