@@ -14,7 +14,7 @@ run: setup  ## the whole pipeline on the embedded demo: teacher, corpus, tiny mo
 test: setup lint  ## style, types, then unit, integration and end-to-end tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-fuzz: setup  ## the readers over thousands of made-up files, some minutes
+fuzz: setup  ## the readers over a thousand made-up files each, some minutes
 	TINYLM_FUZZ=1000 $(BIN)/python -m pytest tests/unit/test_fuzz_readers.py
 
 setup: $(STAMP)  ## .venv with the locked dependencies

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tinylm.errors import InputError
+from tinylm.errors import PATH_ERRORS, InputError
 
 # Part of every artifact's name: raised when the same inputs give another result, so that nothing
 # made before is taken for it. One reason a line.
@@ -241,18 +241,7 @@ def _scratch_beside(path: Path) -> Path:
 def clear_disk_errors(path: Path) -> Iterator[None]:
     """One clear line where the disk is full or the place cannot be written; any other error passes
     as it is."""
-    reasons = (
-        errno.ENOSPC,
-        errno.EDQUOT,
-        errno.EROFS,
-        errno.EACCES,
-        errno.EPERM,
-        errno.ENOTDIR,
-        errno.EEXIST,
-        errno.EISDIR,
-        errno.ELOOP,
-        errno.ENAMETOOLONG,
-    )
+    reasons = (*PATH_ERRORS, errno.ENOSPC, errno.EEXIST)
     try:
         yield
     except Exception as error:

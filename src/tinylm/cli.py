@@ -20,20 +20,8 @@ import tyro
 from tinylm import __version__
 from tinylm.commands import model, tokenizer, use, whole
 from tinylm.cores import limit_threads
-from tinylm.errors import InputError, WorkError
+from tinylm.errors import PATH_ERRORS, InputError, WorkError
 
-# errors of a path that the user gave
-PLACES = (
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.EISDIR,
-    errno.ENOTDIR,
-    errno.ENAMETOOLONG,
-    errno.ELOOP,
-    errno.EDQUOT,
-    errno.EIO,
-)
 COMMANDS: dict[str, Callable[..., None]] = {
     "run": whole.run,
     "plan": model.plan,
@@ -78,7 +66,7 @@ def main(argv: list[str] | None = None) -> None:
         place = error.filename or "while writing"
         if error.errno == errno.ENOSPC:
             _fail(f"the disk is full ({place}): free some space and run again", 2)
-        if error.errno not in PLACES:
+        if error.errno not in (*PATH_ERRORS, errno.EIO):
             raise
         _fail(f"{place}: {error.strerror}", 2)
 

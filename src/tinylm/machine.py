@@ -122,9 +122,8 @@ class PeakMemory:
         try:
             # give freed memory back, else the next model would reuse it unseen
             ctypes.CDLL(None).malloc_trim(0)
-            Path("/proc/self/clear_refs").write_text(
-                "5", "utf-8"
-            )  # resets the kernel's high-water mark
+            # resets the kernel's high-water mark
+            Path("/proc/self/clear_refs").write_text("5", "utf-8")
         except (OSError, AttributeError):
             self.device = ""
         self.before = _resident_peak()

@@ -6,6 +6,7 @@ JSON list, one row of a parquet file. It is read as it stands: line ends are not
 """
 
 import bz2
+import codecs
 import gzip
 import json
 import lzma
@@ -77,7 +78,7 @@ def _search(folder: Path, text_key: str) -> list[Path]:
         count = f"{len(left_out)} files are" if len(left_out) > 1 else "1 file is"
         console.print(
             f"corpus {folder}: {count} not read"
-            f" ({', '.join(f'{kind} {count}' for kind, count in kinds)}), first"
+            f" ({', '.join(f'{kind} {number}' for kind, number in kinds)}), first"
             f" {left_out[0].relative_to(folder)}",
             markup=False,
             highlight=False,
@@ -203,7 +204,7 @@ def _jsonl_texts(path: Path, text_key: str) -> Iterator[str]:
 
 def _json_texts(path: Path, text_key: str) -> Iterator[str]:
     """A .json file: one list of records or texts; or lines, as many data sets call theirs."""
-    first = next((block.lstrip(b"\xef\xbb\xbf \t\r\n") for block in _blocks(path)), b"")
+    first = next((block.lstrip(codecs.BOM_UTF8 + b" \t\r\n") for block in _blocks(path)), b"")
     if not first.startswith(b"["):
         yield from _jsonl_texts(path, text_key)
         return
@@ -237,7 +238,7 @@ def _text_of(record: Any, text_key: str, where: str) -> str | None:
 
 def _lines(path: Path) -> Iterator[str]:
     """Lines without their ends, which are \\n alone."""
-    rest, done, start = b"", 0, b"\xef\xbb\xbf"
+    rest, done, start = b"", 0, codecs.BOM_UTF8
     for block in _blocks(path):
         *whole, rest = (rest + block).split(b"\n")
         for line in whole:

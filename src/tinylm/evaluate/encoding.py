@@ -17,7 +17,7 @@ def encode(
     never a second BOS, and nothing behind: the text goes on."""
     bos = tokenizer.decode([prefix_token(tokenizer)])
     groups: dict[bool | None, list[int]] = {}
-    behind = tokens_behind(tokenizer)
+    behind = tokens_behind(tokenizer) if special is None else 0
     for index, text in enumerate(texts):
         has_bos = special is None and has_bos_prefix(text, bos)
         groups.setdefault(False if has_bos else special, []).append(index)

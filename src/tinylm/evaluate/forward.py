@@ -10,6 +10,7 @@ import contextlib
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -117,9 +118,14 @@ def prefix_token(tokenizer: PreTrainedTokenizerBase) -> int:
     )
 
 
+def positions(config: Any) -> int | None:
+    """Tokens that a model can see at once; None where its config sets no limit."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
 def check_context(model: PreTrainedModel, context: int) -> None:
     """InputError when ``context`` tokens do not fit the model's positions."""
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    limit = positions(model.config)
     if context < 2 or (limit is not None and context > limit):
         raise InputError(
             f"context {context} does not fit this model: choose 2 to {limit or 'any number'} tokens"

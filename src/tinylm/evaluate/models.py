@@ -13,6 +13,7 @@ from tinylm.errors import InputError
 from tinylm.evaluate.adapter import TinyLM
 from tinylm.evaluate.bands import bits_by_band, byte_bands
 from tinylm.evaluate.bits_per_byte import Scores, report, score_documents
+from tinylm.evaluate.forward import positions
 from tinylm.evaluate.options import EvaluateOptions
 from tinylm.evaluate.results import differences, mean_score
 from tinylm.evaluate.tasks.run import load_tasks, run_tasks, summary, write_records
@@ -129,7 +130,7 @@ def _score_text(
     model: Any, tokenizer: Any, documents: Sequence[Document], bands: Any, options: EvaluateOptions
 ) -> tuple[dict[str, Any], Scores]:
     """Bits per byte of ``documents`` as plain data, and of each of them."""
-    context = options.context or min(TEXT_CONTEXT, _positions(model))
+    context = options.context or text_context(model.config)
     size = options.batch_size
     at_once = size if isinstance(size, int) else TEXT_TOKENS
     settings: dict[str, Any] = {"batch_tokens": at_once, "dtype": None}
@@ -143,9 +144,9 @@ def _score_text(
 def _check(
     models: Any, tasks: Any, documents: Any, options: EvaluateOptions, out: Path | None
 ) -> None:
-    if out is not None and (Path(out).is_dir() or Path(out).suffix != ".json"):
-        raise InputError(f"--out {out} must be a file that ends in .json")
     if out is not None:
+        if Path(out).is_dir() or Path(out).suffix != ".json":
+            raise InputError(f"--out {out} must be a file that ends in .json")
         require_file_name(out)
     if not models:
         raise InputError("no model given: say --model DIR")
@@ -175,8 +176,9 @@ def _labels(models: Sequence[str | Path]) -> list[str]:
     return names
 
 
-def _positions(model: Any) -> int:
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None) or TEXT_CONTEXT
+def text_context(config: Any) -> int:
+    """Tokens at once while text is scored: ``TEXT_CONTEXT``, or what the model has."""
+    return min(TEXT_CONTEXT, positions(config) or TEXT_CONTEXT)
 
 
 def _beside(out: Path | None, kind: str, name: str) -> Path | None:

@@ -10,6 +10,7 @@ from tinylm.errors import WorkError
 from tinylm.export import hard_text
 from tinylm.export.llamacpp import Llama
 from tinylm.models.generate import stops_of
+from tinylm.models.tokenizer import MATCHING_FLAGS
 
 ADDED = 64  # added tokens looked at, from either end of their list
 UNMADE = 512  # pieces looked at that no merge makes
@@ -97,7 +98,7 @@ def _comparable(tokenizer: Any) -> tuple[Callable[[str], str], list[str]]:
 def _why(tokenizer: Any, text: str) -> str:
     """The likeliest reason why another runtime splits ``text`` otherwise."""
     for token in tokenizer.added_tokens_decoder.values():
-        flags = [flag for flag in ("lstrip", "rstrip", "single_word") if getattr(token, flag)]
+        flags = [flag for flag in MATCHING_FLAGS if getattr(token, flag)]
         if flags and token.content in text:
             return f"it does not know the {' and '.join(flags)} of {token.content!r}"
     return "a wrong pre-tokenizer? see --pre-tokenizer"

@@ -14,8 +14,8 @@ from tinylm.errors import InputError
 from tinylm.export.pretokenizer import name_for
 from tinylm.models.generate import stops_of
 from tinylm.models.gguf import ENDS_OF_TURN
+from tinylm.models.tokenizer import MATCHING_FLAGS
 
-CONTROL = TokenType.CONTROL
 # of Phi-3, by llama.cpp's own list
 PHI3_STRIPS = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "</s>")
 
@@ -117,7 +117,9 @@ def _ends(model_dir: Path, tokenizer: Any, vocabulary: Vocabulary) -> dict[str, 
     ends = [i for i in stops_of(model_dir, tokenizer) if i < rows]
     if not ends:
         silent = (
-            i for i, kind in enumerate(vocabulary.types) if kind in (CONTROL, TokenType.UNUSED)
+            i
+            for i, kind in enumerate(vocabulary.types)
+            if kind in (TokenType.CONTROL, TokenType.UNUSED)
         )
         harmless = next(silent, None)
         if harmless is None:
@@ -145,7 +147,7 @@ def _lost_flags(definition: dict[str, Any], rows: int, vocabulary: Vocabulary) -
     """Flags of added tokens that llama.cpp has no word for, one line each."""
     lost = []
     for token in definition.get("added_tokens") or []:
-        flags = [flag for flag in ("lstrip", "rstrip", "single_word") if token.get(flag)]
+        flags = [flag for flag in MATCHING_FLAGS if token.get(flag)]
         # llama.cpp strips behind these itself where the model's name says Phi-3
         known = "<|endoftext|>" in vocabulary.tokens and token["content"] in PHI3_STRIPS
         if flags and token["id"] < rows and not (known and flags == ["rstrip"]):

@@ -118,7 +118,7 @@ def new_model(config: Any, dtype: str = "float32", device: str = "cpu") -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from tinylm.models.config import first_line
+    from tinylm.models.config import first_line  # which loads torch, and `--help` reads SCHEMES
 
     with torch.device(device):
         try:

@@ -79,8 +79,8 @@ class Shards(Mapping[str, Tensor]):
         from safetensors import SafetensorError, safe_open
 
         self.folder = Path(folder)
-        self._files: dict[str, Path] = {}
-        self._sizes: dict[str, tuple[int, ...]] = {}
+        # name -> its file, what it is called there, its size
+        self._stored: dict[str, tuple[Path, str, tuple[int, ...]]] = {}
         kinds: dict[str, str] = {}
         for path in weight_files(self.folder):
             try:
@@ -89,20 +89,17 @@ class Shards(Mapping[str, Tensor]):
                         if name.endswith(COMPUTED):
                             continue
                         tensor = file.get_slice(name)
-                        self._files[name], kinds[name] = path, tensor.get_dtype()
-                        self._sizes[name] = tuple(tensor.get_shape())
+                        self._stored[name] = path, name, tuple(tensor.get_shape())
+                        kinds[name] = tensor.get_dtype()
             except (SafetensorError, OSError) as error:
                 raise InputError(
                     f"shard {path} is damaged ({error}): download or convert it again"
                 ) from error
-        if not self._files:
+        if not self._stored:
             raise InputError(f"{folder} has no .safetensors weights")
         _refuse_packed(self.folder, kinds)
-        self._stored = {name: name for name in self._files}  # what each is called in its file
-        if BARE in self._files:  # a base model was saved, without its head's class around it
-            self._stored = {_whole_name(name): name for name in self._files}
-            self._files = {name: self._files[old] for name, old in self._stored.items()}
-            self._sizes = {name: self._sizes[old] for name, old in self._stored.items()}
+        if BARE in self:  # a base model was saved, without its head's class around it
+            self._stored = {_whole_name(name): found for name, found in self._stored.items()}
         first = next(iter(kinds.values()))
         self.dtype: torch.dtype = FLOATS.get(first, torch.bfloat16)  # an 8-bit number fits there
         embedding, head = "model.embed_tokens.weight", "lm_head.weight"
@@ -113,27 +110,28 @@ class Shards(Mapping[str, Tensor]):
                     f"{folder}: config.json ties the head to the embedding but the weights hold two"
                     " different matrices: set tie_word_embeddings to false"
                 )
-            self._files.pop(head)
+            self._stored.pop(head)
 
     def __getitem__(self, name: str) -> Tensor:
         from safetensors import safe_open
 
         # opened anew: else pages that were read stay mapped
-        with safe_open(self._files[name], framework="pt") as file:
-            return file.get_tensor(self._stored[name])
+        path, stored_name, _ = self._stored[name]
+        with safe_open(path, framework="pt") as file:
+            return file.get_tensor(stored_name)
 
     def __contains__(self, name: object) -> bool:  # a Mapping's own would read the tensor
-        return name in self._files
+        return name in self._stored
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._files)
+        return iter(self._stored)
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self._stored)
 
     def sizes(self) -> dict[str, tuple[int, ...]]:
         """Tensor sizes, without reading the tensors."""
-        return {name: self._sizes[name] for name in self._files}
+        return {name: size for name, (_, _, size) in self._stored.items()}
 
     def check(self, config: Any) -> None:
         """InputError when the shards lack a weight of the model that ``config`` describes, hold one

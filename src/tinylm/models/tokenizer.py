@@ -12,6 +12,8 @@ PROBE = (
     "\n\n1984  2\t\t33 \n    return 10**2;  it's ’n’ naïve CamelCase... 東京は日本 "
     " Привет\u00a0end "
 )
+# by which an added token is found in text otherwise than by its spelling alone
+MATCHING_FLAGS = ("lstrip", "rstrip", "single_word")
 
 
 def check_settings(folder: Path) -> dict[str, Any]:

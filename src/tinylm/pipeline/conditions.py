@@ -12,26 +12,14 @@ from tinylm.corpus.pack import find_separator
 from tinylm.corpus.store import open_store
 from tinylm.errors import InputError
 from tinylm.evaluate.adapter import TinyLM
-from tinylm.evaluate.forward import prefix_token
-from tinylm.evaluate.models import TEXT_CONTEXT
+from tinylm.evaluate.forward import positions, prefix_token
 from tinylm.evaluate.tasks.run import load_tasks, run_tasks
 from tinylm.models import teacher as teachers
 from tinylm.models.tokenizer import prompt_ids
 from tinylm.pipeline.recipe import Recipe
 from tinylm.train.batches import make_plan
-from tinylm.train.inputs import require_rows
+from tinylm.train.inputs import require_rows, require_top_k
 from tinylm.train.rounds import settle_rounds
-
-
-def positions(config: Any) -> int | None:
-    """Tokens that a model can see at once; None where its config sets no limit."""
-    return getattr(config.get_text_config(), "max_position_embeddings", None)
-
-
-def scoring_context(model: Path) -> int:
-    """Tokens at once while held-out text is scored: 512, or what the model has."""
-    limit = positions(teachers.load_config(model))
-    return min(TEXT_CONTEXT, limit or TEXT_CONTEXT)
 
 
 def check_model(recipe: Recipe, model: Path) -> None:
@@ -104,8 +92,4 @@ def check_data(recipe: Recipe, store: Path, model: Path) -> None:
             f"the corpus holds {tokens.num_tokens} tokens, less than one calibration chunk of"
             f" {length}"
         )
-    top = recipe.train.stored_top_k
-    if recipe.train.distillation == "stored" and top > tokens.vocab_size:
-        raise InputError(
-            f"train.stored_top_k = {top}: the vocabulary has {tokens.vocab_size} tokens"
-        )
+    require_top_k(recipe.train, tokens.vocab_size)

@@ -12,8 +12,10 @@ from typing import Any
 import torch
 
 from tinylm import artifact
+from tinylm.evaluate.models import text_context
 from tinylm.export.card import write_card
-from tinylm.pipeline.conditions import check_data, check_model, check_tasks, scoring_context
+from tinylm.models import teacher as teachers
+from tinylm.pipeline.conditions import check_data, check_model, check_tasks
 from tinylm.pipeline.model_stages import inherit_stage, random_stage, shape_stage, train_stage
 from tinylm.pipeline.publish import publish_model
 from tinylm.pipeline.recipe import Recipe
@@ -62,7 +64,7 @@ def run(
         check_data(recipe, store, compact / "model")
         initial = inherit_stage(recipe, stages, compact, shape, store)
         models = {"teacher": teacher, "compact": compact / "model", "inherited": initial / "model"}
-        context = scoring_context(teacher)
+        context = text_context(teachers.load_config(teacher))
 
         def scored() -> dict[str, Any]:
             return {

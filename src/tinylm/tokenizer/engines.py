@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import regex
 
+from tinylm.models.tokenizer import MATCHING_FLAGS
 from tinylm.tokenizer.source import Source, byte_letters
 
 SAMPLE_BYTES = 48_000  # of every shard, checked against `tokenizers`
@@ -106,7 +107,7 @@ def _gigatoken(source: Source) -> tuple[Gigatoken | None, str]:
 
 def _is_odd(source: Source, token: dict[str, Any]) -> bool:
     """Whether an added token is found in text by more than its spelling."""
-    flags = any(token.get(flag) for flag in ("lstrip", "rstrip", "single_word"))
+    flags = any(token.get(flag) for flag in MATCHING_FLAGS)
     return flags or bool(token.get("normalized") and source.data.get("normalizer"))
 
 

@@ -43,6 +43,14 @@ def require_rows(store: TokenStore, rows: int) -> None:
         )
 
 
+def require_top_k(config: TrainConfig, vocabulary: int) -> None:
+    """InputError when more logits a position are to be stored than there are tokens."""
+    if config.distillation == "stored" and config.stored_top_k > vocabulary:
+        raise InputError(
+            f"train.stored_top_k = {config.stored_top_k}: the vocabulary has {vocabulary} tokens"
+        )
+
+
 def check_inputs(model: Any, store: TokenStore, config: TrainConfig, teacher: Any) -> None:
     """InputError when model, data and teacher do not fit together."""
     vocabulary = model.get_input_embeddings().weight.shape[0]
@@ -56,11 +64,7 @@ def check_inputs(model: Any, store: TokenStore, config: TrainConfig, teacher: An
     if config.distillation != "none" and teacher is None:
         raise InputError(f"train.distillation = {config.distillation!r} needs a teacher")
     if config.distillation != "none":
-        if config.distillation == "stored" and config.stored_top_k > vocabulary:
-            raise InputError(
-                f"train.stored_top_k = {config.stored_top_k}: the vocabulary has {vocabulary}"
-                " tokens"
-            )
+        require_top_k(config, vocabulary)
         teachers = teacher.get_output_embeddings().weight.shape[0]
         if teachers != vocabulary:
             raise InputError(

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from tinylm.corpus.store import TokenStore
-from tinylm.machine import bf16_is_fast, can_compile, choose_device, keep_freed_memory
+from tinylm.machine import can_compile, choose_device, fast_dtype, keep_freed_memory
 from tinylm.models.cost import training_flops_of_model
 from tinylm.terminal import console
 from tinylm.train.batches import Prefetch, make_plan
@@ -58,7 +58,7 @@ class Run:
             )
             config = dataclasses.replace(config, compile=False)
         self.config, self.store, self.out, self.order_from = config, store, out, order_from
-        self.dtype = torch.bfloat16 if config.bf16 and bf16_is_fast(self.device) else torch.float32
+        self.dtype = fast_dtype(self.device) if config.bf16 else torch.float32
         self.plan = make_plan(config, store)
         self.final_dtype = next(model.parameters()).dtype
         self.start = {"first weights": weights_hash(model), "teacher": weights_hash(teacher)}

@@ -11,8 +11,10 @@ from transformers import PreTrainedTokenizerFast
 from tinylm.corpus.pack import pack
 from tinylm.corpus.read import documents
 from tinylm.errors import InputError
+from tinylm.evaluate.models import text_context
+from tinylm.models.teacher import load_config
 from tinylm.pipeline import run as pipeline
-from tinylm.pipeline.conditions import check_data, check_model, check_tasks, scoring_context
+from tinylm.pipeline.conditions import check_data, check_model, check_tasks
 from tinylm.pipeline.recipe import EvaluateConfig, InheritConfig, Recipe
 from tinylm.train.config import TrainConfig
 
@@ -32,7 +34,7 @@ def model(tmp_path_factory):
 
 def test_what_fits_is_fine_and_the_score_takes_what_there_is(model):
     check_model(SHORT, model)
-    assert scoring_context(model) == 64
+    assert text_context(load_config(model)) == 64
 
 
 @pytest.mark.parametrize(
