@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+from tinylm.commands.arguments import Corpus
 from tinylm.inherit.options import InheritOptions
 from tinylm.pipeline.plan_options import PlanOptions
 from tinylm.train.config import TrainConfig
@@ -56,13 +57,11 @@ def inherit(
     )
 
 
-def corpus_pack(tokenizer: str, corpus: list[str], out: Path, separator: str | None = None) -> None:
+def corpus_pack(tokenizer: str, corpus: Corpus, out: Path, separator: str | None = None) -> None:
     """Tokenise a corpus into a memory-mapped token store that `train` reads.
 
     Args:
         tokenizer: directory, .gguf file, hub id or smollm2-135m.
-        corpus: files or folders of .txt .md .jsonl .parquet, also .gz .zst; or
-            hub:NAME[@CONFIG][:SPLIT].
         out: folder of the store (must not exist yet).
         separator: token that ends every document; by default <|endoftext|>, else the tokenizer's
             end-of-text token.

@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
+from tinylm.commands.arguments import Corpus
 from tinylm.tokenizer.counters import Counter
 
 
 def tokenizer_count(
     tokenizer: str,
-    corpus: list[str],
+    corpus: Corpus,
     out: Path,
     engine: Counter = "local",
     workers: int | None = None,
@@ -19,8 +20,6 @@ def tokenizer_count(
 
     Args:
         tokenizer: directory, .gguf file, hub id or smollm2-135m.
-        corpus: files or folders of .txt .md .jsonl .parquet, also .gz .zst; or
-            hub:NAME[@CONFIG][:SPLIT].
         out: the counts, a .npz file.
         engine: local: the fastest exact engine here; tokenizers: the reference; ray: spread over a
             Ray cluster.

@@ -6,31 +6,33 @@ from typing import Annotated
 
 import tyro
 
+from tinylm.commands.arguments import HeldOut
 from tinylm.evaluate.options import EvaluateOptions
+from tinylm.evaluate.tasks.catalog import tasks as catalog
 from tinylm.export.formats import Format
 from tinylm.export.options import ExportOptions
 
 
 def evaluate(
     model: tuple[str, ...],
-    text: tuple[Path, ...] = (),
-    tasks: tuple[str, ...] = (),
+    text: HeldOut = (),
+    tasks: Annotated[
+        tuple[str, ...],
+        tyro.conf.arg(help=f"benchmarks to run: {', '.join(catalog())}."),
+    ] = (),
     documents: int | None = None,
     options: Annotated[EvaluateOptions, tyro.conf.arg(name="")] = EvaluateOptions(),  # noqa: B008
     out: Path = Path("results.json"),
 ) -> None:
     """Bits per byte and benchmark scores of any number of models, with errors.
 
-    Bits per byte compares models whatever their tokenizers. Tasks: ceval cmmlu mmlu agieval boolq
-    ax-b piqa eprstmt xsum c3 (the paper's ten), hellaswag arc-easy lambada blimp wikitext; `paper`
-    and `all` name the lists. They run through lm-eval. Beside OUT come .md, .html, a record of
-    every item, and all answers: a stopped run goes on.
+    Bits per byte compares models whatever their tokenizers. Of the tasks `paper` names the paper's
+    ten, `all` every one. They run through lm-eval. Beside OUT come .md, .html, a record of every
+    item, and all answers: a stopped run goes on.
 
     Args:
         model: directories, .gguf files, hub ids or smollm2-135m; the first is what the others are
             compared with.
-        text: held-out files or folders (.txt .md .jsonl .parquet) for bits per byte.
-        tasks: benchmarks to run.
         documents: documents scored of each --text file, from its start; all by default.
         out: where the results go.
     """

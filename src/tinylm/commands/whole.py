@@ -6,6 +6,7 @@ from typing import Annotated
 import tyro
 
 from tinylm.study.options import StudyOptions
+from tinylm.study.spec import packaged_studies
 from tinylm.terminal import console
 
 
@@ -53,7 +54,11 @@ def run(
 
 
 def study_run(
-    study: Annotated[str, tyro.conf.Positional],
+    study: Annotated[
+        str,
+        tyro.conf.Positional,
+        tyro.conf.arg(help=f"a .toml file, or a packaged study: {', '.join(packaged_studies())}."),
+    ],
     options: Annotated[StudyOptions, tyro.conf.arg(name="")] = StudyOptions(),  # noqa: B008
     out: Path | None = None,
     dry_run: bool = False,
@@ -61,12 +66,9 @@ def study_run(
     """Run a study: recipe variations over seeds, with statistics. Run again to go on.
 
     Finished runs are never done again, failed ones are tried again, stages that runs share are
-    computed once. Packaged studies: ladder, vocabulary, depth, expansion, block, cut,
-    initialisation, inheritance, learned-masks, layers, batch-size, learning-rate, sampling-rate,
-    rounds, strategies, distillation.
+    computed once.
 
     Args:
-        study: a .toml file, or the name of a packaged study.
         out: folder of everything; default runs/studies/STUDY-SCALE.
         dry_run: check the study, print what it would cost, and stop.
     """

@@ -85,23 +85,6 @@ def is_scored(sample: dict) -> bool:
     return all(not isinstance(number, float) or np.isfinite(number) for number in numbers)
 
 
-def by_task(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The same scores the other way round: {task: {n, chance, scores: {model: {score,
-    stderr}}}}."""
-    models = result["models"]
-    return {
-        name: {
-            "n": task["n"],
-            "chance": task["chance"],
-            "scores": {
-                m["model"]: {key: m["tasks"][name][key] for key in ("score", "stderr")}
-                for m in models
-            },
-        }
-        for name, task in models[0]["tasks"].items()
-    }
-
-
 def tables(result: dict[str, Any]) -> list[tuple[str, Table]]:
     """(title, table) for every group of tasks that was run, the average, and bits per byte."""
     models = result["models"]

@@ -23,7 +23,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tinylm.inherit.cut import Kept
 from tinylm.inherit.memory import BATCH, must_recompute, recomputed_layers
 from tinylm.inherit.units import frozen_weights, residual_writers, token_losses
 from tinylm.models import families
@@ -172,21 +171,6 @@ def _hold_targets(
         row[axis] = float(chance.mean())
         row[f"{axis}_undecided"] = float(((chance > 0.1) & (chance < 0.9)).float().mean())
     return row
-
-
-def binary_gates(kept: Kept, shape: Shape) -> dict[str, Tensor]:
-    """The gates that a selection means: 1 for what stays. Rows of dropped layers are 1 (the layer's
-    own gate is 0)."""
-    ffn, q_heads = (
-        torch.ones(shape.num_layers, shape.intermediate_size),
-        torch.ones(shape.num_layers, shape.num_attention_heads),
-    )
-    for new, old in enumerate(kept.layers):
-        ffn[old] = _indicator(kept.ffn[new], shape.intermediate_size)
-        q_heads[old] = _indicator(kept.q_heads[new], shape.num_attention_heads)
-    hidden = _indicator(kept.hidden, shape.hidden_size)
-    layers = _indicator(torch.tensor(kept.layers), shape.num_layers)
-    return {families.FFN: ffn, families.Q_HEADS: q_heads, families.HIDDEN: hidden, LAYERS: layers}
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from tinylm.models.shape import Shape, read_shape
 from tinylm.pipeline.publish import copy_tokenizer
 from tinylm.pipeline.recipe import Recipe
 from tinylm.pipeline.stages import Stages
+from tinylm.train.distillation import needs_teacher
 from tinylm.train.loop import train
 
 
@@ -148,14 +149,15 @@ def train_stage(
     def build(folder: Path) -> dict[str, Any]:
         model = teachers.load_model(initial / "model", torch.float32)
         valid = open_store(store / "valid")
-        wants_teacher = recipe.train.distillation != "none"
         return train(
             model,
             open_store(store / "train"),
             config,
             folder,
             teacher=(
-                teachers.load_model(compact / "model", torch.float32) if wants_teacher else None
+                teachers.load_model(compact / "model", torch.float32)
+                if needs_teacher(config.distillation)
+                else None
             ),
             valid_store=valid if valid.num_sequences(config.sequence_length) else None,
             score_valid=config.evaluate_every > 0,  # the whole of it is scored by documents

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 
 # Okabe & Ito's palette: told apart by readers with any of the common colour blindnesses, and in
 # grey print.
-BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
-    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#8A8F98",
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
+    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#8A8F98",
 )  # fmt: skip
 PALETTE = [BLUE, ORANGE, GREEN, PURPLE, RED, SKY, GREY]
 

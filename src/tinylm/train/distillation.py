@@ -64,6 +64,11 @@ else:
     Distillation = Literal[tuple(DISTILLATIONS)]
 
 
+def needs_teacher(name: Distillation) -> bool:
+    """Whether a teacher must be loaded for the entry ``name`` of ``DISTILLATIONS``."""
+    return DISTILLATIONS[name] is not _none
+
+
 def _as_student(run: "Run", teacher: Any) -> Any:
     from tinylm.train.student import Student, set_parameter_dtype
 

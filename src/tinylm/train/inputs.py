@@ -7,6 +7,7 @@ from tinylm.artifact import hash_of
 from tinylm.corpus.store import TokenStore
 from tinylm.errors import InputError
 from tinylm.train.config import TrainConfig
+from tinylm.train.distillation import needs_teacher
 
 
 def check_valid_store(valid: TokenStore, store: TokenStore, config: TrainConfig) -> None:
@@ -61,9 +62,9 @@ def check_inputs(model: Any, store: TokenStore, config: TrainConfig, teacher: An
             f"train.batch_size = {config.batch_size}: must be a multiple of train.micro_batch_size"
             f" times the number of processes ({world})"
         )
-    if config.distillation != "none" and teacher is None:
-        raise InputError(f"train.distillation = {config.distillation!r} needs a teacher")
-    if config.distillation != "none":
+    if needs_teacher(config.distillation):
+        if teacher is None:
+            raise InputError(f"train.distillation = {config.distillation!r} needs a teacher")
         require_top_k(config, vocabulary)
         teachers = teacher.get_output_embeddings().weight.shape[0]
         if teachers != vocabulary:

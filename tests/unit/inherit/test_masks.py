@@ -10,6 +10,7 @@ from tinylm.inherit.inheritance import inherit
 from tinylm.inherit.norms import embedding_scale, norm_gains
 from tinylm.inherit.scores import Scores
 from tinylm.inherit.select import best_heads, select
+from tinylm.models import families
 from tinylm.models.pangu import from_llama
 from tinylm.models.shape import Shape
 
@@ -24,6 +25,26 @@ def random_selection(teacher, target: Shape):
         Shape.from_config(teacher.config),
         target,
     )
+
+
+def binary_gates(kept, shape: Shape):
+    """The gates that a selection means: 1 for what stays. Rows of dropped layers are 1 (the layer's
+    own gate is 0)."""
+    ffn, q_heads = (
+        torch.ones(shape.num_layers, shape.intermediate_size),
+        torch.ones(shape.num_layers, shape.num_attention_heads),
+    )
+    for new, old in enumerate(kept.layers):
+        ffn[old] = masks._indicator(kept.ffn[new], shape.intermediate_size)
+        q_heads[old] = masks._indicator(kept.q_heads[new], shape.num_attention_heads)
+    hidden = masks._indicator(kept.hidden, shape.hidden_size)
+    layers = masks._indicator(torch.tensor(kept.layers), shape.num_layers)
+    return {
+        families.FFN: ffn,
+        families.Q_HEADS: q_heads,
+        families.HIDDEN: hidden,
+        masks.LAYERS: layers,
+    }
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, "pangu_pi"])
@@ -55,7 +76,7 @@ def test_the_masked_teacher_is_the_exported_student(family: str) -> None:
     embedding_scale(student, 32)
     # without calibration: as if the dropped numbers had been zero, as they are here
     norm_gains(student, teacher, kept)
-    with torch.no_grad(), masks.gated(teacher, masks.binary_gates(kept, shape)):
+    with torch.no_grad(), masks.gated(teacher, binary_gates(kept, shape)):
         masked = teacher(IDS, use_cache=False).logits
     with torch.no_grad():
         exported, whole = student(IDS).logits, teacher(IDS).logits

@@ -42,6 +42,20 @@ def test_the_bill_of_the_pro_recipe_by_hand():
     assert whole == pytest.approx(flops * (1 + 2 / 3 / 3), rel=0.01)
 
 
+@pytest.mark.parametrize(
+    ("strategy", "over_one_training"),
+    # half of the first round again: it is two thirds, and a pass over it a third of its training
+    [("exp-loss", 1 + 2 / 3 / 3), ("uniform", 1), ("all", 1)],
+)
+def test_a_pass_is_paid_for_only_where_losses_are_used(strategy, over_one_training):
+    recipe = read_recipe("pangu-pi-1b-pro")
+    chosen = dataclasses.replace(recipe.train, strategy=strategy)
+    lines = dict(describe(dataclasses.replace(recipe, train=chosen), 500, 0.5, 1e12))
+    flops = 23842 * 1024 * 2048 * training_flops(PRO, 2048)
+    paid = lines.get("with control and passes", lines["cost of the student"]).split()[0]
+    assert float(paid) == pytest.approx(flops * over_one_training, rel=0.01)
+
+
 @pytest.mark.parametrize(("peak", "mfu"), [(0, 0.4), (989, 0), (989, 1.5)])
 def test_impossible_hardware_is_refused(peak, mfu):
     with pytest.raises(InputError, match="must be"):

@@ -9,6 +9,7 @@ from tinylm.corpus.document import Document
 from tinylm.errors import InputError, WorkError
 from tinylm.tokenizer import engines
 from tinylm.tokenizer.count import Counts, count, count_files
+from tinylm.tokenizer.counters import COUNTERS
 from tinylm.tokenizer.engines import Engine
 from tinylm.tokenizer.source import read_source
 
@@ -155,11 +156,13 @@ def test_no_text_and_unknown_engine(tokenizer):
         count(tokenizer, corpus(), engine="warp")
 
 
-def test_ray_gives_the_same_numbers(tokenizer):
-    pytest.importorskip("ray", reason="the optional package ray is not installed")
-    found = count(tokenizer, corpus(), engine="ray", workers=2, shard_bytes=3000)
-    assert np.array_equal(found.counts, count(tokenizer, corpus()).counts)
-    assert found.engine.startswith("ray: ")
+@pytest.mark.parametrize("name", COUNTERS)
+def test_every_counter_gives_the_same_numbers(name, tokenizer):
+    if name == "ray":
+        pytest.importorskip("ray", reason="the optional package ray is not installed")
+    found = count(tokenizer, corpus(), engine=name, workers=2, shard_bytes=3000)
+    assert np.array_equal(found.counts, plain_counts(tokenizer, corpus()))
+    assert name == "local" or found.engine.startswith(name)
 
 
 def test_ray_missing_is_an_input_error(tokenizer, monkeypatch):

@@ -21,6 +21,7 @@ from tinylm.train.loop import train
 from tinylm.train.master_weights import MasterWeights
 from tinylm.train.optimizers import OPTIMIZERS
 from tinylm.train.student import Student
+from tinylm.train.trackers import TRACKERS
 
 CONFIG = TrainConfig(
     sequence_length=32,
@@ -198,18 +199,25 @@ def test_muon_moves_the_matrices_of_the_layers_and_learns(teacher_dir, store, tm
     assert losses(tmp_path / "run")[-1] < losses(tmp_path / "run")[0] - 0.1
 
 
-def test_trackers_get_every_line(teacher_dir, store, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", TRACKERS)
+def test_trackers_get_every_line(name, teacher_dir, store, tmp_path, monkeypatch):
     lines = []
+    # torch's writer takes the settings as no argument and every value by itself
+    writer = SimpleNamespace(
+        add_scalar=lambda key, value, step: key == "loss" and lines.append((step, value)),
+        close=lambda: lines.append("finished"),
+    )
     fake = SimpleNamespace(
+        SummaryWriter=lambda folder: lines.append(0) or writer,
         init=lambda **settings: lines.append(settings["config"]["seed"]),
         log=lambda values, step: lines.append((step, values["loss"])),
         finish=lambda: lines.append("finished"),
     )
-    monkeypatch.setitem(sys.modules, "wandb", fake)
+    monkeypatch.setitem(sys.modules, TRACKERS[name][0], fake)
     train(
         load_model(teacher_dir),
         store,
-        dataclasses.replace(CONFIG, steps=2, trackers=("wandb",)),
+        dataclasses.replace(CONFIG, steps=2, trackers=(name,)),
         tmp_path,
     )
     assert lines == [0, (0, losses(tmp_path)[0]), (1, losses(tmp_path)[1]), "finished"]
