@@ -128,6 +128,7 @@ def test_a_text_of_the_model_ends_where_a_document_did(finished):
         assert separator in end_tokens(load_model(model), load_tokenizer(model))
     tokenizer = load_tokenizer(finished / "model")
     assert tokenizer.chat_template is None
+    assert json.loads((finished / "model/tinylm.json").read_text())["published_as"] == "tiny"
     folder = (finished / "model").stat().st_mode & 0o444  # safetensors alone would be private
     assert all(path.stat().st_mode & 0o444 == folder for path in (finished / "model").iterdir())
 
@@ -137,7 +138,13 @@ def test_running_again_trains_nothing_and_changes_nothing(recipe, finished):
     stamp = {
         path: path.stat().st_mtime_ns for path in (finished / "work").rglob("*") if path.is_file()
     }
-    assert tinylm("run", recipe, "--out", finished).returncode == 0
+    again = tinylm("run", recipe, "--out", finished)
+    assert again.returncode == 0
+    stages = len(json.loads((finished / "results.json").read_text())["artifacts"])
+    assert (
+        f"\n1/{stages} " in "\n" + again.stderr and f"\n{stages}/{stages} samples\n" in again.stderr
+    )
+    assert f"tinylm export --model {finished / 'model'}" in again.stdout
     after = load_file(finished / "model" / "model.safetensors")
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert stamp == {

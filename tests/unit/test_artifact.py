@@ -104,7 +104,7 @@ def test_a_resumable_stage_finds_what_it_left(tmp_path):
 
 
 def test_stages_remember_results_and_seconds(tmp_path):
-    stages = Stages(tmp_path)
+    stages = Stages(tmp_path, 1)
     stages("count tokens", {}, lambda folder: {"tokens": 3}, kind="counts")
     assert stages.result("count tokens") == {"tokens": 3}
     assert stages.seconds()["count tokens"] >= 0

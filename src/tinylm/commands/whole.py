@@ -1,5 +1,6 @@
 """`tinylm run`, `study run`, `study report`: many stages at once."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,7 @@ from tinylm.terminal import console
 def run(
     recipe: Annotated[str, tyro.conf.Positional] = "demo",
     out: Path | None = None,
+    set: tuple[str, ...] = (),
     threads: int = 0,
     dry_run: bool = False,
     peak_tflops: float = 989,
@@ -25,9 +27,11 @@ def run(
     second run does only what is missing.
 
     Args:
-        recipe: a .toml file or the name of a packaged recipe; by default the demo (12 minutes
-            on 2 cores with AMX).
+        recipe: a .toml file or the name of a packaged recipe; by default the demo (20 minutes
+            on 2 cores with AVX512-BF16).
         out: folder of everything; default runs/NAME, NAME from the recipe.
+        set: recipe keys changed for this run, e.g. --set train.steps=720 name=longer
+            'corpus.paths=["my/texts"]'.
         threads: CPU threads; 0: as many as there are cores.
         dry_run: print the student, its memory and the whole cost of training it, and stop.
         peak_tflops: of one device, for the bill of the dry run; 989: an H100 or H200 in dense bf16.
@@ -37,12 +41,14 @@ def run(
     from tinylm.pipeline import run as pipeline
     from tinylm.pipeline.forecast import first_words, is_large, machine_speed, print_dry_run
     from tinylm.pipeline.recipe import read_recipe
+    from tinylm.pipeline.settings import as_words, parse_settings
 
     if threads < 0:
         raise InputError(f"--threads {threads} must be a number of threads, or 0 for all cores")
     if threads:
         pipeline.use_threads(threads)
-    chosen = read_recipe(recipe)
+    changes = parse_settings(set)
+    chosen = read_recipe(recipe, changes)
     if dry_run or is_large(chosen):
         print_dry_run(chosen, peak_tflops, mfu)
     if dry_run:
@@ -50,7 +56,8 @@ def run(
     for line in first_words(chosen, machine_speed()):
         console.print(line, highlight=False)
     out = out or Path("runs") / chosen.name
-    pipeline.print_results(pipeline.run(chosen, out, recipe_path=recipe), out)
+    asked = shlex.join([recipe, *as_words(changes)])
+    pipeline.print_results(pipeline.run(chosen, out, recipe_path=asked), out)
 
 
 def study_run(
@@ -72,9 +79,10 @@ def study_run(
         out: folder of everything; default runs/studies/STUDY-SCALE.
         dry_run: check the study, print what it would cost, and stop.
     """
+    from tinylm.pipeline.settings import parse_settings
     from tinylm.study import runner, spec
 
-    changes = spec.parse_settings(options.set)
+    changes = parse_settings(options.set)
     chosen = spec.read_study(study, options.scale, changes, options.seeds, options.noise_seeds)
     out = out or Path("runs") / "studies" / f"{chosen.name}-{options.scale}"
     if dry_run:

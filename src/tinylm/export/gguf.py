@@ -146,6 +146,11 @@ def _write_metadata(
     facts = optional_json(model_dir / "tinylm.json")
     writer.add_type("model")
     writer.add_name(_name(model_dir, family, vocabulary))
+    if facts.get("published_as") and facts.get("name"):  # then the name is the teacher's
+        writer.add_base_model_count(1)
+        writer.add_base_model_name(0, facts["name"])
+        if facts.get("organization"):
+            writer.add_base_model_organization(0, facts["organization"])
     if facts.get("license"):
         writer.add_license(facts["license"])
     writer.add_file_type(quantization.file_type(quantize))
@@ -160,9 +165,10 @@ def _write_metadata(
 
 
 def _name(model_dir: Path, family: graph.Llamacpp, vocabulary: Vocabulary) -> str:
-    """The folder's name. llama.cpp takes "phi-3" in it as word of that family's four tokens, and
-    fails without them."""
-    name = model_dir.resolve().name
+    """What a run called it, or the folder's name. llama.cpp takes "phi-3" in it as word of that
+    family's four tokens, and fails without them."""
+    facts = optional_json(model_dir / "tinylm.json")
+    name = facts.get("published_as") or model_dir.resolve().name
     if {"</s>", "<unk>", "<s>", "<|endoftext|>"} <= set(
         vocabulary.tokens
     ) and family.architecture == "phi3":

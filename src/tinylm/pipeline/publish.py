@@ -10,12 +10,16 @@ from tinylm.errors import WorkError
 from tinylm.models import teacher as teachers
 
 
-def publish_model(student: Path, compact: Path, out: Path) -> None:
+def publish_model(student: Path, compact: Path, out: Path, name: str) -> None:
     """Copy the student to ``out/model`` and check it: reloaded logits must equal those of the
-    training artifact."""
+    training artifact. ``name`` is what a GGUF of it will be called."""
     with artifact.atomic_directory(out / "model", replace=True) as folder:
         shutil.copytree(student / "model", folder, dirs_exist_ok=True)
         copy_tokenizer(compact / "model", folder)
+        facts = artifact.optional_json(folder / "tinylm.json")
+        if "published_as" in facts:  # the teacher is one of ours
+            facts = {**facts, "name": facts["published_as"], "organization": ""}
+        artifact.write_json(folder / "tinylm.json", {**facts, "published_as": name})
         tokenizer = teachers.load_tokenizer(folder)
         ids = tokenizer("A tiny model is an ordinary model.", return_tensors="pt").input_ids
         with torch.no_grad():

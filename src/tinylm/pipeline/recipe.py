@@ -9,6 +9,7 @@ import json
 import tomllib
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -21,6 +22,7 @@ from tinylm.inherit.repair import Repair
 from tinylm.models.block import Block
 from tinylm.models.initialise import Scheme
 from tinylm.models.shape import Shape
+from tinylm.pipeline.settings import overlay, toml_value
 from tinylm.train.config import TrainConfig
 
 
@@ -183,8 +185,9 @@ class Recipe:
         return dataclasses.asdict(self)
 
 
-def read_recipe(path: str | Path) -> Recipe:
-    """The recipe in a TOML file, or a packaged one by its bare name (``demo``)."""
+def read_recipe(path: str | Path, changes: Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe in a TOML file, or a packaged one by its bare name (``demo``), with ``changes``
+    ({"train.steps": 20}) put in."""
     if not Path(path).exists() and str(path) in packaged_recipes():
         path = packaged_recipes()[str(path)]
     try:
@@ -201,7 +204,7 @@ def read_recipe(path: str | Path) -> Recipe:
         raise InputError(f"recipe {path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"recipe {path} is not valid TOML: {error}") from error
-    recipe = from_table(Recipe, table, str(path))
+    recipe = from_table(Recipe, overlay(table, changes or {}), str(path))
     recipe.validate()
     return recipe
 
@@ -220,22 +223,6 @@ def to_toml(recipe: Recipe) -> str:
         else:
             lines.append(f"{key} = {toml_value(value)}")
     return "\n".join(lines + tables) + "\n"
-
-
-def toml_value(value: Any) -> str:
-    """``value`` as TOML spells it on one line."""
-    if isinstance(value, dict):
-        return (
-            "{ " + ", ".join(f"{key} = {toml_value(item)}" for key, item in value.items()) + " }"
-            if value
-            else "{}"
-        )
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(toml_value(item) for item in value) + "]"
-    if isinstance(value, float):
-        return repr(value)  # TOML reads what Python writes: 1.0, 1e-05, inf, nan
-    # strings, numbers and booleans are spelt alike in JSON and TOML
-    return json.dumps(value, ensure_ascii=False)
 
 
 def packaged_recipes() -> dict[str, Path]:

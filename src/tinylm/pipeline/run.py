@@ -5,6 +5,7 @@ them and is done in seconds, a killed one goes on where it was, and runs of a st
 ``work`` compute shared stages once.
 """
 
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ def run(
         load_tasks(recipe.evaluate.tasks, recipe.evaluate.task_data)
     work = work or out / "work"
     with artifact.alone_in(out):
-        stages = Stages(work)
+        stages = Stages(work, count_stages(recipe))
         teacher = teacher_stage(recipe, stages)
         check_model(recipe, teacher)
         corpus = corpus_stage(recipe, stages)
@@ -85,13 +86,22 @@ def run(
         floors = floors_stage(recipe, stages, corpus, store, compact)
         tasks = tasks_stage(recipe, stages, models)
         samples = samples_stage(recipe, stages, models)
-        publish_model(student, compact, out)
+        publish_model(student, compact, out, recipe.name)
         results = collect(recipe, stages, models, scores, floors, tasks, samples, recipe_path)
         artifact.write_json(out / "results.json", results)
         shutil.copyfile(student / "metrics.jsonl", out / "metrics.jsonl")
         write_report(results, out)
         write_card(out / "model", overwrite=True, results=results)
     return results
+
+
+def count_stages(recipe: Recipe) -> int:
+    """How many stages a run of ``recipe`` has, as it tells them."""
+    text = ["teacher", "corpus", "count tokens", "compact tokenizer", "architecture", "pack"]
+    models = ["inherit", "score teacher", "score compact", "score inherited", "train"]
+    models += ["random weights", "control", "score control"] if recipe.has_control() else []
+    ends = ["score student", "floors", *(["tasks"] if recipe.evaluate.tasks else []), "samples"]
+    return len(text + models + ends)
 
 
 def use_threads(count: int) -> None:
@@ -107,4 +117,13 @@ def print_results(results: dict[str, Any], out: Path) -> None:
     ]
     print_table("held-out text", ["model", "bits per byte", "standard error"], rows)
     print(headline(results))
-    print(f"model: {out / 'model'}   report: {out / 'report.html'}")
+    model = shlex.quote(str(out / "model"))
+    file = shlex.quote(str(out / "tiny.gguf"))
+    steps = results["recipe"]["train"]["steps"]
+    print(
+        f"model: {out / 'model'}   report: {out / 'report.html'}\n"
+        f'read it:  tinylm generate --model {model} --prompt "The"\n'
+        f"ship it:  tinylm export --model {model} --quantize Q8_0 --out {file}"
+    )
+    if steps:  # else all of the text was trained on
+        print(f"more:     the same command with --set train.steps={4 * steps}: four times the text")

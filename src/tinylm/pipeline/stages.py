@@ -19,9 +19,11 @@ from tinylm.artifact import (
     read_json,
     write_json,
 )
+from tinylm.render.numbers import hours
 from tinylm.terminal import console
 
 MANIFEST = "manifest.json"
+SHORT = 10.0  # seconds: what took longer is said
 
 
 def stage(
@@ -93,10 +95,11 @@ def manifest(path: Path) -> dict[str, Any]:
 
 
 class Stages:
-    """Runs stages under ``work`` and remembers their folders and times."""
+    """Runs stages under ``work``, says which of ``total`` it is at, and remembers their folders and
+    times."""
 
-    def __init__(self, work: Path) -> None:
-        self.work = work
+    def __init__(self, work: Path, total: int) -> None:
+        self.work, self.total = work, total
         self.folders: dict[str, Path] = {}
 
     def __call__(
@@ -110,8 +113,13 @@ class Stages:
     ) -> Path:
         """The artifact ``kind-HASH``; ``name`` is what people call it. ``build`` as in
         :func:`stage`."""
-        console.print(f"[bold]{name}[/bold]")
+        if name not in self.folders:  # a stage that is asked for again is done
+            console.print(f"{len(self.folders) + 1}/{self.total} [bold]{name}[/bold]")
+        start = time.monotonic()
         self.folders[name] = stage(self.work, kind or name, inputs, build, resumable=resumable)
+        spent = time.monotonic() - start
+        if spent > SHORT:
+            console.print(f"    {name}: {hours(spent)}", highlight=False)
         return self.folders[name]
 
     def result(self, name: str) -> Any:

@@ -33,20 +33,6 @@ def flatten(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def overlay(table: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """A copy of the nested ``table`` with the dotted ``changes`` put in."""
-    result = {
-        key: dict(value) if isinstance(value, dict) else value for key, value in table.items()
-    }
-    for dotted, value in changes.items():
-        first, _, rest = dotted.partition(".")
-        inner = result.get(first, {})
-        if rest and not isinstance(inner, dict):
-            raise InputError(f"study: {dotted} cannot be set: {first} = {inner!r} is not a table")
-        result[first] = overlay(inner, {rest: value}) if rest else value
-    return result
-
-
 def variations(
     kind: str, table: dict[str, Any], baseline: str, where: str
 ) -> tuple[Variation, ...]:

@@ -9,17 +9,17 @@ studies unless the file names another.
 import re
 import shlex
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, time
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from tinylm.artifact import hash_of
 from tinylm.errors import InputError
-from tinylm.pipeline.recipe import Recipe, from_table, packaged_recipes, toml_value
-from tinylm.study.grid import Variation, flatten, overlay, variations
+from tinylm.pipeline.recipe import Recipe, from_table, packaged_recipes
+from tinylm.pipeline.settings import as_words, overlay
+from tinylm.study.grid import Variation, flatten, variations
 
 Scale = Literal["cpu", "gpu", "full"]
 SCALES = get_args(Scale)
@@ -223,22 +223,6 @@ def packaged_studies() -> dict[str, Path]:
     return {file.stem: file for file in sorted(_folder().glob("*.toml"))}
 
 
-def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
-    """["train.steps=20", "teacher='dir'"] -> {"train.steps": 20, "teacher": "dir"}; bare words are
-    strings."""
-    values = {}
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals:
-            raise InputError(f"--set {setting}: write KEY=VALUE, such as train.steps=100")
-        try:
-            value = tomllib.loads(f"value = {text}")["value"]
-            values[key.strip()] = text.strip() if isinstance(value, (date, time)) else value
-        except tomllib.TOMLDecodeError:
-            values[key.strip()] = text.strip()
-    return values
-
-
 def _command(
     asked: str | Path,
     scale: str,
@@ -250,12 +234,7 @@ def _command(
     words = ["tinylm", "study", "run", str(asked), "--scale", scale]
     for flag, given in (("--seeds", seeds), ("--noise-seeds", noise_seeds)):
         words += [flag, *map(str, given)] if given else []
-    words += (
-        ["--set", *(f"{key}={toml_value(value)}" for key, value in settings.items())]
-        if settings
-        else []
-    )
-    return shlex.join(words)
+    return shlex.join([*words, *as_words(settings)])
 
 
 def slug(text: str) -> str:

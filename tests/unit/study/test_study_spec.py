@@ -3,8 +3,8 @@ import pytest
 from tinylm.artifact import hash_of
 from tinylm.errors import InputError
 from tinylm.pipeline.recipe import Recipe
-from tinylm.study.grid import flatten, overlay, variations
-from tinylm.study.spec import parse_settings, read_study, recipe_hash
+from tinylm.study.grid import flatten, variations
+from tinylm.study.spec import read_study, recipe_hash
 from tinylm.train.config import TrainConfig
 
 
@@ -101,27 +101,7 @@ def test_seeds_of_the_call_replace_those_of_the_file(tmp_path):
         read_study(tmp_path / "mine.toml", seeds=(1000,), noise_seeds=(1000,))
 
 
-def test_settings_are_read_as_toml_or_as_words():
-    found = parse_settings(
-        ["train.steps=3", "corpus.paths=['a', 'b']", "teacher=my/model", "control.enabled=true"]
-    )
-    assert found == {
-        "train.steps": 3,
-        "corpus.paths": ["a", "b"],
-        "teacher": "my/model",
-        "control.enabled": True,
-    }
-    with pytest.raises(InputError, match="KEY=VALUE"):
-        parse_settings(["train.steps"])
-
-
-def test_overlay_copies_and_nests():
-    base = {"train": {"steps": 1}}
-    assert overlay(base, {"train.rounds": 2, "seed": 1}) == {
-        "train": {"steps": 1, "rounds": 2},
-        "seed": 1,
-    }
-    assert base == {"train": {"steps": 1}}
+def test_flatten_joins_the_names():
     assert flatten({"a": {"b": {"c": 1}}, "d.e": 2}) == {"a.b.c": 1, "d.e": 2}
 
 
