@@ -9,10 +9,11 @@ from typing import Any
 from tinylm import __version__
 from tinylm.artifact import read_json, write_text
 from tinylm.errors import InputError
+from tinylm.export.card_metadata import metadata
 from tinylm.export.gguf import refuse_existing
 from tinylm.models.shape import Shape
-from tinylm.models.teacher import DEMO_REPOSITORY, DEMO_TEACHER, load_config
 from tinylm.models.teacher import facts as model_facts
+from tinylm.models.teacher import load_config
 
 # how results name the models, in order
 LADDER = ("teacher", "compact", "inherited", "student", "control")
@@ -55,7 +56,7 @@ def model_card(
     teacher = {**model_facts(model_dir), **results.get("teacher", {})}
     license = license or teacher.get("license")
     sections = [
-        _metadata(name, license, teacher, languages),
+        metadata(name, license, teacher, languages, results),
         f"# {name}\n\n{_summary(model_dir, teacher, results)}",
         _use(name, exports),
         _ladder(results),
@@ -97,19 +98,6 @@ def write_card(
     text = model_card(model_dir, **facts)
     write_text(path, text)
     return path
-
-
-def _metadata(
-    name: str, license: str | None, teacher: Mapping[str, Any], languages: Sequence[str]
-) -> str:
-    base = _base_model(str(teacher.get("spec") or ""))
-    lines = ["---", "library_name: transformers", "pipeline_tag: text-generation"]
-    lines.append(f"license: {json.dumps(license or 'unknown')}")  # JSON strings are YAML strings
-    if base:
-        lines += [f"base_model: {json.dumps(base)}", "base_model_relation: finetune"]
-    if languages:
-        lines.append(f"language: {json.dumps(list(languages))}")
-    return "\n".join([*lines, "tags: [tinylm, pruned, small-language-model]", "---"])
 
 
 def _summary(model_dir: Path, teacher: Mapping[str, Any], results: Mapping[str, Any]) -> str:
@@ -338,23 +326,6 @@ def _limits(results: Mapping[str, Any], license: str | None, teacher: Mapping[st
 
 def _teacher_name(teacher: Mapping[str, Any]) -> str:
     return str(teacher.get("name") or teacher.get("spec") or teacher.get("source") or "")
-
-
-def _base_model(spec: str) -> str:
-    """The teacher's id on the hub, "" where it is a local path: the hub refuses a card that names
-    anything else."""
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    if spec == DEMO_TEACHER:
-        return DEMO_REPOSITORY
-    if spec.count("/") != 1 or Path(spec).exists():
-        return ""
-    try:
-        validate_repo_id(spec)
-    except HFValidationError:
-        return ""
-    return spec
 
 
 def _count(parameters: int) -> str:

@@ -9,6 +9,7 @@ from builders import tiny_teacher
 from tinylm.cli import main
 from tinylm.export.card import model_card
 
+PIQA = {"metric": "acc", "stderr": 0.04, "n": 150, "chance": 0.5}
 RESULTS = {
     "recipe": {
         "name": "demo",
@@ -30,11 +31,11 @@ RESULTS = {
         "models": [
             {
                 "model": "teacher",
-                "tasks": {"piqa": {"score": 0.64, "stderr": 0.039, "n": 150, "chance": 0.5}},
+                "tasks": {"piqa": {"score": 0.64, **PIQA}},
             },
             {
                 "model": "student",
-                "tasks": {"piqa": {"score": 0.55, "stderr": 0.04, "n": 150, "chance": 0.5}},
+                "tasks": {"piqa": {"score": 0.55, **PIQA}},
             },
         ]
     },
@@ -76,7 +77,7 @@ def test_every_fact_is_told(model_dir):
         "# run\n",
         "40.0M parameters",
         "(134.5M)",
-        "| piqa | 0.640 ± 0.039 | 0.550 ± 0.040 | 0.500 | 150 |",
+        "| piqa | 0.640 ± 0.040 | 0.550 ± 0.040 | 0.500 | 150 |",
         "| s-Q8_0.gguf | 42.5 | 8.50 | +0.50 % in llama.cpp |",
         "| student | Q8_0 | 42.5 | 0.10 | 900 | 120.2 | 61 |",
         "10 documents, 5.00 MB",
@@ -155,3 +156,18 @@ def test_the_base_model_is_an_id_of_the_hub_or_is_left_out(spec, expected, model
     assert data.base_model == expected
     assert data.pipeline_tag == "text-generation" and data.library_name == "transformers"
     assert 'from_pretrained("' not in card
+
+
+def test_the_hub_reads_the_scores_and_the_data_sets(model_dir):
+    from huggingface_hub import ModelCard
+
+    paths = ["hub:some/texts@en:train", "hub:some/texts:validation", "more.jsonl"]
+    data = ModelCard(model_card(model_dir, RESULTS | {"recipe": {"corpus": {"paths": paths}}})).data
+    assert data.model_name == "run" and data.datasets == ["some/texts"]
+    found = {(one.dataset_name, one.metric_type): one.metric_value for one in data.eval_results}
+    assert found == {
+        ("held-out part of the corpus", "bits_per_byte"): 1.75,
+        ("piqa", "acc"): 0.55,
+    }
+    plain = ModelCard(model_card(model_dir)).data
+    assert plain.eval_results is None and plain.datasets is None
