@@ -36,7 +36,7 @@ def inherit(
     shape: Shape,
     calibration_ids: Tensor | None = None,
     criterion: str = "taylor",
-    layers: str = "greedy",
+    layers: str = "skip-loss",
     *,
     repair: Sequence[str] = ("norms", "refit"),
     scores: Scores | None = None,

@@ -15,8 +15,9 @@ class InheritOptions:
 
     # which units inside a layer stay: taylor by gradients, l1 and l2 by weights, learned by masks
     criterion: Criterion = "taylor"
-    # which layers stay: greedy skips one at a time and measures again; skip-loss measures once
-    layers: LayerRule = "greedy"
+    # which layers stay: skip-loss skips each once; greedy measures again after each that goes,
+    # three times as long
+    layers: LayerRule = "skip-loss"
     # text the teacher is scored and the student repaired on: .txt .md .jsonl .parquet
     calibration: list[str] = field(default_factory=list)
     chunks: int = 160  # calibration chunks; text is packed, nothing is padded

@@ -35,7 +35,7 @@ def score(
     teacher: Any,
     calibration_ids: Tensor | None,
     criterion: str = "taylor",
-    layers: str = "greedy",
+    layers: str = "skip-loss",
     *,
     target: Shape | None = None,
     seed: int = 0,

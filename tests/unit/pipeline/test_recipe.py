@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 
 from tinylm.errors import InputError
+from tinylm.inherit.options import InheritOptions
 from tinylm.pipeline.recipe import Recipe, packaged_recipes, read_recipe, to_toml
 
 
@@ -22,6 +23,17 @@ def test_toml_reads_back_to_an_equal_recipe(tmp_path, name):
 def test_every_packaged_recipe_is_valid(name):
     recipe = read_recipe(name)
     assert recipe.name == name
+
+
+def test_one_default_for_one_thing():
+    """Of `tinylm inherit` and of a recipe."""
+    command, recipe = InheritOptions(), Recipe().inherit
+    for name in ("criterion", "layers", "repair"):
+        assert getattr(command, name) == getattr(recipe, name)
+    assert (command.chunks, command.length) == (
+        recipe.calibration_chunks,
+        recipe.calibration_length,
+    )
 
 
 def test_defaults_and_values(tmp_path):
