@@ -18,9 +18,9 @@ into tinylm's:
 Calibration and held-out text are of the embedded corpus, an equal share of each source, unless
 files are given.
 
-Ours: by weights alone; by Taylor and skip-loss, cut alone and repaired; and by
-Taylor and greedy, repaired. The last line is JSON; ``ratio`` is the best peer's bits per byte over the last
-of ours (above 1: ours is better).
+Ours: by weights alone; by Taylor and skip-loss, cut alone and repaired; and by Taylor and greedy,
+repaired. The last line is JSON; ``ratio`` is the best peer's bits per byte over the last of ours
+(above 1: ours is better).
 """
 
 import argparse
