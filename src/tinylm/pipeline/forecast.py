@@ -15,6 +15,8 @@ from tinylm.models.parameters import parameters_by_part
 from tinylm.models.shape import Shape
 from tinylm.pipeline.recipe import Recipe
 from tinylm.render.numbers import hours, millions
+from tinylm.train.config import TrainConfig
+from tinylm.train.learning_rate import MOST_TRIALS, USUAL_TRIALS, trial_steps
 from tinylm.train.rounds import later_share, needs_pass
 
 LARGE_FLOPS = 1e17  # four minutes of an H100 at 40 %
@@ -47,15 +49,7 @@ def describe(
     lines = [
         ("teacher", recipe.teacher),
         ("corpus", ", ".join(recipe.corpus.paths)),
-        (
-            "student",
-            (
-                f"{shape.num_layers} layers x {shape.hidden_size}, FFN {shape.intermediate_size},"
-                f" heads {shape.num_attention_heads}/{shape.num_key_value_heads} x"
-                f" {shape.head_dim}, vocabulary {shape.vocab_size:,},"
-                f" {'tied' if shape.tie_word_embeddings else 'untied'}{note}"
-            ),
-        ),
+        ("student", _in_words(shape) + note),
         ("parameters", f"{millions(sum(parts.values()))}, of which vocabulary {share:.1%}"),
         (
             "weights on disk",
@@ -90,9 +84,10 @@ def describe(
                 " in all"
             ),
         ),
+        ("learning rate", _rate(train)),
         ("cost of the student", describe_bill(bill)),
         (
-            "with control and passes",
+            "with all trials and passes",
             (
                 f"{whole:.3g} FLOP, {passes * bill['device_hours']:,.4g} device-hours; on this"
                 f" machine about {hours(whole / machine_flops)} ({ASSUMED_UTILISATION:.0%} of a"
@@ -160,6 +155,24 @@ def _shape(recipe: Recipe) -> tuple[Shape, Any, str]:
     return best.shape, best.config, f"{assumed}, planned: {best.why}"
 
 
+def _in_words(shape: Shape) -> str:
+    return (
+        f"{shape.num_layers} layers x {shape.hidden_size}, FFN {shape.intermediate_size},"
+        f" heads {shape.num_attention_heads}/{shape.num_key_value_heads} x {shape.head_dim},"
+        f" vocabulary {shape.vocab_size:,},"
+        f" {'tied' if shape.tie_word_embeddings else 'untied'}"
+    )
+
+
+def _rate(train: TrainConfig) -> str:
+    if train.base_lr != "auto":
+        return f"{train.base_lr:g} at {train.base_batch_tokens:,} tokens a batch"
+    return (
+        f"measured: {USUAL_TRIALS} to {MOST_TRIALS} trials of {trial_steps(train.steps)} steps,"
+        f" {_trials(train):.0%} of the training"
+    )
+
+
 def _start(recipe: Recipe) -> str:
     config = recipe.inherit
     if config.init == "random":
@@ -198,13 +211,19 @@ def predict_flops(recipe: Recipe) -> float | None:
 
 
 def training_passes(recipe: Recipe) -> float:
-    """All training of a recipe (the control, the loss passes between rounds) over that of its
-    student alone."""
-    config, passes = recipe.train, 1.0 + recipe.has_control()
+    """All training of a recipe (trials of the learning rate, the control, the loss passes between
+    rounds) over that of its student alone."""
+    config, passes = recipe.train, (1.0 + recipe.has_control()) * (1 + _trials(recipe.train))
     # a forward pass over the first round's data, each round
     if _rounds(recipe) > 1 and needs_pass(config):
         passes += (_rounds(recipe) - 1) * first_round_share(recipe) / 3
     return passes
+
+
+def _trials(train: TrainConfig) -> float:
+    """The usual trials of the learning rate over the training itself."""
+    measured = train.base_lr == "auto"
+    return USUAL_TRIALS * trial_steps(train.steps) / train.steps if measured else 0.0
 
 
 def first_round_share(recipe: Recipe) -> float:

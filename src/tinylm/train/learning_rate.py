@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 FIRST = 1e-3  # the first trial's base_lr
 FACTOR = math.sqrt(10)  # between trials
 MOST_TRIALS = 6
+USUAL_TRIALS = 3  # where FIRST is already the best of them
 # steps of a trial: a tenth of the run, so that three trials cost a third of it
 SHARE, LEAST_STEPS, MOST_STEPS = 1 / 10, 10, 50
 # Longer runs win back what a high rate spoils at first, so their best rate is above the trials':
@@ -33,6 +34,11 @@ SHARE, LEAST_STEPS, MOST_STEPS = 1 / 10, 10, 50
 HORIZON = 0.2
 FILE = "learning-rate.json"
 UNWATCHED = 1e-3  # base_lr where no text is left to judge on
+
+
+def trial_steps(total_steps: int) -> int:
+    """Steps of one trial of a run of ``total_steps``."""
+    return min(MOST_STEPS, max(LEAST_STEPS, round(SHARE * total_steps)))
 
 
 def settle_rate(run: "Run") -> None:
@@ -70,7 +76,7 @@ def _measured(run: "Run") -> dict[str, Any]:
     """{"base_lr", "trials": [[base_lr, loss]], "steps", "seconds"}, a loss that is infinite as
     None; trials that an earlier, killed run made are not done again."""
     path = run.out / FILE
-    steps = min(MOST_STEPS, max(LEAST_STEPS, round(SHARE * run.plan.total_steps)))
+    steps = trial_steps(run.plan.total_steps)
     found: dict[str, Any] = {"steps": steps, "trials": [], "seconds": 0.0, "run": identity(run)}
     if path.exists():
         before = read_json(path)

@@ -8,7 +8,7 @@ from tinylm.errors import InputError
 from tinylm.models.cost import training_flops
 from tinylm.models.parameters import parameters
 from tinylm.models.shape import Shape
-from tinylm.pipeline.forecast import describe, first_words, is_large
+from tinylm.pipeline.forecast import describe, first_words, is_large, training_passes
 from tinylm.pipeline.recipe import ArchitectureConfig, Recipe, packaged_recipes, read_recipe
 from tinylm.render.numbers import hours
 from tinylm.train.config import TrainConfig
@@ -38,7 +38,7 @@ def test_the_bill_of_the_pro_recipe_by_hand():
     assert "the first reads 33.33B tokens of 50B" in lines["rounds"]
     # The frozen model's pass over the first round's two thirds of the tokens costs a third of
     # training them.
-    whole = float(lines["with control and passes"].split()[0])
+    whole = float(lines["with all trials and passes"].split()[0])
     assert whole == pytest.approx(flops * (1 + 2 / 3 / 3), rel=0.01)
 
 
@@ -52,8 +52,17 @@ def test_a_pass_is_paid_for_only_where_losses_are_used(strategy, over_one_traini
     chosen = dataclasses.replace(recipe.train, strategy=strategy)
     lines = dict(describe(dataclasses.replace(recipe, train=chosen), 500, 0.5, 1e12))
     flops = 23842 * 1024 * 2048 * training_flops(PRO, 2048)
-    paid = lines.get("with control and passes", lines["cost of the student"]).split()[0]
+    paid = lines.get("with all trials and passes", lines["cost of the student"]).split()[0]
     assert float(paid) == pytest.approx(flops * over_one_training, rel=0.01)
+
+
+def test_trials_of_the_rate_are_in_the_bill():
+    recipe = read_recipe("demo")  # 180 steps: trials of 18
+    assert training_passes(recipe) == pytest.approx(2 * 1.3)
+    fixed = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, base_lr=1e-3))
+    assert training_passes(fixed) == 2
+    lines = dict(describe(fixed, 989, 0.4, 1e12))
+    assert lines["learning rate"] == "0.001 at 4,096 tokens a batch"
 
 
 @pytest.mark.parametrize(("peak", "mfu"), [(0, 0.4), (989, 0), (989, 1.5)])
@@ -68,7 +77,8 @@ def test_first_words_tell_the_time_and_how_little_text_there_is():
         train=TrainConfig(steps=10, batch_size=2, sequence_length=50),
     )
     said = first_words(recipe, machine_flops=1e9)
-    flops = 6 * 1e6 * 1000 * 2  # the control trains too
+    # three trials of ten steps each before the ten of the run; the control does the same
+    flops = 6 * 1e6 * 1000 * 4 * 2
     assert said[0].endswith(f"about {hours(flops / 1e9)} on this machine")
     assert "0.001 a parameter" in said[1]
     enough = dataclasses.replace(recipe.train, steps=10_000)

@@ -8,7 +8,7 @@ from tinylm.train.config import TrainConfig
 
 
 def recipe(steps=100, rounds=1, control=False, **architecture):
-    train = TrainConfig(steps=steps, batch_size=4, sequence_length=128, rounds=rounds)
+    train = TrainConfig(steps=steps, batch_size=4, sequence_length=128, rounds=rounds, base_lr=1e-3)
     shape = ArchitectureConfig(**(architecture or {"budget": 1e6}))
     return Recipe(train=train, architecture=shape, control=ControlConfig(enabled=control))
 
