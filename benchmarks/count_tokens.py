@@ -18,9 +18,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from tinylm.cores import cores
 from tinylm.corpus.document import Document
 from tinylm.corpus.read import documents
+from tinylm.machine import cores
 from tinylm.models.teacher import resolve
 from tinylm.tokenizer.engines import Engine
 from tinylm.tokenizer.shards import SHARD_BYTES, shards

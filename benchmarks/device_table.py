@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tinylm.cores import cores
+from tinylm.machine import cores
 
 PROMPT_TOKENS, NEW_TOKENS = 256, 64
 

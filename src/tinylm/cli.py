@@ -19,8 +19,8 @@ import tyro
 
 from tinylm import __version__
 from tinylm.commands import model, tokenizer, use, whole
-from tinylm.cores import limit_threads
 from tinylm.errors import PATH_ERRORS, InputError, WorkError
+from tinylm.machine import limit_threads
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "run": whole.run,

@@ -1,5 +1,8 @@
-"""The machine: which device, which number format, how fast it multiplies, and how it keeps
-memory."""
+"""The machine: its cores and devices, which number format, how fast it multiplies, and how it keeps
+memory.
+
+torch is imported where it is needed: the cores are asked for before it is loaded.
+"""
 
 import ctypes
 import functools
@@ -12,12 +15,12 @@ import sysconfig
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from tinylm.cores import cores
 from tinylm.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 # Dense bfloat16 peak of the tensor cores in FLOP/s, from the makers' data sheets (without
 # sparsity).
@@ -31,8 +34,33 @@ PEAK_BF16 = {
 }
 
 
-def choose_device(asked: str = "auto") -> torch.device:
+def cores() -> int:
+    """Cores of this process's affinity and of its container (cgroup), not of the machine."""
+    count, quota = allowed(), Path("/sys/fs/cgroup/cpu.max")
+    if quota.exists():
+        most, period = (*quota.read_text("utf-8").split(), "100000")[:2]
+        if most != "max":
+            count = min(count, max(1, int(most) // int(period)))
+    return count
+
+
+def allowed() -> int:
+    """Cores of this process's affinity, which torch takes as its number of threads."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def limit_threads() -> None:
+    """One thread a core where a container gives fewer cores than its machine has; an
+    OMP_NUM_THREADS that is set stays."""
+    if cores() < allowed():
+        os.environ.setdefault("OMP_NUM_THREADS", str(cores()))
+
+
+def choose_device(asked: str = "auto") -> "torch.device":
     """``asked`` (cpu, cuda, cuda:1), or with auto this process's own GPU where there is one."""
+    import torch
+
     if asked == "cpu" or (asked.startswith("cuda") and torch.cuda.is_available()):
         return torch.device(asked)
     if asked != "auto":
@@ -63,21 +91,25 @@ def keep_freed_memory() -> None:
             libc.mallopt(trim_threshold, 2**31 - 1)
 
 
-def bf16_is_fast(device: torch.device) -> bool:
+def bf16_is_fast(device: "torch.device") -> bool:
     """Whether bfloat16 matrix products are faster than float32: tensor cores, or AMX / AVX512-BF16
     on a CPU."""
+    import torch
+
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
-def fast_dtype(device: torch.device) -> torch.dtype:
+def fast_dtype(device: "torch.device") -> "torch.dtype":
     """bfloat16 where it is fast, else float32: on a CPU with AVX2 alone a product in bfloat16 takes
     46 times as long."""
+    import torch
+
     return torch.bfloat16 if bf16_is_fast(device) else torch.float32
 
 
-def can_compile(device: torch.device) -> bool:
+def can_compile(device: "torch.device") -> bool:
     """Whether torch.compile has what it needs: a C++ compiler (on a GPU, Triton's C compiler) and
     Python's headers."""
     names = ("CXX", "g++", "clang++") if device.type == "cpu" else ("CC", "gcc", "clang")
@@ -86,9 +118,11 @@ def can_compile(device: torch.device) -> bool:
 
 
 @functools.cache
-def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
+def peak_flops(device: "torch.device", dtype: "torch.dtype") -> float:
     """FLOP/s of matrix products: the data sheet for a known GPU, else measured here in about half a
     second."""
+    import torch
+
     if device.type == "cuda" and dtype == torch.bfloat16:
         name = torch.cuda.get_device_name(device)
         for known, peak in PEAK_BF16.items():
@@ -114,6 +148,8 @@ class PeakMemory:
     before."""
 
     def __init__(self, device: str) -> None:
+        import torch
+
         self.device = device
         gc.collect()
         if device.startswith("cuda"):
@@ -129,6 +165,8 @@ class PeakMemory:
         self.before = _resident_peak()
 
     def peak(self) -> int | None:
+        import torch
+
         if self.device.startswith("cuda"):
             return torch.cuda.max_memory_allocated(self.device)
         now = _resident_peak()
@@ -150,9 +188,11 @@ def _resident_peak() -> int | None:
     )
 
 
-def peak_memory(device: torch.device) -> int:
+def peak_memory(device: "torch.device") -> int:
     """Bytes at the peak so far: of the device, or of this process on a CPU; 0 where no system call
     tells."""
+    import torch
+
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:
@@ -175,6 +215,8 @@ def cpu_name() -> str:
 
 def machine(device: str = "cpu") -> dict[str, Any]:
     """What the numbers were measured on."""
+    import torch
+
     return {
         "cpu": cpu_name(),
         "cores": cores(),
@@ -185,8 +227,10 @@ def machine(device: str = "cpu") -> dict[str, Any]:
     }
 
 
-def free_bytes(device: torch.device) -> int:
+def free_bytes(device: "torch.device") -> int:
     """Memory that can still be had: of the GPU, or of this machine."""
+    import torch
+
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     meminfo = Path("/proc/meminfo")

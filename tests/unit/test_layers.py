@@ -48,7 +48,6 @@ def test_the_root_holds_what_the_layout_says():
         "__main__",
         "artifact",
         "cli",
-        "cores",
         "errors",
         "machine",
         "terminal",

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tinylm.artifact import alone_in, read_json, write_json
-from tinylm.cores import cores
 from tinylm.errors import InputError, WorkError
+from tinylm.machine import cores
 from tinylm.pipeline.recipe import Recipe
 from tinylm.study import cost
 from tinylm.study.engines import ENGINES
