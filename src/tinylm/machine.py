@@ -13,7 +13,6 @@ import shutil
 import sys
 import sysconfig
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -215,6 +214,8 @@ def cpu_name() -> str:
 
 def machine(device: str = "cpu") -> dict[str, Any]:
     """What the numbers were measured on."""
+    from importlib.metadata import version
+
     import torch
 
     return {

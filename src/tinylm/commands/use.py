@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from tinylm.commands.arguments import HeldOut
+from tinylm.corpus.read import ENDINGS
 from tinylm.evaluate.options import EvaluateOptions
 from tinylm.evaluate.tasks.catalog import tasks as catalog
 from tinylm.export.formats import Format
@@ -15,7 +15,10 @@ from tinylm.export.options import ExportOptions
 
 def evaluate(
     model: tuple[str, ...],
-    text: HeldOut = (),
+    text: Annotated[
+        tuple[Path, ...],
+        tyro.conf.arg(help=f"held-out files or folders for bits per byte: {ENDINGS}."),
+    ] = (),
     tasks: Annotated[
         tuple[str, ...],
         tyro.conf.arg(help=f"benchmarks to run: {', '.join(catalog())}."),

@@ -311,17 +311,21 @@ def _parquet_texts(path: Path, text_key: str) -> Iterator[str]:
         raise InputError(f"{path} is not a readable parquet file ({error})") from error
 
 
+def hub_parts(name: str) -> tuple[str, str, str]:
+    """("NAME", "CONFIG" or "", "SPLIT", by default train) of hub:NAME[@CONFIG][:SPLIT]."""
+    _, place, *split = name.split(":")
+    dataset, _, config = place.partition("@")
+    return dataset, config, split[0] if split else "train"
+
+
 def _read_hub(name: str, text_key: str) -> Iterator[Document]:
     from datasets import load_dataset
 
-    _, place, *split = name.split(":")
-    dataset, _, config = place.partition("@")
+    dataset, config, split = hub_parts(name)
     try:
-        rows = load_dataset(
-            dataset, config or None, split=split[0] if split else "train", streaming=True
-        )
+        rows = load_dataset(dataset, config or None, split=split, streaming=True)
         for row in rows:
-            text = row[_find_key(row, text_key, f"hub dataset {place}")]
+            text = row[_find_key(row, text_key, f"hub dataset {dataset}{config and f'@{config}'}")]
             if isinstance(text, str) and text.strip():
                 yield Document(_clean(text), dataset)
     # RuntimeError: a data set with code of its own, never run

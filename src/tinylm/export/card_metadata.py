@@ -1,12 +1,12 @@
 """The head of a model card, which the hub reads: licence, base model, data sets, scores."""
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from tinylm.corpus.read import hub_parts
 from tinylm.models.teacher import DEMO_REPOSITORY, DEMO_TEACHER
 
 
@@ -55,7 +55,7 @@ def _measured(results: Mapping[str, Any]) -> list[EvalResult]:
 def _datasets(results: Mapping[str, Any]) -> list[str]:
     """Ids of the hub among the corpus's paths: hub:NAME[@CONFIG][:SPLIT]."""
     paths = results.get("recipe", {}).get("corpus", {}).get("paths", [])
-    ids = [re.split("[@:]", path[4:])[0] for path in paths if str(path).startswith("hub:")]
+    ids = [hub_parts(path)[0] for path in paths if path.startswith("hub:")]
     return list(dict.fromkeys(ids))
 
 

@@ -145,7 +145,7 @@ def _write_metadata(
     architecture = family.architecture
     facts = optional_json(model_dir / "tinylm.json")
     writer.add_type("model")
-    writer.add_name(_name(model_dir, family, vocabulary))
+    writer.add_name(_name(facts, model_dir, family, vocabulary))
     if facts.get("published_as") and facts.get("name"):  # then the name is the teacher's
         writer.add_base_model_count(1)
         writer.add_base_model_name(0, facts["name"])
@@ -164,10 +164,11 @@ def _write_metadata(
     vocabulary.write(writer)
 
 
-def _name(model_dir: Path, family: graph.Llamacpp, vocabulary: Vocabulary) -> str:
+def _name(
+    facts: dict[str, Any], model_dir: Path, family: graph.Llamacpp, vocabulary: Vocabulary
+) -> str:
     """What a run called it, or the folder's name. llama.cpp takes "phi-3" in it as word of that
     family's four tokens, and fails without them."""
-    facts = optional_json(model_dir / "tinylm.json")
     name = facts.get("published_as") or model_dir.resolve().name
     if {"</s>", "<unk>", "<s>", "<|endoftext|>"} <= set(
         vocabulary.tokens

@@ -18,7 +18,7 @@ class InheritOptions:
     # which layers stay: skip-loss skips each once; greedy measures again after each that goes,
     # three times as long
     layers: LayerRule = "skip-loss"
-    # text the teacher is scored and the student repaired on: .txt .md .jsonl .parquet
+    # text the teacher is scored and the student repaired on: what `corpus pack` reads
     calibration: list[str] = field(default_factory=list)
     chunks: int = 160  # calibration chunks; text is packed, nothing is padded
     length: int = 512  # tokens a chunk

@@ -41,9 +41,8 @@ def overlay(table: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
 
 def as_words(changes: Mapping[str, Any]) -> list[str]:
     """The words of a command line that :func:`parse_settings` reads back to ``changes``."""
-    return ["--set", *(f"{key}={toml_value(value)}" for key, value in changes.items())] * bool(
-        changes
-    )
+    words = [f"{key}={toml_value(value)}" for key, value in changes.items()]
+    return ["--set", *words] if words else []
 
 
 def toml_value(value: Any) -> str:
