@@ -187,7 +187,7 @@ def main() -> None:
         for row in rows
         if "ours" in row
     ]
-    result = {"peer": "best of top-k recipe and trimbed", "rows": rows}
+    result: dict[str, Any] = {"peer": "best of top-k recipe and trimbed", "rows": rows}
     result["ratio"] = math.exp(sum(map(math.log, ratios)) / len(ratios))
     if options.out:
         write_json(options.out, result)

@@ -120,20 +120,21 @@ def main() -> None:
     (options.out / "masks.svg").write_text(
         draw_masks(histories, options.ffn / whole.intermediate_size)
     )
-    table = {
+    means = {
         name: {key: statistics.mean(values) for key, values in row.items()}
         for name, row in rows.items()
     }
-    for name, row in table.items():
+    for name, mean in means.items():
         spread_of = statistics.stdev(rows[name]["repaired"]) if len(options.seeds) > 1 else 0.0
         print(
-            f"{name:14} {row['cut']:.4f} {row['repaired']:.4f} +- {spread_of:.4f}", file=sys.stderr
+            f"{name:14} {mean['cut']:.4f} {mean['repaired']:.4f} +- {spread_of:.4f}",
+            file=sys.stderr,
         )
     print(
         json.dumps(
             {
-                "ratio": table["l2"]["repaired"] / min(r["repaired"] for r in table.values()),
-                "table": table,
+                "ratio": means["l2"]["repaired"] / min(r["repaired"] for r in means.values()),
+                "table": means,
             }
         )
     )

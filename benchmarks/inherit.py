@@ -32,6 +32,7 @@ import resource
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -43,7 +44,7 @@ from tinylm.inherit.inheritance import inherit
 from tinylm.models.shape import Shape
 from tinylm.models.teacher import load_model, load_tokenizer
 
-OURS = {
+OURS: dict[str, dict[str, Any]] = {
     "tinylm l2, no repair": {"criterion": "l2", "layers": "first-last", "repair": ()},
     "tinylm taylor, no repair": {"criterion": "taylor", "layers": "skip-loss", "repair": ()},
     "tinylm taylor": {"criterion": "taylor", "layers": "skip-loss", "repair": ("norms", "refit")},

@@ -19,6 +19,7 @@ import multiprocessing
 import resource
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -39,7 +40,8 @@ def make_teacher(folder: Path) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    model = LlamaForCausalLM(MADE.to_config(LlamaConfig())).to(torch.bfloat16)
+    model: Any = LlamaForCausalLM(MADE.to_config(LlamaConfig()))
+    model.to(torch.bfloat16)
     model.save_pretrained(folder, max_shard_size="500MB")
 
 

@@ -14,6 +14,7 @@ import json
 import statistics
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -25,7 +26,7 @@ from tinylm.train.config import TrainConfig
 from tinylm.train.loop import train
 
 # name -> settings. All have the same steps, so the same tokens.
-ARMS = {
+ARMS: dict[str, dict[str, Any]] = {
     "one round, all data new": {"rounds": 1},
     "two rounds, 50 % exp-loss": {"rounds": 2, "strategy": "exp-loss"},
     "two rounds, 50 % exp-loss, sequences": {

@@ -1,108 +1,150 @@
-"""Depth at equal parameters on a GPU: five shapes of 24M parameters from random weights (GPT-2's
-deviations), each trained on the same 48M tokens, one seed.
+"""Depth at equal parameters on a GPU, where shape can say something: 2.5M parameters, vocabulary
+4,096, 50M tokens (20 a parameter), random weights with GPT-2's deviations.
 
-Batch 128 x 512, 730 steps, base_lr 2e-3 at 65,536 tokens. `--store` holds packed text (train/ and
-valid/, vocabulary 16,384, made by `tinylm corpus pack`); rows are kept in OUT/depth-rows.json as
-they come, so that a time limit costs only the shapes that are left. `ratio` is the loss of the
-shallowest over that of the deepest that ended.
+Four shapes at three learning rates with seed 0, and three more seeds of the second shape for the
+noise: 15 runs of 763 batches of 256 x 256, all at once, each in a process of its own (they are
+bound by kernel launches, so one GPU serves many). `--store` holds packed text: train/ and valid/,
+made by `tinylm corpus pack` with a vocabulary of 4,096. Every run that ends is a line of
+OUT/depth-rows.jsonl. `ratio` is the best loss of the shallowest shape over that of the deepest.
 """
 
 import argparse
 import json
+import os
+import subprocess
+import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from transformers import LlamaConfig
 
-from tinylm.artifact import write_json
 from tinylm.corpus.store import open_store
 from tinylm.models.initialise import random_model
 from tinylm.train.config import TrainConfig
 from tinylm.train.loop import train
 
-# layers, hidden, FFN: 24M parameters with a tied vocabulary of 16,384, heads of 64
-SHAPES = [(16, 320, 800), (6, 448, 1472), (32, 256, 480), (10, 384, 1024), (24, 256, 736)]
+# layers, hidden, FFN: 2.5M parameters with a tied vocabulary of 4,096, heads of 32
+SHAPES = [(4, 192, 488), (8, 128, 472), (16, 96, 328), (24, 96, 176)]
+RATES = [2e-3, 4e-3, 8e-3]  # base_lr at the batch of 65,536 tokens
+SEEDS = [1, 2, 3]  # of the second shape at the middle rate, beside seed 0
 FULL = TrainConfig(
-    sequence_length=512,
-    batch_size=128,
-    micro_batch_size=64,
-    steps=730,
-    base_lr=2e-3,
+    sequence_length=256,
+    batch_size=256,
+    steps=763,
     base_batch_tokens=65_536,
     checkpoint_every=0,
-    loss_chunk=8192,
+    loss_chunk=16384,
     never_worse=False,
+    rounds=1,
 )
 TINY = TrainConfig(
-    sequence_length=32, batch_size=4, steps=4, base_lr=2e-3, checkpoint_every=0, compile=False
+    sequence_length=32, batch_size=4, steps=4, checkpoint_every=0, compile=False, rounds=1
 )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sizes", choices=["full", "tiny"], default="full")
     parser.add_argument("--store", default="")
     parser.add_argument("--out", type=Path, default=Path("runs/gpu"))
+    parser.add_argument("--processes", type=int, default=15)
+    parser.add_argument("--run", nargs=5, help=argparse.SUPPRESS)  # layers hidden FFN rate seed
     options = parser.parse_args()
     tiny = options.sizes == "tiny"
-    shapes, config = ([(2, 64, 128), (4, 64, 64)], TINY) if tiny else (SHAPES, FULL)
-    rows: list[dict] = []
+    if options.run:
+        *shape, rate, seed = options.run
+        config = TINY if tiny else FULL
+        config = replace(config, base_lr=float(rate), seed=int(seed))
+        return one_run([int(size) for size in shape], config, Path(options.store))
+    shapes = [(2, 64, 128), (4, 64, 64)] if tiny else SHAPES
+    runs = [(*shape, rate, 0) for shape in shapes for rate in (RATES[:1] if tiny else RATES)]
+    runs += [] if tiny else [(*shapes[1], RATES[1], seed) for seed in SEEDS]
     with tempfile.TemporaryDirectory() as folder:
         source = Path(options.store or folder)
         if not options.store:
             made_up_text(source, 5_000 if tiny else 50_000_000)
-        for layers, hidden, inner in shapes:
-            start = time.perf_counter()
-            model = make_model(layers, hidden, inner)
-            result = train(
-                model,
-                open_store(source / "train"),
-                config,
-                Path(folder) / f"{layers}-layers",
-                valid_store=open_store(source / "valid"),
-            )
-            rows.append(
-                {
-                    "layers": layers,
-                    "hidden_size": hidden,
-                    "intermediate_size": inner,
-                    "parameters": model.num_parameters(),
-                    "seconds": time.perf_counter() - start,
-                    **result,
-                }
-            )
-            write_json(options.out / "depth-rows.json", rows)
-            print(rows[-1], flush=True)
-    ends = sorted(rows, key=lambda row: row["layers"])
-    ratio = ends[0]["valid_loss"] / ends[-1]["valid_loss"]
-    print(json.dumps({"ratio": ratio, "peer": f"{ends[-1]['layers']} layers", "rows": rows}))
+        with ThreadPoolExecutor(1 if tiny else options.processes) as pool:
+            done = list(pool.map(lambda run: start(run, source, options), runs))
+    rows = [row for row in done if row]
+    best = {
+        row["layers"]: min(r["valid_loss"] for r in rows if r["layers"] == row["layers"])
+        for row in rows
+        if row["seed"] == 0
+    }
+    ratio = best[min(best)] / best[max(best)]
+    print(json.dumps({"ratio": ratio, "peer": f"{max(best)} layers", "best": best, "rows": rows}))
 
 
-def make_model(layers: int, hidden: int, inner: int):
-    heads = max(1, hidden // 64)
+def start(run: tuple[Any, ...], source: Path, options: argparse.Namespace) -> dict | None:
+    """One run in a fresh process; its row, also written to OUT."""
+    command = [sys.executable, __file__, "--sizes", options.sizes, "--store", str(source), "--run"]
+    done = subprocess.run(
+        command + [str(word) for word in run],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"TORCHINDUCTOR_COMPILE_THREADS": "1"},
+    )
+    if done.returncode:
+        print(f"{run}: failed, see above", file=sys.stderr)
+        return None
+    line = done.stdout.splitlines()[-1]
+    with open(options.out / "depth-rows.jsonl", "a") as file:
+        file.write(line + "\n")
+    return json.loads(line)
+
+
+def one_run(shape: list[int], config: TrainConfig, source: Path) -> None:
+    layers, hidden, inner = shape
+    begin = time.perf_counter()
+    model = make_model(layers, hidden, inner, config.seed)
+    with tempfile.TemporaryDirectory() as out:
+        result = train(
+            model,
+            open_store(source / "train"),
+            config,
+            Path(out),
+            valid_store=open_store(source / "valid"),
+        )
+    row = {
+        "layers": layers,
+        "hidden_size": hidden,
+        "intermediate_size": inner,
+        "parameters": model.num_parameters(),
+        "base_lr": config.base_lr,
+        "seed": config.seed,
+        "seconds": time.perf_counter() - begin,
+        **result,
+    }
+    print(json.dumps(row))
+
+
+def make_model(layers: int, hidden: int, inner: int, seed: int):
     config = LlamaConfig(
-        vocab_size=16384,
+        vocab_size=4096,
         hidden_size=hidden,
         intermediate_size=inner,
         num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
-        head_dim=64,
+        num_attention_heads=hidden // 32,
+        num_key_value_heads=hidden // 32,
+        head_dim=32,
         tie_word_embeddings=True,
         max_position_embeddings=512,
     )
-    return random_model(config, seed=0, scheme="gpt2")
+    return random_model(config, seed=seed, scheme="gpt2")
 
 
 def made_up_text(folder: Path, tokens: int) -> None:
-    import sys
-
     sys.path.insert(0, str(Path(__file__).parents[1]))
     from train_cpu import write_data
 
-    write_data(folder / "train", tokens, seed=1)
-    write_data(folder / "valid", max(2_000, tokens // 100), seed=2)
+    write_data(folder / "train", tokens, seed=1, vocabulary=4096)
+    write_data(folder / "valid", max(2_000, tokens // 100), seed=2, vocabulary=4096)
 
 
 if __name__ == "__main__":

@@ -32,12 +32,12 @@ def main() -> None:
                 name: row[name]["median"]
                 for name in ("decode_tokens_per_second", "prefill_tokens_per_second")
             } | {"peak_bytes": row["peak_bytes"], "hidden_size": shape.hidden_size}
-    decode = [
-        rows[f"{depth} layers, batch {options.batches[0]}"]["decode_tokens_per_second"]
-        for depth in (depths[1], depths[-1])
-    ]
-    ratio = decode[0] / decode[1]
-    print(json.dumps({"ratio": ratio, "peer": f"{depths[-1]} layers", "rows": rows}))
+        decode = [
+            rows[f"{depth} layers, batch {options.batches[0]}"]["decode_tokens_per_second"]
+            for depth in (depths[1], depths[-1])
+        ]
+        summary = {"ratio": decode[0] / decode[1], "peer": f"{depths[-1]} layers", "rows": rows}
+        print(json.dumps(summary), flush=True)  # after each batch: a time limit costs only the rest
 
 
 if __name__ == "__main__":

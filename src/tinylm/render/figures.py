@@ -24,7 +24,7 @@ PALETTE = [BLUE, ORANGE, GREEN, PURPLE, RED, SKY, GREY]
 @contextmanager
 def figure(
     width: float = 6.4, height: float = 3.6, columns: int = 1
-) -> Iterator[tuple[Figure, plt.Axes]]:
+) -> Iterator[tuple[Figure, Any]]:
     """A styled figure and its axes (an array of axes when ``columns`` > 1), closed at the end of
     the block."""
     style: dict[Any, Any] = {
