@@ -198,9 +198,12 @@ def one_builder(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def alone_in(out: Path) -> Iterator[None]:
+def alone_in(out: Path, first: bool = True) -> Iterator[None]:
     """InputError while another process works in ``out``: two commands in one folder would spoil
-    each other's work."""
+    each other's work. ``first``: of the processes of one command, which share the folder."""
+    if not first:
+        yield
+        return
     with clear_disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     from filelock import Timeout  # 30 ms that `--help` need not take

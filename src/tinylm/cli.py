@@ -20,7 +20,8 @@ import tyro
 from tinylm import __version__
 from tinylm.commands import model, tokenizer, use, whole
 from tinylm.errors import PATH_ERRORS, InputError, WorkError
-from tinylm.machine import limit_threads
+from tinylm.machine import is_first_process, limit_threads
+from tinylm.terminal import console
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "run": whole.run,
@@ -53,6 +54,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         command = parse(argv)
         limit_threads()
+        console.quiet = not is_first_process()
         command()
     except InputError as error:
         _fail(error, 2)

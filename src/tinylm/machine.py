@@ -49,6 +49,11 @@ def allowed() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
+def is_first_process() -> bool:
+    """Whether this is the process that talks: the only one, or the first of torchrun's."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def limit_threads() -> None:
     """One thread a core where a container gives fewer cores than its machine has; an
     OMP_NUM_THREADS that is set stays."""

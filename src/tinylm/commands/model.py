@@ -1,7 +1,5 @@
 """`tinylm plan`, `inherit`, `corpus pack`, `train`: formulas 2 to 4."""
 
-import contextlib
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +7,7 @@ import tyro
 
 from tinylm.commands.arguments import Corpus
 from tinylm.inherit.options import InheritOptions
+from tinylm.machine import is_first_process
 from tinylm.pipeline.plan_options import PlanOptions
 from tinylm.train.config import TrainConfig
 
@@ -111,10 +110,9 @@ def train(
     from tinylm.models.teacher import load_model, load_tokenizer
     from tinylm.terminal import print_table
     from tinylm.train.loop import train as run_training
+    from tinylm.train.parallel import lost_process
 
-    # of the processes of torchrun, which share one folder
-    first = os.environ.get("RANK", "0") == "0"
-    with alone_in(out) if first else contextlib.nullcontext():
+    with lost_process(), alone_in(out, is_first_process()):
         result = run_training(
             initial_model(model, init, config.seed, shape),
             open_store(data),
@@ -124,6 +122,8 @@ def train(
             valid_store=open_store(valid) if valid else None,
             tokenizer=load_tokenizer(model),
         )
+    if not is_first_process():
+        return
     print_table(
         f"trained: {out / 'model'}", ["", ""], [(key, value) for key, value in result.items()]
     )

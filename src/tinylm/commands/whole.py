@@ -6,6 +6,7 @@ from typing import Annotated
 
 import tyro
 
+from tinylm.machine import is_first_process
 from tinylm.study.options import StudyOptions
 from tinylm.study.spec import packaged_studies
 from tinylm.terminal import console
@@ -26,6 +27,9 @@ def run(
     a control from random weights, scoring on held-out text, report. Each is kept in OUT/work: a
     second run does only what is missing.
 
+    Many devices: `torchrun --nproc-per-node N -m tinylm run ...`, on several machines with a folder
+    that they share.
+
     Args:
         recipe: a .toml file or the name of a packaged recipe; by default the demo (20 minutes
             on 2 cores with AVX512-BF16).
@@ -40,6 +44,7 @@ def run(
     from tinylm.errors import InputError
     from tinylm.pipeline import run as pipeline
     from tinylm.pipeline.forecast import first_words, is_large, machine_speed, print_dry_run
+    from tinylm.pipeline.launch import idle_devices
     from tinylm.pipeline.recipe import read_recipe
     from tinylm.pipeline.settings import as_words, parse_settings
 
@@ -49,15 +54,24 @@ def run(
         pipeline.use_threads(threads)
     changes = parse_settings(set)
     chosen = read_recipe(recipe, changes)
-    if dry_run or is_large(chosen):
+    talks = is_first_process()
+    if talks and (dry_run or is_large(chosen)):
         print_dry_run(chosen, peak_tflops, mfu)
     if dry_run:
         return
-    for line in first_words(chosen, machine_speed()):
+    for line in first_words(chosen, machine_speed()) if talks else ():
         console.print(line, highlight=False)
     out = out or Path("runs") / chosen.name
     asked = shlex.join([recipe, *as_words(changes)])
-    pipeline.print_results(pipeline.run(chosen, out, recipe_path=asked), out)
+    if idle := idle_devices():
+        console.print(
+            f"[yellow]{idle} more GPUs are idle here: torchrun --nproc-per-node={idle + 1} -m"
+            f" tinylm run {asked}[/]",
+            highlight=False,
+        )
+    results = pipeline.run(chosen, out, recipe_path=asked)
+    if results:
+        pipeline.print_results(results, out)
 
 
 def study_run(

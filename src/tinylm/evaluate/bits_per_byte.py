@@ -49,6 +49,9 @@ class Scores:
     unknown_tokens: int  # tokens the tokenizer had no spelling for: their bytes were never paid for
 
 
+COLUMNS = ("bits", "bytes", "tokens")  # of Scores, one number a document
+
+
 @dataclass(frozen=True)
 class Window:
     document: int
@@ -112,6 +115,20 @@ def report(scores: Scores, context: int, resamples: int = 1000, seed: int = 0) -
         "context": context,
         "by_source": by_source,
     }
+
+
+def interleave(parts: Sequence[Scores]) -> Scores:
+    """The scores of a list of documents from those of its parts: part i holds documents i, i + n,
+    ..."""
+    total = sum(len(part.sources) for part in parts)
+    sources = [""] * total
+    columns = {name: np.zeros(total, dtype=getattr(parts[0], name).dtype) for name in COLUMNS}
+    for number, part in enumerate(parts):
+        sources[number :: len(parts)] = part.sources
+        for name, column in columns.items():
+            column[number :: len(parts)] = getattr(part, name)
+    unknown = sum(part.unknown_tokens for part in parts)
+    return Scores(**columns, sources=sources, unknown_tokens=unknown)
 
 
 def score_documents(

@@ -1,6 +1,7 @@
 """From scores to what a person reads: averages, paired differences, the paper's table as text,
 Markdown and HTML."""
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,23 @@ def mean_score(scores: dict[str, dict]) -> dict[str, Any] | None:
     }
 
 
+def merge_tasks(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What :func:`tinylm.evaluate.models.evaluate` would have returned for all tasks, from its
+    results for some of them each."""
+    merged = copy.deepcopy(parts[0])
+    for part in parts[1:]:
+        for entry, more in zip(merged["models"], part["models"], strict=True):
+            entry["tasks"] |= more["tasks"]
+            if "difference" in entry:
+                entry["difference"] |= more["difference"]
+    for entry in merged["models"]:
+        entry["average"] = mean_score(entry["tasks"])
+        if "difference" in entry:
+            entry["difference"] |= _mean_difference(entry["difference"])
+    merged["tasks"] = merged["models"][0]["tasks"]
+    return merged
+
+
 def differences(
     entry: dict,
     base: dict,
@@ -48,13 +66,18 @@ def differences(
         found["bits_per_byte"] = paired_difference(text, base_text)
     for name, task in entry["tasks"].items():
         found[name] = _paired(task["metric"], samples[name], base_samples[name])
+    return found | _mean_difference(found)
+
+
+def _mean_difference(found: dict[str, Any]) -> dict[str, Any]:
+    """{"average": mean over those of the paper's columns that were run}, {} when none was."""
     run = [name for name in paper_columns() if name in found]
-    if run:
-        mean = float(np.mean([found[name]["difference"] for name in run]))
-        half = [(found[name]["high"] - found[name]["low"]) / 2 for name in run]
-        width = float(np.sqrt(np.square(half).sum()) / len(run))
-        found["average"] = {"difference": mean, "low": mean - width, "high": mean + width}
-    return found
+    if not run:
+        return {}
+    mean = float(np.mean([found[name]["difference"] for name in run]))
+    half = [(found[name]["high"] - found[name]["low"]) / 2 for name in run]
+    width = float(np.sqrt(np.square(half).sum()) / len(run))
+    return {"average": {"difference": mean, "low": mean - width, "high": mean + width}}
 
 
 def _paired(metric: str, samples: Sequence[dict], base_samples: Sequence[dict]) -> dict[str, float]:

@@ -173,7 +173,8 @@ def train_stage(
     }
     if order_from is not None:
         inputs["order_from"] = order_from.name
-    folder = stages(name, inputs, build, kind="train", resumable=True)
+    folder = stages(name, inputs, build, kind="train", resumable=True, together=True)
     # three times the model's size, and done with
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    if stages.processes.is_main:
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return folder

@@ -17,6 +17,7 @@ from tinylm.evaluate.models import text_context
 from tinylm.export.card import write_card
 from tinylm.models import teacher as teachers
 from tinylm.pipeline.conditions import check_data, check_model, check_tasks
+from tinylm.pipeline.launch import Processes, launched
 from tinylm.pipeline.model_stages import inherit_stage, random_stage, shape_stage, train_stage
 from tinylm.pipeline.publish import publish_model
 from tinylm.pipeline.recipe import Recipe
@@ -26,6 +27,7 @@ from tinylm.pipeline.score_stages import floors_stage, samples_stage, score_stag
 from tinylm.pipeline.stages import Stages
 from tinylm.pipeline.text_stages import compact_stage, corpus_stage, pack_stage, teacher_stage
 from tinylm.terminal import print_table, quiet_transformers
+from tinylm.train.inputs import check_batch
 
 
 def run(
@@ -40,7 +42,7 @@ def run(
         recipe_path: what the user called the recipe, for the report's repeat line.
 
     Returns:
-        The content of results.json.
+        The content of results.json; {} in the other processes of a run by torchrun.
 
     Raises:
         InputError: wrong input, one clear line. WorkError: a check of the result did not hold.
@@ -51,47 +53,53 @@ def run(
         from tinylm.evaluate.tasks.run import load_tasks
 
         load_tasks(recipe.evaluate.tasks, recipe.evaluate.task_data)
-    work = work or out / "work"
-    with artifact.alone_in(out):
-        stages = Stages(work, count_stages(recipe))
-        teacher = teacher_stage(recipe, stages)
-        check_model(recipe, teacher)
-        corpus = corpus_stage(recipe, stages)
-        compact = compact_stage(recipe, stages, teacher, corpus)
-        check_model(recipe, compact / "model")  # its prompts are longer
-        check_tasks(recipe, compact / "model")
-        shape = shape_stage(recipe, stages, compact)
-        store = pack_stage(stages, corpus, compact)
-        check_data(recipe, store, compact / "model")
-        initial = inherit_stage(recipe, stages, compact, shape, store)
-        models = {"teacher": teacher, "compact": compact / "model", "inherited": initial / "model"}
-        context = text_context(teachers.load_config(teacher))
+    with launched() as processes, artifact.alone_in(out, processes.is_main):
+        return _run(recipe, out, work or out / "work", recipe_path, processes)
 
-        def scored() -> dict[str, Any]:
-            return {
-                name: score_stage(recipe, stages, corpus, name, folder, context)
-                for name, folder in models.items()
-            }
 
-        scored()  # what cannot be scored must not cost a training
-        student = train_stage(recipe, stages, "train", initial, store, compact)
-        models["student"] = student / "model"
-        if recipe.has_control():
-            random = random_stage(recipe, stages, compact, shape)
-            control = train_stage(
-                recipe, stages, "control", random, store, compact, order_from=student
-            )
-            models["control"] = control / "model"
-        scores = scored()
-        floors = floors_stage(recipe, stages, corpus, store, compact)
-        tasks = tasks_stage(recipe, stages, models)
-        samples = samples_stage(recipe, stages, models)
-        publish_model(student, compact, out, recipe.name)
-        results = collect(recipe, stages, models, scores, floors, tasks, samples, recipe_path)
-        artifact.write_json(out / "results.json", results)
-        shutil.copyfile(student / "metrics.jsonl", out / "metrics.jsonl")
-        write_report(results, out)
-        write_card(out / "model", overwrite=True, results=results)
+def _run(
+    recipe: Recipe, out: Path, work: Path, recipe_path: str, processes: Processes
+) -> dict[str, Any]:
+    processes.alone(check_batch, recipe.train)
+    stages = Stages(work, count_stages(recipe), processes)
+    teacher = teacher_stage(recipe, stages)
+    processes.alone(check_model, recipe, teacher)
+    corpus = corpus_stage(recipe, stages)
+    compact = compact_stage(recipe, stages, teacher, corpus)
+    processes.alone(check_model, recipe, compact / "model")  # its prompts are longer
+    processes.alone(check_tasks, recipe, compact / "model")
+    shape = shape_stage(recipe, stages, compact)
+    store = pack_stage(stages, corpus, compact)
+    processes.alone(check_data, recipe, store, compact / "model")
+    initial = inherit_stage(recipe, stages, compact, shape, store)
+    models = {"teacher": teacher, "compact": compact / "model", "inherited": initial / "model"}
+    context = text_context(teachers.load_config(teacher))
+
+    def scored() -> dict[str, Any]:
+        return {
+            name: score_stage(recipe, stages, corpus, name, folder, context)
+            for name, folder in models.items()
+        }
+
+    scored()  # what cannot be scored must not cost a training
+    student = train_stage(recipe, stages, "train", initial, store, compact)
+    models["student"] = student / "model"
+    if recipe.has_control():
+        random = random_stage(recipe, stages, compact, shape)
+        control = train_stage(recipe, stages, "control", random, store, compact, order_from=student)
+        models["control"] = control / "model"
+    scores = scored()
+    floors = floors_stage(recipe, stages, corpus, store, compact)
+    tasks = tasks_stage(recipe, stages, models)
+    samples = samples_stage(recipe, stages, models)
+    if not processes.is_main:
+        return {}
+    publish_model(student, compact, out, recipe.name)
+    results = collect(recipe, stages, models, scores, floors, tasks, samples, recipe_path)
+    artifact.write_json(out / "results.json", results)
+    shutil.copyfile(student / "metrics.jsonl", out / "metrics.jsonl")
+    write_report(results, out)
+    write_card(out / "model", overwrite=True, results=results)
     return results
 
 

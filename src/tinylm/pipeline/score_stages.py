@@ -6,7 +6,7 @@ from typing import Any
 
 from tinylm.corpus.split import read_part, spread
 from tinylm.corpus.store import open_store
-from tinylm.evaluate.bits_per_byte import bits_per_byte, tokenize
+from tinylm.evaluate.bits_per_byte import Scores, interleave, report, score_documents, tokenize
 from tinylm.evaluate.floors import floors
 from tinylm.evaluate.models import TEXT_CONTEXT
 from tinylm.machine import choose_device, fast_dtype
@@ -28,15 +28,23 @@ def score_stage(
     """Bits per byte of one model on held-out documents, ``context`` tokens at once."""
 
     def build(folder: Path) -> dict[str, Any]:
-        held_out = spread(read_part(corpus, "valid"), recipe.corpus.eval_bytes)
-        device = choose_device()
-        return bits_per_byte(
-            teachers.load_model(model).to(device),
-            teachers.load_tokenizer(model),
-            held_out,
-            context,
-            dtype=fast_dtype(device),
-        )
+        held_out = list(spread(read_part(corpus, "valid"), recipe.corpus.eval_bytes))
+        device, processes = choose_device(), stages.processes
+        share = held_out[processes.rank :: processes.size]
+
+        def scores() -> Scores | None:
+            if not any(document.text for document in share) and processes.size > 1:
+                return None  # fewer documents than processes
+            return score_documents(
+                teachers.load_model(model).to(device),
+                teachers.load_tokenizer(model),
+                share,
+                context,
+                dtype=fast_dtype(device),
+            )
+
+        parts = [part for part in processes.gather(scores) if part is not None]
+        return {**report(interleave(parts), context), "stride": context}
 
     inputs = {
         "model": _model_id(stages, name, model),
@@ -45,7 +53,7 @@ def score_stage(
     }
     if context != TEXT_CONTEXT:
         inputs["context"] = context
-    stages(f"score {name}", inputs, build, kind="score")
+    stages(f"score {name}", inputs, build, kind="score", together=True)
     return stages.result(f"score {name}")
 
 
@@ -93,6 +101,7 @@ def _model_id(stages: Stages, name: str, model: Path) -> str:
 def tasks_stage(recipe: Recipe, stages: Stages, models: dict[str, Path]) -> dict[str, Any]:
     """Zero-shot tasks of teacher, student and control, when the recipe names some."""
     from tinylm.evaluate.models import evaluate
+    from tinylm.evaluate.results import merge_tasks
 
     config = recipe.evaluate
     if not config.tasks:
@@ -102,9 +111,14 @@ def tasks_stage(recipe: Recipe, stages: Stages, models: dict[str, Path]) -> dict
     }
 
     def build(folder: Path) -> dict[str, Any]:
-        return evaluate(
-            scored, list(config.tasks), task_data=Path(config.task_data), limit=config.limit
-        )
+        processes = stages.processes
+        share = list(config.tasks)[processes.rank :: processes.size]
+
+        def scores() -> dict[str, Any]:
+            data = Path(config.task_data)
+            return evaluate(scored, share, task_data=data, limit=config.limit) if share else {}
+
+        return merge_tasks([part for part in processes.gather(scores) if part])
 
     inputs = {
         "models": {name: _model_id(stages, name, folder) for name, folder in scored.items()},
@@ -113,7 +127,7 @@ def tasks_stage(recipe: Recipe, stages: Stages, models: dict[str, Path]) -> dict
             path for path in sorted(Path(config.task_data).rglob("*")) if path.is_file()
         ),
     }
-    stages("tasks", inputs, build)
+    stages("tasks", inputs, build, together=True)
     return stages.result("tasks")
 
 

@@ -19,6 +19,7 @@ from tinylm.artifact import (
     read_json,
     write_json,
 )
+from tinylm.pipeline.launch import Processes
 from tinylm.render.numbers import hours
 from tinylm.terminal import console
 
@@ -98,8 +99,9 @@ class Stages:
     """Runs stages under ``work``, says which of ``total`` it is at, and remembers their folders and
     times."""
 
-    def __init__(self, work: Path, total: int) -> None:
+    def __init__(self, work: Path, total: int, processes: Processes | None = None) -> None:
         self.work, self.total = work, total
+        self.processes = processes or Processes()
         self.folders: dict[str, Path] = {}
 
     def __call__(
@@ -110,13 +112,30 @@ class Stages:
         *,
         kind: str = "",
         resumable: bool = False,
+        together: bool = False,
     ) -> Path:
         """The artifact ``kind-HASH``; ``name`` is what people call it. ``build`` as in
-        :func:`stage`."""
+        :func:`stage`; with ``together`` all processes call it, else the first alone."""
         if name not in self.folders:  # a stage that is asked for again is done
             console.print(f"{len(self.folders) + 1}/{self.total} [bold]{name}[/bold]")
         start = time.monotonic()
-        self.folders[name] = stage(self.work, kind or name, inputs, build, resumable=resumable)
+        self.processes.use_threads(together)
+        if self.processes.is_main:
+
+            def announced(folder: Path) -> Any:
+                if together:
+                    self.processes.tell("build", folder)
+                return build(folder)
+
+            made = stage(self.work, kind or name, inputs, announced, resumable=resumable)
+            self.processes.tell("made", made)
+        else:
+            while True:
+                word, made = self.processes.hear()
+                if word == "made":
+                    break
+                build(made)
+        self.folders[name] = made
         spent = time.monotonic() - start
         if spent > SHORT:
             console.print(f"    {name}: {hours(spent)}", highlight=False)

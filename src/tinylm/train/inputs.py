@@ -52,16 +52,21 @@ def require_top_k(config: TrainConfig, vocabulary: int) -> None:
         )
 
 
-def check_inputs(model: Any, store: TokenStore, config: TrainConfig, teacher: Any) -> None:
-    """InputError when model, data and teacher do not fit together."""
-    vocabulary = model.get_input_embeddings().weight.shape[0]
-    require_rows(store, vocabulary)
+def check_batch(config: TrainConfig) -> None:
+    """InputError when the processes of this run cannot share a batch."""
     world = int(os.environ.get("WORLD_SIZE", 1))
     if config.batch_size % (world * (config.micro_batch_size or 1)):
         raise InputError(
             f"train.batch_size = {config.batch_size}: must be a multiple of train.micro_batch_size"
             f" times the number of processes ({world})"
         )
+
+
+def check_inputs(model: Any, store: TokenStore, config: TrainConfig, teacher: Any) -> None:
+    """InputError when model, data and teacher do not fit together."""
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    require_rows(store, vocabulary)
+    check_batch(config)
     if needs_teacher(config.distillation):
         if teacher is None:
             raise InputError(f"train.distillation = {config.distillation!r} needs a teacher")

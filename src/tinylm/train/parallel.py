@@ -6,6 +6,8 @@ layer only while it runs.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -15,7 +17,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from tinylm.errors import InputError
+from tinylm.errors import InputError, WorkError
 
 
 class World:
@@ -77,6 +79,25 @@ class World:
     def close(self) -> None:
         if self.size > 1 and dist.is_initialized():
             dist.destroy_process_group()
+
+
+@contextmanager
+def lost_process() -> Iterator[None]:
+    """One clear line where another process of the run has died and what was asked of it fails."""
+    try:
+        yield
+    except RuntimeError as error:
+        if int(os.environ.get("WORLD_SIZE", 1)) == 1 or not _is_of_the_network(error):
+            raise
+        raise WorkError(
+            "another process of this run ended: see what it said; the same command goes on from the"
+            " last checkpoint"
+        ) from error
+
+
+def _is_of_the_network(error: RuntimeError) -> bool:
+    words = ("gloo", "Connection closed", "Connection reset", "NCCL", "Broken pipe")
+    return isinstance(error, dist.DistError) or any(word in str(error) for word in words)
 
 
 def shard(

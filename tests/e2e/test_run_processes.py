@@ -1,0 +1,106 @@
+"""`tinylm run` in two processes by torchrun: the results of one, errors and kills in one line."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from builders import corpus_file
+from test_run import RECIPE
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory, teacher_dir) -> Path:
+    folder = tmp_path_factory.mktemp("recipe")
+    corpus = corpus_file(folder / "corpus.jsonl", count=300)
+    path = folder / "tiny.toml"
+    path.write_text(RECIPE.format(teacher=teacher_dir, corpus=corpus))
+    return path
+
+
+def start(*arguments, processes: int = 2) -> subprocess.Popen:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m"]
+    if processes > 1:
+        command += ["torch.distributed.run", f"--nproc-per-node={processes}"]
+        command += [f"--master-port={port}", "-m"]
+    return subprocess.Popen(
+        [*command, "tinylm", "run", *map(str, arguments)],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_two_processes_give_the_results_of_one(recipe, tmp_path):
+    found = {}
+    for processes in (1, 2):
+        out = tmp_path / str(processes)
+        words = ["train.bf16=false", "train.base_lr=2e-3"]  # no chaos: sums in another order alone
+        running = start(recipe, "--out", out, "--set", *words, processes=processes)
+        said, errors = running.communicate(timeout=300)
+        assert running.returncode == 0, errors
+        assert said.count("model: ") == 1  # one of them talks
+        assert errors.count("17/17") == 1
+        found[processes] = json.loads((out / "results.json").read_text())
+    one, two = found[1], found[2]
+    assert two["bits_per_byte"] == pytest.approx(one["bits_per_byte"], rel=2e-3)
+    assert two["tokens_trained"] == one["tokens_trained"]
+    names = [
+        {path.name for path in (tmp_path / str(count) / "work").iterdir() if path.name[0] != "."}
+        for count in (1, 2)
+    ]
+    assert {name.split("-")[0] for name in names[0]} == {name.split("-")[0] for name in names[1]}
+    again = start(recipe, "--out", tmp_path / "2", "--set", *words, processes=1)
+    _, errors = again.communicate(timeout=120)
+    assert again.returncode == 0 and "reloaded" not in errors  # finds all of it
+
+
+def test_wrong_input_is_said_once(recipe, tmp_path):
+    running = start(recipe, "--out", tmp_path / "out", "--set", "train.batch_size=3")
+    _, errors = running.communicate(timeout=120)
+    assert running.returncode != 0
+    assert errors.count("must be a multiple of") == 1
+    assert "Traceback" not in errors.split("torch/distributed")[0]
+
+
+def test_a_killed_process_ends_the_other_and_the_run_goes_on(recipe, tmp_path):
+    out = tmp_path / "out"
+    words = [recipe, "--out", out, "--set", "train.steps=120", "control.enabled=false"]
+    running = start(*words)
+    deadline = time.monotonic() + 240
+    while not list(out.glob("work/train-*.partial/checkpoints/step-*")):
+        assert time.monotonic() < deadline and running.poll() is None
+        time.sleep(0.05)
+    second = child_of_rank(running.pid, 1)
+    os.kill(second, signal.SIGKILL)
+    killed = time.monotonic()
+    _, errors = running.communicate(timeout=60)
+    assert time.monotonic() - killed < 30
+    assert running.returncode != 0
+    assert errors.count("another process of this run ended") <= 1
+    again = start(*words)
+    said, errors = again.communicate(timeout=300)
+    assert again.returncode == 0, errors
+    assert "bits per byte" in said
+
+
+def child_of_rank(parent: int, rank: int) -> int:
+    """The process id of one of torchrun's processes."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rsplit(")", 1)[1].split()
+            words = (stat.parent / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if int(fields[1]) == parent and f"RANK={rank}".encode() in words:
+            return int(stat.parent.name)
+    raise AssertionError("no such process")
