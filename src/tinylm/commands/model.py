@@ -68,8 +68,11 @@ def corpus_pack(tokenizer: str, corpus: Corpus, out: Path, separator: str | None
     from tinylm.corpus.pack import pack
     from tinylm.corpus.read import documents
     from tinylm.models.teacher import load_tokenizer
+    from tinylm.tokenizer.engines import engine_of
 
-    store = pack(documents(corpus), load_tokenizer(tokenizer), out, separator=separator)
+    fast = load_tokenizer(tokenizer)
+    encode = engine_of(fast).encode
+    store = pack(documents(corpus), fast, out, encode=encode, separator=separator)
     per_token = store.text_bytes / store.num_tokens
     print(
         f"{store.num_tokens:,} tokens of {store.num_documents:,} documents, {per_token:.2f} bytes a"

@@ -1,8 +1,7 @@
-"""Pack documents into a token store: tokenise in parallel batches, append to one file, remember
-where each begins."""
+"""Pack documents into a token store: tokenise in batches, append to one file, remember where each
+begins."""
 
-from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,11 @@ from tinylm.corpus.store import (
 from tinylm.errors import InputError
 from tinylm.terminal import progress_bar
 
-BATCH = 512  # documents handed to the tokenizer (which is parallel inside) at a time
-BATCH_CHARACTERS = 8_000_000  # at most, or one document: its tokens take some hundred bytes each
+# handed to the tokenizer (which is parallel inside) at a time; a document is never split
+BATCH_CHARACTERS = 16_000_000
+
+# texts -> the ids of all of them, one text after the other, and how many each has
+Encode = Callable[[list[str]], tuple[np.ndarray, np.ndarray]]
 
 
 def pack(
@@ -30,6 +32,7 @@ def pack(
     tokenizer: Any,
     out: str | Path,
     *,
+    encode: Encode | None = None,
     separator: str | None = None,
     replace: bool = False,
 ) -> TokenStore:
@@ -38,32 +41,35 @@ def pack(
 
     Every document is followed by ``separator`` (by default ``<|endoftext|>`` where the tokenizer
     has it, else its end-of-text token), and begins with BOS where the tokenizer itself puts one
-    (Llama, Gemma). Memory stays constant. Raises InputError for zero documents, for a tokenizer
-    without a separator, and when ``out`` exists already (unless ``replace``).
+    (Llama, Gemma). ``encode`` tokenises in the tokenizer's place, faster:
+    :func:`tinylm.tokenizer.engines.engine_of`. Memory stays constant.
+
+    Raises:
+        InputError: zero documents, a tokenizer without a separator, and an ``out`` that exists
+            already (unless ``replace``).
     """
     vocab_size = len(tokenizer)
     separator_id, start = find_separator(tokenizer, separator), find_start(tokenizer)
-    before = [] if start is None else [start]
+    encode = encode or _by_tokenizer(tokenizer)
     dtype = np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
-    starts, text_bytes = array("q", [0]), 0
+    starts, text_bytes = [np.zeros(1, dtype=np.int64)], 0
     with atomic_directory(Path(out), replace=replace) as folder:
         with open(folder / TOKENS, "wb") as file, progress_bar("packing", None, "documents") as bar:
-            for batch in _batches(documents, BATCH):
-                for text, ids in zip(
-                    batch, tokenizer(batch, add_special_tokens=False)["input_ids"], strict=True
-                ):
-                    file.write(np.asarray([*before, *ids, separator_id], dtype=dtype).tobytes())
-                    starts.append(starts[-1] + len(before) + len(ids) + 1)
-                    text_bytes += len(text.encode("utf-8", "surrogatepass"))
-                bar.advance(len(batch), f"{starts[-1] / 1e6:.1f}M tokens")
-        if len(starts) == 1:
+            for batch in _batches(documents):
+                tokens, ends = _with_ends(*encode(batch), start, separator_id)
+                tokens.astype(dtype).tofile(file)
+                starts.append(starts[-1][-1] + ends)
+                text_bytes += sum(map(_utf8_length, batch))
+                bar.advance(len(batch), f"{starts[-1][-1] / 1e6:.1f}M tokens")
+        offsets = np.concatenate(starts)
+        if len(offsets) == 1:
             raise InputError("the corpus has no document with text in it: nothing to pack")
-        np.save(folder / DOCUMENTS, np.asarray(starts, dtype=np.int64))
+        np.save(folder / DOCUMENTS, offsets)
         write_header(
             folder,
             vocab_size=vocab_size,
-            num_tokens=starts[-1],
-            num_documents=len(starts) - 1,
+            num_tokens=int(offsets[-1]),
+            num_documents=len(offsets) - 1,
             dtype=dtype.str,
             separator=separator_id,
             start=start,
@@ -71,6 +77,38 @@ def pack(
             text_bytes=text_bytes,
         )
     return open_store(out)
+
+
+def _by_tokenizer(tokenizer: Any) -> Encode:
+    def encode(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        rows = []
+        for first in range(0, len(texts), 256):  # lists of Python's integers: few at a time
+            found = tokenizer(texts[first : first + 256], add_special_tokens=False)["input_ids"]
+            rows += [np.asarray(ids, dtype=np.int64) for ids in found]
+        return np.concatenate(rows), np.array([len(row) for row in rows], dtype=np.int64)
+
+    return encode
+
+
+def _with_ends(
+    ids: np.ndarray, lengths: np.ndarray, start: int | None, separator: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The tokens of all documents, each between ``start`` (where there is one) and ``separator``,
+    and where each document ends."""
+    before = int(start is not None)
+    ends = np.cumsum(lengths + before + 1)
+    tokens = np.full(int(ends[-1]), separator, dtype=np.int64)
+    inside = np.ones(len(tokens), dtype=bool)
+    inside[ends - 1] = False
+    if start is not None:
+        firsts = ends - lengths - 2
+        inside[firsts], tokens[firsts] = False, start
+    tokens[inside] = ids
+    return tokens, ends
+
+
+def _utf8_length(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
 def find_separator(tokenizer: Any, separator: str | None = None) -> int:
@@ -96,13 +134,13 @@ def find_start(tokenizer: Any) -> int | None:
     return first[0] if first == [tokenizer.bos_token_id] else None
 
 
-def _batches(documents: Iterable[Document | str], size: int) -> Iterator[list[str]]:
+def _batches(documents: Iterable[Document | str]) -> Iterator[list[str]]:
     texts = (document if isinstance(document, str) else document.text for document in documents)
     texts = (text for text in texts if text.strip())
     batch: list[str] = []
     characters = 0
     for text in texts:
-        if batch and (len(batch) == size or characters + len(text) > BATCH_CHARACTERS):
+        if batch and characters + len(text) > BATCH_CHARACTERS:
             yield batch
             batch, characters = [], 0
         batch.append(text)

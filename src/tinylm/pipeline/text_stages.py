@@ -19,6 +19,7 @@ from tinylm.pipeline.stages import Stages, file_stamps
 from tinylm.tokenizer.choose import rank
 from tinylm.tokenizer.compress import compress
 from tinylm.tokenizer.count import Counts, count
+from tinylm.tokenizer.engines import engine_of
 from tinylm.tokenizer.source import read_source
 
 KEEP_TOKENIZER = -1  # as tokenizer.vocab_size in a recipe
@@ -133,8 +134,9 @@ def pack_stage(stages: Stages, corpus: Path, compact: Path) -> Path:
 
     def build(folder: Path) -> dict[str, Any]:
         tokenizer = teachers.load_tokenizer(compact / "model")
+        encode = engine_of(tokenizer).encode
         stores = {
-            part: pack(read_part(corpus, part), tokenizer, folder / part)
+            part: pack(read_part(corpus, part), tokenizer, folder / part, encode=encode)
             for part in ("train", "valid")
         }
         return {

@@ -1,4 +1,4 @@
-"""Two engines behind one function: texts -> how often each token id is emitted.
+"""Two engines behind one function: texts -> token ids, or how often each is emitted.
 
 `gigatoken` is the fast one; it is used only while its ids equal those of `tokenizers` on a sample
 of every shard. Special tokens are not added; their spelling inside a text is recognised, as
@@ -7,6 +7,7 @@ of every shard. Special tokens are not added; their spelling inside a text is re
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import regex
 from tinylm.models.tokenizer import MATCHING_FLAGS
 from tinylm.tokenizer.source import Source, byte_letters
 
+Encoded = tuple[np.ndarray, np.ndarray]  # ids of all texts, and the number of each text's
 SAMPLE_BYTES = 48_000  # of every shard, checked against `tokenizers`
 PROBES = (
     " leading and  double   spaces\t\ttabs\r\n\r\nlines \n",
@@ -29,8 +31,8 @@ PROBES = (
 
 
 class Engine:
-    """Counts shards of texts for one tokenizer. ``name`` says what ran and, when it had to fall
-    back, why."""
+    """Encodes and counts shards of texts for one tokenizer. ``name`` says what ran and, when it had
+    to fall back, why."""
 
     def __init__(self, source: Source, fast: bool = True) -> None:
         self.source = source
@@ -45,25 +47,40 @@ class Engine:
         """int64[V]: emitted tokens by id."""
         self._check(_sample(texts), "a sample of the text")
         if self._fast:
-            return np.bincount(self._fast.ids(texts), minlength=self.source.size)
+            return np.bincount(self._fast.encode(texts)[0], minlength=self.source.size)
         counts = np.zeros(self.source.size, dtype=np.int64)
-        for start in range(0, len(texts), 256):  # encodings are heavy objects: few at a time
-            counts += np.bincount(
-                self._reference_ids(texts[start : start + 256]), minlength=self.source.size
-            )
+        for part in _few(texts):
+            counts += np.bincount(self._reference(part)[0], minlength=self.source.size)
         return counts
 
-    def _reference_ids(self, texts: Sequence[str]) -> np.ndarray:
-        """int64: the ids of all texts by `tokenizers`, one text after the other."""
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        """The ids of all texts, one text after the other, and how many each has, int64[texts]."""
+        self._check(_sample(texts), "a sample of the text")
+        if self._fast:
+            return self._fast.encode(texts)
+        ids, lengths = zip(*[self._reference(part) for part in _few(texts)])
+        return np.concatenate(ids), np.concatenate(lengths)
+
+    def _reference(self, texts: Sequence[str]) -> Encoded:
+        """:meth:`encode` by `tokenizers`."""
         encoded = self.source.fast.encode_batch_fast(list(texts), add_special_tokens=False)
-        return np.concatenate(
-            [np.zeros(0, dtype=np.int64), *[np.array(one.ids, dtype=np.int64) for one in encoded]]
-        )
+        rows = [np.array(one.ids, dtype=np.int64) for one in encoded]
+        lengths = np.array([len(row) for row in rows], dtype=np.int64)
+        return np.concatenate([np.zeros(0, dtype=np.int64), *rows]), lengths
 
     def _check(self, texts: Sequence[str], where: str) -> None:
         """Leave the fast engine for good when its ids are not those of `tokenizers`."""
-        if self._fast and not np.array_equal(self._fast.ids(texts), self._reference_ids(texts)):
+        if self._fast and not all(
+            np.array_equal(ours, theirs)
+            for ours, theirs in zip(self._fast.encode(texts), self._reference(texts))
+        ):
             self._fast, self.name = None, f"tokenizers (gigatoken differed on {where})"
+
+
+def engine_of(tokenizer: Any) -> Engine:
+    """The fastest exact engine for a fast `transformers` tokenizer in memory."""
+    data = json.loads(tokenizer.backend_tokenizer.to_str())
+    return Engine(Source(Path(tokenizer.name_or_path), data))
 
 
 class Gigatoken:
@@ -76,17 +93,34 @@ class Gigatoken:
         data, self._size = _all_bytes(source, data)
         self._tokenizer = gigatoken.Tokenizer.from_json(json.dumps(data))
 
-    def ids(self, texts: Sequence[str]) -> np.ndarray:
-        """The ids of all texts, one text after the other."""
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        """The ids of all texts, one text after the other, and how many each has."""
         import awkward
 
         parts: list = list(texts)
         if self._digits:  # many short pieces, which pass faster as bytes
-            parts = [
-                piece.encode() for text in texts for piece in self._digits.split(text) if piece
-            ]
-        ids = awkward.to_numpy(awkward.flatten(self._tokenizer.encode_batch(parts)))
-        return ids if self._size is None else ids[ids < self._size]
+            pieces = [[p.encode() for p in self._digits.split(text) if p] for text in texts]
+            parts = [piece for row in pieces for piece in row]
+        rows = self._tokenizer.encode_batch(parts)
+        ids = awkward.to_numpy(awkward.flatten(rows))
+        lengths = awkward.to_numpy(awkward.num(rows)).astype(np.int64)
+        if self._digits:
+            lengths = _sums(lengths, np.array([len(row) for row in pieces], dtype=np.int64))
+        if self._size is not None:
+            known = ids < self._size
+            ids, lengths = ids[known], _sums(known, lengths)
+        return ids, lengths
+
+
+def _sums(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Sums of consecutive stretches of ``values``, int64[len(lengths)]."""
+    running = np.concatenate([[0], np.cumsum(values, dtype=np.int64)])
+    return np.diff(running[np.concatenate([[0], np.cumsum(lengths)])])
+
+
+def _few(texts: Sequence[str]) -> list[Sequence[str]]:
+    """``texts`` in parts: encodings of `tokenizers` are heavy objects, so few at a time."""
+    return [texts[start : start + 256] for start in range(0, len(texts), 256)]
 
 
 def _gigatoken(source: Source) -> tuple[Gigatoken | None, str]:
