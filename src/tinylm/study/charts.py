@@ -7,6 +7,7 @@ from tinylm.render.figures import BLUE, GREY, RED, figure, to_svg
 from tinylm.study.statistics import half_width
 
 WIDTH = 4.4  # inches; small, so that letters keep their size on a phone
+COUNTED = "counts of pairs, same tokens"
 COLOURS = {"better": BLUE, "worse": RED, "perhaps better": BLUE, "perhaps worse": RED}
 
 
@@ -92,6 +93,11 @@ def _rows(results: dict[str, Any], rungs: list[dict[str, Any]]) -> str:
                 linewidth=1.8,
             )
             ax.annotate(f"{rung['mean']:.3f}", (rung["mean"], row - 0.3), ha="center", fontsize=8.5)
+            if bigram := _bigram(rung):
+                ax.plot(bigram, row, "|", color=GREY, markersize=14, markeredgewidth=2)
+        if any(map(_bigram, rungs)):
+            ax.plot([], [], "|", color=GREY, markersize=10, markeredgewidth=2, label=COUNTED)
+            fig.legend(loc="outside upper right", fontsize=8.5)
         ax.set_yticks(range(len(rungs)), [_wrap(rung["name"]) for rung in rungs])
         ax.set_ylim(len(rungs) - 0.4, -0.7)
         ax.grid(axis="y", visible=False)
@@ -133,6 +139,9 @@ def _curve(
                     markersize=3,
                     alpha=0.45,
                 )
+        counted = {x: level for pairs in points.values() for x, r in pairs if (level := _bigram(r))}
+        if counted:
+            ax.plot(*zip(*sorted(counted.items())), ":", color=GREY, marker="|", label=COUNTED)
         every = sorted({position for pairs in points.values() for position, _ in pairs})
         if every[0] > 0 and every[-1] / every[0] > 8:
             ax.set_xscale("log")
@@ -140,7 +149,7 @@ def _curve(
         ax.set_xticks(every, [f"{x:g}" if x < 10_000 else f"{x / 1000:g}k" for x in every])
         ax.set_xlabel(_words(results["axis"]))
         ax.set_ylabel(f"{_label(results)} ({results['measure']['better']} is better)")
-        if len(points) > 1:
+        if len(points) > 1 or counted:
             ax.legend()
         return to_svg(fig)
 
@@ -162,6 +171,11 @@ def _axis_points(
 
 def _words(key: str) -> str:
     return key.rpartition(".")[2].replace("_", " ")
+
+
+def _bigram(rung: dict[str, Any]) -> float | None:
+    """What counts of pairs of a variation's own training tokens reach."""
+    return (rung.get("floors") or {}).get("bigram")
 
 
 def _half_width(rung: dict[str, Any]) -> float:

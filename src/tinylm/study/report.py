@@ -9,7 +9,7 @@ from typing import Any
 from tinylm.artifact import write_json, write_text
 from tinylm.render import html
 from tinylm.render.numbers import hours
-from tinylm.study import charts
+from tinylm.study import charts, gate
 
 NONE = "–"
 
@@ -104,13 +104,20 @@ def _sections(results: dict[str, Any]) -> list[tuple[str, str]]:
         " 'Perhaps' means that the interval excludes zero but the corrected p-value is not below"
         " 0.05."
     )
-    return [("Noise floor", noise), ("Is it fair?", fair), ("How to read the verdicts", method)]
+    floors = [("What counting does", gate.sentence(results["rungs"]))]
+    return [
+        *(floors if results["measure"]["key"].startswith("bits_per_byte.") else []),
+        ("Noise floor", noise),
+        ("Is it fair?", fair),
+        ("How to read the verdicts", method),
+    ]
 
 
 COLUMNS = [
     "variation",
     "verdict",
     "mean",
+    "bigram",
     "difference",
     "95 % interval",
     "p (Holm)",
@@ -127,6 +134,7 @@ def _rows(rungs: list[dict[str, Any]], decimals: int) -> list[list[str]]:
             rung["name"],
             rung["verdict"],
             _fixed(rung["mean"], decimals),
+            _fixed((rung.get("floors") or {}).get("bigram"), decimals),
             _fixed(rung["difference"], decimals, sign=True),
             _interval(rung["interval"], decimals),
             _p(rung["p_holm"]),
@@ -137,6 +145,13 @@ def _rows(rungs: list[dict[str, Any]], decimals: int) -> list[list[str]]:
         ]
         for rung in rungs
     ]
+
+
+def _short(rungs: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of a measure that is not the study's first: no counts, no budget."""
+    kept = [place for place, name in enumerate(COLUMNS) if name not in ("bigram", "size", "tokens")]
+    rows = [[row[place] for place in kept] for row in _rows(rungs, 4)]
+    return [COLUMNS[place] for place in kept], rows
 
 
 def _state(results: dict[str, Any]) -> str:
@@ -172,9 +187,7 @@ def _html(results: dict[str, Any], figures: dict[str, str]) -> str:
     sections += [(heading, html.paragraph(text)) for heading, text in _sections(results)]
     for other in results["other_measures"]:
         heading = f"{other['measure']['label']} ({other['measure']['better']} is better)"
-        sections.append(
-            (heading, html.table(COLUMNS[:8], [row[:8] for row in _rows(other["rungs"], 4)]))
-        )
+        sections.append((heading, html.table(*_short(other["rungs"]))))
     if results["by_source"]:
         columns, rows = _source_table(results)
         sections.append(("Bits per byte by kind of text", html.table(columns, rows)))
@@ -273,7 +286,7 @@ def _markdown(results: dict[str, Any], figures: dict[str, str]) -> str:
         lines += [f"## {heading}", "", text, ""]
     for other in results["other_measures"]:
         lines += [f"## {other['measure']['label']}", ""]
-        lines += [html.markdown_table(COLUMNS[:8], [row[:8] for row in _rows(other["rungs"], 4)])]
+        lines += [html.markdown_table(*_short(other["rungs"]))]
     if results["by_source"]:
         lines += [
             "## Bits per byte by kind of text",

@@ -16,6 +16,7 @@ import numpy as np
 from tinylm.artifact import hash_of, read_json
 from tinylm.errors import InputError
 from tinylm.evaluate.tasks.catalog import tasks_in_bits
+from tinylm.study import gate
 from tinylm.study.spec import Study, recipe_hash
 from tinylm.study.statistics import Comparison, compare, holm, mean_with_error, verdict
 
@@ -211,8 +212,18 @@ def _rungs(
         }
         if measure["key"].startswith("bits_per_byte."):
             facts["bits_per_byte"] = facts["mean"]
+            facts["floors"] = _floors(study, records, name)
         rungs.append(facts)
+    gate.apply(rungs)
     return rungs
+
+
+def _floors(
+    study: dict[str, Any], records: dict[str, dict[str, Any]], name: str
+) -> dict[str, float | None] | None:
+    """What counting reaches with a variation's own tokens, mean over seeds."""
+    found = {kind: _mean_of(study, records, name, f"floors.{kind}") for kind in gate.FLOORS}
+    return None if None in found.values() else found
 
 
 def _comparison(comparison: Comparison | None) -> dict[str, Any]:
