@@ -17,9 +17,14 @@ from tinylm.evaluate.tasks.run import load_tasks, run_tasks
 from tinylm.models import teacher as teachers
 from tinylm.models.tokenizer import prompt_ids
 from tinylm.pipeline.recipe import Recipe
+from tinylm.render.numbers import millions
+from tinylm.terminal import console
 from tinylm.train.batches import make_plan
 from tinylm.train.inputs import require_rows, require_top_k
 from tinylm.train.rounds import settle_rounds
+
+# up to which repeated text is worth about as much as fresh text (arXiv 2305.16264)
+MANY_EPOCHS = 4
 
 
 def check_model(recipe: Recipe, model: Path) -> None:
@@ -86,6 +91,12 @@ def check_data(recipe: Recipe, store: Path, model: Path) -> None:
     require_rows(tokens, rows)
     rounds = settle_rounds(recipe.train, tokens.num_tokens)
     make_plan(dataclasses.replace(recipe.train, rounds=rounds, seed=recipe.train_seed), tokens)
+    epochs = recipe.train.steps * recipe.train.tokens_per_batch / tokens.num_tokens
+    if epochs > MANY_EPOCHS:
+        console.print(
+            f"[yellow]{epochs:.1f} passes over {millions(tokens.num_tokens)} tokens of text: above"
+            f" {MANY_EPOCHS} repeated text is worth less and less, more text is worth more[/]"
+        )
     length = recipe.inherit.calibration_length
     if recipe.inherit.init == "inherit" and not tokens.num_sequences(length):
         raise InputError(

@@ -4,6 +4,7 @@ Everything is arithmetic on the recipe; a teacher is only looked at (its config)
 to be planned.
 """
 
+import dataclasses
 from typing import Any
 
 from tinylm.architecture.plan import plan
@@ -11,7 +12,7 @@ from tinylm.errors import InputError
 from tinylm.models import teacher as teachers
 from tinylm.models.block import config_for
 from tinylm.models.cost import costs, describe_bill, training_bill, training_bytes, training_flops
-from tinylm.models.parameters import parameters_by_part
+from tinylm.models.parameters import parameters, parameters_by_part
 from tinylm.models.shape import Shape
 from tinylm.pipeline.recipe import Recipe
 from tinylm.render.numbers import hours, millions
@@ -41,7 +42,9 @@ def describe(
             f"--peak-tflops {peak_tflops} must be positive and --mfu {mfu} above 0 and at most 1"
         )
     shape, config, note = _shape(recipe)
-    parts, train = parameters_by_part(shape, config), recipe.train
+    parts = parameters_by_part(shape, config)
+    recipe = _settled(recipe, sum(parts.values()))
+    train = recipe.train
     share = (parts["embedding"] + parts["head"]) / sum(parts.values())
     priced = costs(shape, train.sequence_length, config)
     in_flight = (train.micro_batch_size or train.batch_size) * train.sequence_length
@@ -106,6 +109,7 @@ def is_large(recipe: Recipe) -> bool:
 def first_words(recipe: Recipe, machine_flops: float) -> list[str]:
     """What a person should know before a run starts: how long its training takes here, and that
     there is little text for so many parameters."""
+    recipe = _settled(recipe)
     flops, train = predict_flops(recipe), recipe.train
     if flops is None:
         return []
@@ -117,7 +121,8 @@ def first_words(recipe: Recipe, machine_flops: float) -> list[str]:
         words.append(
             f"[yellow]{millions(tokens)} tokens for {millions(size)} parameters,"
             f" {tokens / size:.2g} a parameter: below 1 a student stays near what it inherited, and"
-            " one from random weights learns little (train.steps)[/]"
+            " one from random weights learns little (train.steps, or"
+            " train.tokens_per_parameter=20)[/]"
         )
     return words
 
@@ -195,6 +200,7 @@ def predict_flops(recipe: Recipe) -> float | None:
 
     A budget without a shape counts 6 per parameter and token. The teacher's passes are not in it.
     """
+    recipe = _settled(recipe)
     config = recipe.train
     if config.steps == 0:
         return None
@@ -208,6 +214,17 @@ def predict_flops(recipe: Recipe) -> float | None:
     else:
         per_token = 6 * recipe.architecture.budget
     return per_token * tokens * training_passes(recipe)
+
+
+def _settled(recipe: Recipe, size: int = 0) -> Recipe:
+    """``train.tokens_per_parameter`` as steps; 0 parameters: as many as the recipe plans."""
+    if not size and recipe.architecture.shape:
+        vocabulary = recipe.tokenizer.vocab_size
+        vocabulary = vocabulary if vocabulary > 0 else ASSUMED_VOCABULARY
+        table = {"vocab_size": vocabulary, **recipe.architecture.shape}
+        size = parameters(Shape.from_dict(table))
+    size = size or round(recipe.architecture.budget)
+    return dataclasses.replace(recipe, train=recipe.train.settle_length(size))
 
 
 def training_passes(recipe: Recipe) -> float:

@@ -66,6 +66,14 @@ def shape_stage(recipe: Recipe, stages: Stages, compact: Path) -> Path:
     return stages("architecture", inputs, build)
 
 
+def settle_length(recipe: Recipe, shape: Path, compact: Path) -> Recipe:
+    """``train.tokens_per_parameter`` as steps, now that the shape is known."""
+    config = read_shape(shape / "plan.json").to_config(teachers.load_config(compact / "model"))
+    config = block.config_for(recipe.architecture.block, config)
+    size = parameters(Shape.from_config(config), config)
+    return dataclasses.replace(recipe, train=recipe.train.settle_length(size))
+
+
 def inherit_stage(recipe: Recipe, stages: Stages, compact: Path, shape: Path, store: Path) -> Path:
     """Formula 3: the student before training, cut out of the compact teacher (or random, if the
     recipe says so)."""

@@ -18,7 +18,13 @@ from tinylm.export.card import write_card
 from tinylm.models import teacher as teachers
 from tinylm.pipeline.conditions import check_data, check_model, check_tasks
 from tinylm.pipeline.launch import Processes, launched
-from tinylm.pipeline.model_stages import inherit_stage, random_stage, shape_stage, train_stage
+from tinylm.pipeline.model_stages import (
+    inherit_stage,
+    random_stage,
+    settle_length,
+    shape_stage,
+    train_stage,
+)
 from tinylm.pipeline.publish import publish_model
 from tinylm.pipeline.recipe import Recipe
 from tinylm.pipeline.report import headline, write_report
@@ -69,6 +75,7 @@ def _run(
     processes.alone(check_model, recipe, compact / "model")  # its prompts are longer
     processes.alone(check_tasks, recipe, compact / "model")
     shape = shape_stage(recipe, stages, compact)
+    recipe = settle_length(recipe, shape, compact)
     store = pack_stage(stages, corpus, compact)
     processes.alone(check_data, recipe, store, compact / "model")
     initial = inherit_stage(recipe, stages, compact, shape, store)

@@ -43,6 +43,8 @@ class TrainConfig:
     # sequences a process runs at once; 0: the whole of its batch (less memory when smaller)
     micro_batch_size: Count = 0
     steps: Count = 0  # optimiser steps over all rounds; 0: each round reads its data once
+    # training tokens a parameter, instead of steps: 20 is the usual least, the paper has 50
+    tokens_per_parameter: Annotated[float, Ge(0)] = 0.0
     document_mask: bool = False  # attention and positions do not cross document boundaries
     seed: Count = 0  # of the order of the data, the draws and dropout
 
@@ -134,6 +136,13 @@ class TrainConfig:
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
+    def settle_length(self, parameters: int) -> "TrainConfig":
+        """``tokens_per_parameter`` as steps, for a model of so many parameters."""
+        if not self.tokens_per_parameter:
+            return self
+        steps = max(1, round(self.tokens_per_parameter * parameters / self.tokens_per_batch))
+        return dataclasses.replace(self, steps=steps, tokens_per_parameter=0.0)
+
     def validate(self) -> "TrainConfig":
         """Self, or an InputError naming the key, its value and what is allowed."""
         for key, hint in get_type_hints(TrainConfig, include_extras=True).items():
@@ -142,6 +151,8 @@ class TrainConfig:
             words = [allowed for kind in kinds if (allowed := _refused(value, kind))]
             if len(words) == len(kinds):
                 self._refuse(key, " or ".join(words))
+        if self.steps and self.tokens_per_parameter:
+            self._refuse("tokens_per_parameter", "0 beside train.steps: give one of the two")
         if self.micro_batch_size and self.batch_size % self.micro_batch_size:
             self._refuse("micro_batch_size", f"a divisor of batch_size ({self.batch_size})")
         return self

@@ -54,7 +54,7 @@ def train(
         )
     if store.num_tokens < VERIFIED:
         store.verify()
-    config = config.validate()
+    config = config.validate().settle_length(model.num_parameters())
     config = replace(config, rounds=settle_rounds(config, store.num_tokens))
     if valid_store is not None:
         check_valid_store(valid_store, store, config)

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tinylm.corpus.pack import pack
 from tinylm.corpus.read import documents
+from tinylm.corpus.store import open_store
 from tinylm.errors import InputError
 from tinylm.evaluate.models import text_context
 from tinylm.models.teacher import load_config
@@ -116,3 +117,15 @@ def test_tasks_that_do_not_fit_the_context_are_refused_before_the_training(model
     long = dataclasses.replace(tasks, tasks=("mmlu",))  # five solved examples before each
     with pytest.raises(InputError, match=r"mmlu: .* do not fit the context of 64"):
         check_tasks(dataclasses.replace(SHORT, evaluate=long), model)
+
+
+def test_text_read_more_than_four_times_is_said(model, tmp_path, capsys):
+    pack(documents([corpus_file(tmp_path / "c.jsonl", 40)]), byte_level_tokenizer(), tmp_path / "s")
+    (tmp_path / "store").mkdir()
+    (tmp_path / "s").rename(tmp_path / "store" / "train")
+    check_data(SHORT, tmp_path / "store", model)
+    assert "passes over" not in capsys.readouterr().err
+    steps = 5 * open_store(tmp_path / "store" / "train").num_tokens // 64
+    longer = dataclasses.replace(SHORT, train=dataclasses.replace(SHORT.train, steps=steps))
+    check_data(longer, tmp_path / "store", model)
+    assert "5.0 passes over" in capsys.readouterr().err

@@ -8,7 +8,13 @@ from tinylm.errors import InputError
 from tinylm.models.cost import training_flops
 from tinylm.models.parameters import parameters
 from tinylm.models.shape import Shape
-from tinylm.pipeline.forecast import describe, first_words, is_large, training_passes
+from tinylm.pipeline.forecast import (
+    describe,
+    first_words,
+    is_large,
+    predict_flops,
+    training_passes,
+)
 from tinylm.pipeline.recipe import ArchitectureConfig, Recipe, packaged_recipes, read_recipe
 from tinylm.render.numbers import hours
 from tinylm.train.config import TrainConfig
@@ -85,3 +91,18 @@ def test_first_words_tell_the_time_and_how_little_text_there_is():
     assert len(first_words(dataclasses.replace(recipe, train=enough), 1e9)) == 1
     whole_corpus = dataclasses.replace(recipe.train, steps=0)
     assert first_words(dataclasses.replace(recipe, train=whole_corpus), 1e9) == []
+
+
+def test_length_by_the_size_of_the_student_is_in_the_bill():
+    demo = read_recipe("demo")  # 32M parameters by budget, 4,096 tokens a step
+    long = dataclasses.replace(demo.train, steps=0, tokens_per_parameter=20)
+    recipe = dataclasses.replace(demo, train=long)
+    by_steps = dataclasses.replace(demo.train, steps=round(20 * 32e6 / 4096))
+    assert predict_flops(recipe) == predict_flops(dataclasses.replace(demo, train=by_steps))
+    assert len(first_words(recipe, 1e12)) == 1  # no word of too little text
+    shape = {"num_layers": 12, "hidden_size": 384, "intermediate_size": 896}
+    shape |= {"num_attention_heads": 6, "num_key_value_heads": 3, "head_dim": 64}
+    planned = dataclasses.replace(recipe, architecture=ArchitectureConfig(shape=shape))
+    size = parameters(Shape.from_dict({"vocab_size": 16384, **shape}))
+    lines = dict(describe(planned, 989, 0.4, 1e12))
+    assert f"{20 * size / 1e6:.0f}" == f"{float(lines['rounds'].split()[-3][:-1]):.0f}"

@@ -45,3 +45,14 @@ def test_defaults_are_valid_and_every_field_is_a_plain_type():
     assert all(
         isinstance(value, (int, float, bool, str, tuple)) for value in config.to_dict().values()
     )
+
+
+def test_length_by_the_size_of_the_model():
+    config = TrainConfig(batch_size=4, sequence_length=256, tokens_per_parameter=20).validate()
+    settled = config.settle_length(1_000_000)
+    assert settled.steps == round(20e6 / 1024) and settled.tokens_per_parameter == 0
+    assert settled.settle_length(5) == settled  # settled once
+    assert TrainConfig(steps=7).settle_length(1_000_000).steps == 7
+    assert config.settle_length(3).steps == 1
+    with pytest.raises(InputError, match=r"tokens_per_parameter = 20.*give one of the two"):
+        dataclasses.replace(config, steps=3).validate()
