@@ -24,3 +24,9 @@ class ExportOptions:
     pre_tokenizer: str | None = None
     overwrite: bool = False  # replace --out when it exists
     threads: int = 1  # of llama.cpp during the check
+    # repository of the hub, USER/NAME, that the model with its card goes to, and --out if given
+    push: str | None = None
+    # more files that go with --push: GGUFs made before
+    also: list[Path] = field(default_factory=list)
+    private: bool = False  # a repository that --push makes is seen by you alone
+    dry_run: bool = False  # of --push: write nothing, list what would go

@@ -12,6 +12,7 @@ from tinylm.errors import InputError
 from tinylm.export.check import check as check_gguf
 from tinylm.export.formats import FORMATS
 from tinylm.export.options import ExportOptions
+from tinylm.export.push import push
 from tinylm.models.teacher import resolve
 from tinylm.terminal import print_table
 
@@ -53,6 +54,10 @@ def export(
         print_check(checked, f"{options.verify} is {model}")
         return checked
     out = None if out is None else Path(out)
+    _check_push(options)
+    if options.push and (options.dry_run or out is None):
+        _push(model_dir, out if out is not None and out.exists() else None, options)
+        return {}
     report = FORMATS[format](model_dir, out, options, texts)
     if not report or out is None:
         return report
@@ -64,7 +69,21 @@ def export(
         print(f"{tensors} tensors have rows that do not divide by the format's block: {change}")
     print(f"{out}  {report['bytes'] / 1e6:.1f} MB, {report['bits_per_weight']:.2f} bits per weight")
     write_json(out.with_name(out.name + ".json"), report)
+    if options.push:
+        _push(model_dir, out, options)
     return report
+
+
+def _check_push(options: ExportOptions) -> None:
+    given = {"--also": options.also, "--private": options.private, "--dry-run": options.dry_run}
+    for name, value in given.items():
+        if value and not options.push:
+            raise InputError(f"{name} goes with --push: name the repository")
+
+
+def _push(model_dir: Path, out: Path | None, options: ExportOptions) -> None:
+    files = [*options.also, *([out] if out is not None else [])]
+    push(model_dir, options.push or "", files, private=options.private, dry_run=options.dry_run)
 
 
 def print_check(facts: dict[str, Any], title: str) -> None:
