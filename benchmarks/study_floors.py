@@ -61,7 +61,7 @@ _known: dict[str, dict[str, float]] = {}
 
 def _counted(recipe: Recipe, work: Path) -> dict[str, float]:
     parts = (recipe.teacher, vars(recipe.corpus), vars(recipe.tokenizer))
-    key = hash_of([*parts, recipe.train.to_dict(), recipe.train_seed])
+    key = hash_of([*parts, recipe.training().to_dict()])
     if key not in _known:
         stages = Stages(work, 6)
         teacher = teacher_stage(recipe, stages)

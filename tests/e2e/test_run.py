@@ -63,6 +63,7 @@ def finished(recipe, tmp_path_factory) -> Path:
     done = tinylm("run", recipe, "--out", out)
     assert done.returncode == 0, done.stderr
     assert "bits per byte" in done.stdout
+    assert "Warning" not in done.stderr and "warn" not in done.stderr  # none that breaks a bar
     return out
 
 
@@ -265,3 +266,31 @@ def test_a_damaged_teacher_is_one_line_and_exit_code_2(recipe, teacher_dir, tmp_
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "download or convert it again" in done.stderr.splitlines()[-1]
     assert not list((tmp_path / "out" / "work").glob("compact-*"))
+
+
+def test_a_mixture_of_two_corpora(recipe, tmp_path):
+    """Half of the training from each, though one holds a tenth of the other; the control reads the
+    same, and counting too."""
+    from tinylm.corpus.store import open_store
+
+    small = corpus_file(tmp_path / "small.jsonl", count=12, seed=1)
+    large = recipe.parent / "corpus.jsonl"
+    out = tmp_path / "out"
+    words = [f'corpus.paths=["{large}", "{small}"]', "train.rounds=auto", "train.steps=60"]
+    words += ["inherit.init=random"]  # and quick
+    refused = tinylm("run", recipe, "--out", out, "--set", *words, "corpus.weights=[0, 0]")
+    assert refused.returncode == 2
+    assert "one number of 0 or more for each path, not all 0" in refused.stderr
+    done = tinylm("run", recipe, "--out", out, "--set", *words, "corpus.weights=[1, 1]")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("50% of training from") == 2
+    assert "passes over" in done.stderr  # the small one is read many times
+    results = json.loads((out / "results.json").read_text())
+    assert results["bits_per_byte"]["student"] > 0 and results["floors"]["bigram"] > 0
+    store = open_store(out / "work" / results["artifacts"]["pack"] / "train")
+    assert len(store.source_ends) == 2
+    (tmp_path / "empty.jsonl").write_text("\n")
+    for other, said in (("empty.jsonl", "holds no text"), (large, "has no document of its own")):
+        words[0] = f'corpus.paths=["{large}", "{tmp_path / other}"]'
+        done = tinylm("run", recipe, "--out", out, "--set", *words, "corpus.weights=[1, 1]")
+        assert done.returncode == 2 and f"{other} {said}" in done.stderr

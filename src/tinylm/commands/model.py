@@ -66,13 +66,14 @@ def corpus_pack(tokenizer: str, corpus: Corpus, out: Path, separator: str | None
             end-of-text token.
     """
     from tinylm.corpus.pack import pack
-    from tinylm.corpus.read import documents
+    from tinylm.corpus.read import by_path, documents
     from tinylm.models.teacher import load_tokenizer
     from tinylm.tokenizer.engines import engine_of
 
     fast = load_tokenizer(tokenizer)
     encode = engine_of(fast).encode
-    store = pack(documents(corpus), fast, out, encode=encode, separator=separator)
+    read = by_path(corpus) if len(corpus) > 1 else documents(corpus)
+    store = pack(read, fast, out, encode=encode, separator=separator)
     per_token = store.text_bytes / store.num_tokens
     print(
         f"{store.num_tokens:,} tokens of {store.num_documents:,} documents, {per_token:.2f} bytes a"

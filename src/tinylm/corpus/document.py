@@ -7,3 +7,4 @@ from dataclasses import dataclass
 class Document:
     text: str
     source: str  # file name (or dataset id) it came from: reports group by it
+    path: int = 0  # which of the paths of a corpus it is from, where they are told apart

@@ -53,9 +53,10 @@ def pack(
     encode = encode or _by_tokenizer(tokenizer)
     dtype = np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
     starts, text_bytes = [np.zeros(1, dtype=np.int64)], 0
+    by_path: list[int] = []  # documents of each path
     with atomic_directory(Path(out), replace=replace) as folder:
         with open(folder / TOKENS, "wb") as file, progress_bar("packing", None, "documents") as bar:
-            for batch in _batches(documents):
+            for batch in _batches(documents, by_path):
                 tokens, ends = _with_ends(*encode(batch), start, separator_id)
                 tokens.astype(dtype).tofile(file)
                 starts.append(starts[-1][-1] + ends)
@@ -65,8 +66,10 @@ def pack(
         if len(offsets) == 1:
             raise InputError("the corpus has no document with text in it: nothing to pack")
         np.save(folder / DOCUMENTS, offsets)
+        ends = offsets[np.cumsum(by_path)].tolist()
         write_header(
             folder,
+            **({"source_ends": ends} if len(ends) > 1 else {}),
             vocab_size=vocab_size,
             num_tokens=int(offsets[-1]),
             num_documents=len(offsets) - 1,
@@ -134,12 +137,17 @@ def find_start(tokenizer: Any) -> int | None:
     return first[0] if first == [tokenizer.bos_token_id] else None
 
 
-def _batches(documents: Iterable[Document | str]) -> Iterator[list[str]]:
-    texts = (document if isinstance(document, str) else document.text for document in documents)
-    texts = (text for text in texts if text.strip())
+def _batches(documents: Iterable[Document | str], by_path: list[int]) -> Iterator[list[str]]:
+    """Texts that are not blank; ``by_path`` gets how many documents each path of the corpus has,
+    whose documents come one path after the other."""
     batch: list[str] = []
     characters = 0
-    for text in texts:
+    for document in documents:
+        text, path = (document, 0) if isinstance(document, str) else (document.text, document.path)
+        if not text.strip():
+            continue
+        by_path += [0] * (path + 1 - len(by_path))
+        by_path[path] += 1
         if batch and characters + len(text) > BATCH_CHARACTERS:
             yield batch
             batch, characters = [], 0

@@ -14,6 +14,7 @@ import os
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,24 @@ def documents(paths: Sequence[str | Path], text_key: str = "text") -> Iterator[D
         else:
             for file in expand([name], text_key):
                 yield from _read_file(file, text_key)
+
+
+def by_path(
+    paths: Sequence[str | Path],
+    text_key: str = TEXT_KEYS[0],
+    limits: Sequence[int] = (),
+    needed: Sequence[float] = (),
+) -> Iterator[Document]:
+    """:func:`documents` that remember which of ``paths`` they are from; of each path the first
+    documents of about so many bytes (0: all). InputError for a ``needed`` path without text."""
+    for number, path in enumerate(paths):
+        empty = True
+        found = first_bytes(documents([path], text_key), limits[number] if limits else 0)
+        for document in found:
+            yield replace(document, path=number)
+            empty = False
+        if empty and needed and needed[number]:
+            raise InputError(f"corpus {path} holds no text: leave it out of the mixture")
 
 
 def first_bytes(documents: Iterable[Document], limit: int) -> Iterator[Document]:

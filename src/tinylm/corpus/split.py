@@ -33,7 +33,7 @@ def write_split(
 
     Returns:
         {"documents", "duplicates", "train": {"documents", "bytes"}, "valid": {...}, "sources":
-        {source: bytes}}.
+        {source: bytes}, "paths": documents of the train part from each path of the corpus}.
 
     Raises:
         InputError: no document at all, or none on one of the sides.
@@ -43,6 +43,7 @@ def write_split(
         "documents": 0,
         "duplicates": 0,
         "sources": {},
+        "paths": [0],
         **{p: {"documents": 0, "bytes": 0} for p in PARTS},
     }
     writers = {part: _writer(folder / f"{part}.jsonl.zst") for part in PARTS}
@@ -55,13 +56,15 @@ def write_split(
                 continue
             seen.add(digest)
             part = "valid" if is_valid(document.text, valid_fraction, seed) else "train"
-            line = json.dumps(
-                {"text": document.text, "source": document.source}, ensure_ascii=False
-            )
+            values: dict = {"text": document.text, "source": document.source}
+            values |= {"path": document.path} if document.path else {}
+            line = json.dumps(values, ensure_ascii=False)
             writers[part].write(line.encode("utf-8", "surrogatepass") + b"\n")
             size = len(document.text.encode("utf-8", "surrogatepass"))
             facts[part]["documents"] += 1
             facts[part]["bytes"] += size
+            facts["paths"] += [0] * (document.path + 1 - len(facts["paths"]))
+            facts["paths"][document.path] += part == "train"
             facts["sources"][document.source] = facts["sources"].get(document.source, 0) + size
     finally:
         for writer in writers.values():
@@ -86,7 +89,7 @@ def read_part(folder: Path, part: str) -> Iterator[Document]:
     ):
         for line in io.TextIOWrapper(stream, encoding="utf-8", errors="surrogatepass"):
             values = json.loads(line)
-            yield Document(values["text"], values["source"])
+            yield Document(values["text"], values["source"], values.get("path", 0))
 
 
 def spread(documents: Iterable[Document], total_bytes: int) -> list[Document]:

@@ -41,6 +41,8 @@ class TokenStore:
     text_bytes: int
     # id of the token that every text begins with, where the tokenizer has one
     start: int | None = None
+    # where the text of each path of the corpus ends, in tokens; empty: of one path, or not told
+    source_ends: tuple[int, ...] = ()
 
     @cached_property
     def tokens(self) -> np.ndarray:
@@ -105,9 +107,12 @@ def open_store(path: str | Path) -> TokenStore:
         )
     header = read_json(path / HEADER)
     try:
-        names = TokenStore.__dataclass_fields__.keys() - {"path", "start"}
+        names = TokenStore.__dataclass_fields__.keys() - {"path", "start", "source_ends"}
         store = TokenStore(
-            path, **{name: header[name] for name in names}, start=header.get("start")
+            path,
+            **{name: header[name] for name in names},
+            start=header.get("start"),
+            source_ends=tuple(header.get("source_ends", ())),
         )
     except (KeyError, TypeError) as error:
         raise InputError(f"{path / HEADER} lacks {error}: pack the corpus again") from error

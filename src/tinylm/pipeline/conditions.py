@@ -1,8 +1,8 @@
 """What later stages will need, asked as soon as it can be known: nobody should learn after a
 training that its result cannot be scored."""
 
-import dataclasses
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from tinylm.render.numbers import millions
 from tinylm.terminal import console
 from tinylm.train.batches import make_plan
 from tinylm.train.inputs import require_rows, require_top_k
+from tinylm.train.mixture import passes
 from tinylm.train.rounds import settle_rounds
 
 # up to which repeated text is worth about as much as fresh text (arXiv 2305.16264)
@@ -83,20 +84,32 @@ def check_tasks(recipe: Recipe, model: Path) -> None:
         run_tasks(reader, load_tasks(config.tasks, Path(config.task_data)), config.limit)
 
 
+def _warn_of_repeats(epochs: float, tokens: int) -> None:
+    if epochs > MANY_EPOCHS:
+        console.print(
+            f"[yellow]{epochs:.1f} passes over {millions(tokens)} tokens of text: above"
+            f" {MANY_EPOCHS} repeated text is worth less and less, more text is worth more[/]"
+        )
+
+
 def check_data(recipe: Recipe, store: Path, model: Path) -> None:
     """InputError when the packed text in ``store`` is too little for the training or the
     calibration of the recipe, or spells a token that ``model`` has no row for."""
     tokens = open_store(store / "train")
     rows = teachers.load_config(model).get_text_config().vocab_size
     require_rows(tokens, rows)
-    rounds = settle_rounds(recipe.train, tokens.num_tokens)
-    make_plan(dataclasses.replace(recipe.train, rounds=rounds, seed=recipe.train_seed), tokens)
-    epochs = recipe.train.steps * recipe.train.tokens_per_batch / tokens.num_tokens
-    if epochs > MANY_EPOCHS:
-        console.print(
-            f"[yellow]{epochs:.1f} passes over {millions(tokens.num_tokens)} tokens of text: above"
-            f" {MANY_EPOCHS} repeated text is worth less and less, more text is worth more[/]"
-        )
+    config = recipe.training()
+    make_plan(replace(config, rounds=settle_rounds(config, tokens.num_tokens)), tokens)
+    trained = config.steps * config.tokens_per_batch
+    if config.mixture:
+        shares = [weight / sum(config.mixture) for weight in config.mixture]
+        rows = passes(tokens, config.mixture, trained)
+        for path, share, (size, count) in zip(recipe.corpus.paths, shares, rows):
+            text = f"{millions(size)} tokens of text, read {count:.2g} times"
+            console.print(f"    {share:.0%} of training from {path}: {text}", highlight=False)
+            _warn_of_repeats(count, size)
+    else:
+        _warn_of_repeats(trained / tokens.num_tokens, tokens.num_tokens)
     length = recipe.inherit.calibration_length
     if recipe.inherit.init == "inherit" and not tokens.num_sequences(length):
         raise InputError(

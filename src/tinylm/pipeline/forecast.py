@@ -51,7 +51,7 @@ def describe(
     memory = training_bytes(shape, in_flight, config, checkpointing=train.gradient_checkpointing)
     lines = [
         ("teacher", recipe.teacher),
-        ("corpus", ", ".join(recipe.corpus.paths)),
+        ("corpus", _corpus(recipe)),
         ("student", _in_words(shape) + note),
         ("parameters", f"{millions(sum(parts.values()))}, of which vocabulary {share:.1%}"),
         (
@@ -158,6 +158,13 @@ def _shape(recipe: Recipe) -> tuple[Shape, Any, str]:
         choice.budget, vocabulary, teacher=config, depths=choice.depths or None, block=choice.block
     )[0]
     return best.shape, best.config, f"{assumed}, planned: {best.why}"
+
+
+def _corpus(recipe: Recipe) -> str:
+    paths, weights = recipe.corpus.paths, recipe.corpus.weights
+    if not weights:
+        return ", ".join(paths)
+    return ", ".join(f"{path} ({w / sum(weights):.0%})" for path, w in zip(paths, weights))
 
 
 def _in_words(shape: Shape) -> str:

@@ -152,7 +152,7 @@ def train_stage(
     """Formula 4: multiple-round training; resumable, so a kill loses at most the steps since the
     last checkpoint."""
 
-    config = dataclasses.replace(recipe.train, seed=recipe.train_seed)
+    config = recipe.training()
 
     def build(folder: Path) -> dict[str, Any]:
         model = teachers.load_model(initial / "model", torch.float32)

@@ -6,6 +6,7 @@ Every wrong value is one clear line that names the key, the value and what is al
 import contextlib
 import dataclasses
 import json
+import math
 import tomllib
 import types
 import typing
@@ -30,6 +31,8 @@ from tinylm.train.config import TrainConfig
 class CorpusConfig:
     # files, folders, hub:NAME[@CONFIG][:SPLIT], or the embedded corpus
     paths: tuple[str, ...] = ("embedded",)
+    # share of each path in training, e.g. [0.5, 0.5]; empty: as they come
+    weights: tuple[float, ...] = ()
     text_key: str = "text"  # where a record's text is; "text": there, or else in "content"
     # of text read, from the start; 0: all. A hub data set can be larger than any disk
     max_bytes: int = 0
@@ -38,6 +41,10 @@ class CorpusConfig:
 
     def validate(self) -> None:
         _require(len(self.paths) > 0, "corpus.paths", self.paths, "at least one file or folder")
+        count, known = len(self.paths), "one number of 0 or more for each path, not all 0"
+        fine = len(self.weights) == count and all(0 <= w < math.inf for w in self.weights)
+        fine = fine and sum(self.weights) > 0
+        _require(not self.weights or fine, "corpus.weights", self.weights, known)
         _require(
             0 < self.valid_fraction < 1,
             "corpus.valid_fraction",
@@ -176,10 +183,10 @@ class Recipe:
         """Whether a control is trained: a student from random weights is its own."""
         return self.control.enabled and self.inherit.init != "random"
 
-    @property
-    def train_seed(self) -> int:
-        """Of the training: its own, where that is not 0."""
-        return self.train.seed or self.seed
+    def training(self) -> TrainConfig:
+        """[train] with what other tables say about it: the seed, the mixture of the corpus."""
+        mixture = self.corpus.weights or self.train.mixture
+        return dataclasses.replace(self.train, seed=self.train.seed or self.seed, mixture=mixture)
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

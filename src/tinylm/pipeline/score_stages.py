@@ -66,12 +66,12 @@ def floors_stage(
 ) -> dict[str, float]:
     """Unigram and bigram bits per byte by the student's own training tokens, on the documents that
     all models are scored on."""
-    config = recipe.train
+    config = recipe.training()
 
     def build(folder: Path) -> dict[str, Any]:
         tokens, tokenizer = open_store(store / "train"), teachers.load_tokenizer(compact / "model")
         settled = dataclasses.replace(config, rounds=settle_rounds(config, tokens.num_tokens))
-        pool = make_plan(dataclasses.replace(settled, seed=recipe.train_seed), tokens).pool.ravel()
+        pool = make_plan(settled, tokens).pool.ravel()
         pool = pool[: COUNTED_TOKENS // config.sequence_length]
         held_out = spread(read_part(corpus, "valid"), recipe.corpus.eval_bytes)
         texts = [document.text for document in held_out if document.text]
@@ -87,8 +87,9 @@ def floors_stage(
         "store": store.name,
         "corpus": corpus.name,
         "bytes": recipe.corpus.eval_bytes,
-        "seed": recipe.train_seed,
+        "seed": config.seed,
         **{key: getattr(config, key) for key in PLAN_SETTINGS},
+        **({"mixture": config.mixture} if config.mixture else {}),
     }
     stages("floors", inputs, build)
     return stages.result("floors")

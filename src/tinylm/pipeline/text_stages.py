@@ -6,7 +6,7 @@ from typing import Any
 
 from tinylm import artifact
 from tinylm.corpus.pack import find_separator, pack
-from tinylm.corpus.read import documents, expand, first_bytes
+from tinylm.corpus.read import by_path, documents, expand, first_bytes
 from tinylm.corpus.split import read_part, write_split
 from tinylm.errors import InputError
 from tinylm.models import teacher as teachers
@@ -56,10 +56,26 @@ def corpus_stage(recipe: Recipe, stages: Stages) -> Path:
     }
     if config.max_bytes:
         inputs["max_bytes"] = config.max_bytes
+    # with weights the paths are told apart, and each has its share of max_bytes
+    shares = [weight / sum(config.weights) for weight in config.weights]
+    limits = [round(config.max_bytes * share) or bool(config.max_bytes) for share in shares]
+    if config.weights:
+        inputs["limits"] = limits
 
     def build(folder: Path) -> dict[str, Any]:
-        read = first_bytes(documents(config.paths, config.text_key), config.max_bytes)
-        return write_split(read, folder, config.valid_fraction)
+        read = (
+            by_path(config.paths, config.text_key, limits, config.weights)
+            if config.weights
+            else first_bytes(documents(config.paths, config.text_key), config.max_bytes)
+        )
+        facts = write_split(read, folder, config.valid_fraction)
+        for number, weight in enumerate(config.weights):
+            if weight and not any(facts["paths"][number : number + 1]):
+                raise InputError(
+                    f"corpus {config.paths[number]} has no document of its own to train on: all are"
+                    " held out, or in a path before it; add text or leave it out of the mixture"
+                )
+        return facts
 
     return stages("corpus", inputs, build)
 

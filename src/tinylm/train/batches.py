@@ -18,6 +18,7 @@ from tinylm.corpus.store import TokenStore
 from tinylm.errors import InputError
 from tinylm.train.config import TrainConfig
 from tinylm.train.draws import generator
+from tinylm.train.mixture import mixed_order
 from tinylm.train.rounds import GRANULARITIES, later_share
 
 
@@ -48,9 +49,10 @@ class Plan:
 
     def unused(self, store: TokenStore, most: int) -> np.ndarray:
         """Numbers of at most ``most`` sequences of the store that the run never reads, int64[n]."""
-        order = generator(self.config.seed, "pool").permutation(
-            store.num_sequences(self.config.sequence_length)
-        )
+        every = store.num_sequences(self.config.sequence_length)
+        order = generator(self.config.seed, "pool").permutation(every)
+        if self.config.mixture:  # the pool is no beginning of that order
+            return order[~np.isin(order, self.pool)][:most]
         return order[self.pool.size :][:most]
 
     def batch(self, round_number: int, step: int, chosen: np.ndarray | None = None) -> np.ndarray:
@@ -101,8 +103,12 @@ def make_plan(config: TrainConfig, store: TokenStore) -> Plan:
         most = (config.steps - 1) // max(1, config.rounds - 1)
         rest = [min(most, max(1, round(config.steps * later / share)))] * (config.rounds - 1)
         steps = [max(1, config.steps - sum(rest)), *rest]
-        first = min(available, steps[0])
-    order = generator(config.seed, "pool").permutation(sequences)[: first * config.batch_size]
+        first = steps[0] if config.mixture else min(available, steps[0])
+    count = first * config.batch_size
+    if config.mixture:
+        order = mixed_order(store, config.sequence_length, config.mixture, count, config.seed)
+    else:
+        order = generator(config.seed, "pool").permutation(sequences)[:count]
     return Plan(config, order.reshape(first, config.batch_size), tuple(steps))
 
 

@@ -25,6 +25,9 @@ from tinylm.train.master_weights import MasterWeights
 from tinylm.train.parallel import World, like_sharding
 
 STATE = "state.json"
+# That one process means "not distributed" is no news. It is said by a thread of torch's, which a
+# filter for the length of a call does not reach: bars on a terminal broke.
+warnings.filterwarnings("ignore", r"torch\.distributed is disabled", UserWarning)
 BEST = "best"  # kind of the weights with the lowest held-out loss so far
 
 
@@ -52,16 +55,11 @@ class Checkpoints:
         if self.world.any(int(not self._prepare(partial, tensors))):
             return
         try:
-            with warnings.catch_warnings():
-                # that one process means "not distributed"
-                warnings.simplefilter("ignore", UserWarning)
-                written = dcp.async_save(
-                    dict(tensors),
-                    storage_writer=dcp.HuggingFaceStorageWriter(
-                        str(partial), save_distributed=True
-                    ),
-                    process_group=self.group,
-                )
+            written = dcp.async_save(
+                dict(tensors),
+                storage_writer=dcp.HuggingFaceStorageWriter(str(partial), save_distributed=True),
+                process_group=self.group,
+            )
             self.writing = self.background.submit(
                 self._publish, written, partial, path, {"step": step, **state}
             )
@@ -199,9 +197,7 @@ def unpack_state(
         else:
             empty = torch.empty(entry.size, dtype=entry.properties.dtype)
             tensors[key] = like_sharding(empty, weights[name]) if name in weights else empty
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that one process means "not distributed"
-        dcp.load(tensors, storage_reader=dcp.HuggingFaceStorageReader(str(path)))
+    dcp.load(tensors, storage_reader=dcp.HuggingFaceStorageReader(str(path)))
     for key in [key for key in tensors if key.split(".", 1)[1] in weights]:
         kind, name = key.split(".", 1)
         if kind == BEST:

@@ -45,6 +45,8 @@ class TrainConfig:
     steps: Count = 0  # optimiser steps over all rounds; 0: each round reads its data once
     # training tokens a parameter, instead of steps: 20 is the usual least, the paper has 50
     tokens_per_parameter: Annotated[float, Ge(0)] = 0.0
+    # share of each source of the store, in the order of the corpus' paths; empty: as they come
+    mixture: tuple[float, ...] = ()
     document_mask: bool = False  # attention and positions do not cross document boundaries
     seed: Count = 0  # of the order of the data, the draws and dropout
 
@@ -153,6 +155,8 @@ class TrainConfig:
                 self._refuse(key, " or ".join(words))
         if self.steps and self.tokens_per_parameter:
             self._refuse("tokens_per_parameter", "0 beside train.steps: give one of the two")
+        if self.mixture and not (self.steps or self.tokens_per_parameter):
+            self._refuse("mixture", "given with steps or tokens_per_parameter")
         if self.micro_batch_size and self.batch_size % self.micro_batch_size:
             self._refuse("micro_batch_size", f"a divisor of batch_size ({self.batch_size})")
         return self
@@ -168,6 +172,9 @@ def _refused(value: Any, kind: Any) -> str:
         return "one of " + ", ".join(arguments) if len(arguments) > 1 else f'"{arguments[0]}"'
     if origin is Annotated and not _is_within(value, *arguments):
         return _range(*arguments[1:])
+    if origin is tuple and arguments[0] is float:
+        fine = all(_is_within(share, float, Ge(0)) for share in value)
+        return "" if fine and (not value or sum(value) > 0) else "numbers of 0 or more, not all 0"
     if origin is tuple and not set(value) <= set(known := get_args(arguments[0])):
         return "of " + ", ".join(known)
     return ""

@@ -105,6 +105,8 @@ def settle_rounds(config: "TrainConfig", num_tokens: int) -> int:
     many as its steps read the text, later rounds reading ``sampling_rate`` of it."""
     if config.rounds != "auto":
         return config.rounds
+    if config.mixture:  # its first round reads each source as often as its share asks
+        return 1
     epochs = config.steps * config.tokens_per_batch / num_tokens
     return min(1 + max(0, round((epochs - 1) / later_share(config))), max(1, config.steps))
 
