@@ -65,7 +65,7 @@ def _counted(recipe: Recipe, work: Path) -> dict[str, float]:
     if key not in _known:
         stages = Stages(work, 6)
         teacher = teacher_stage(recipe, stages)
-        corpus = corpus_stage(recipe, stages)
+        corpus = corpus_stage(recipe, stages, teacher)
         compact = compact_stage(recipe, stages, teacher, corpus)
         store = pack_stage(stages, corpus, compact)
         _known[key] = floors_stage(recipe, stages, corpus, store, compact)

@@ -294,3 +294,42 @@ def test_a_mixture_of_two_corpora(recipe, tmp_path):
         words[0] = f'corpus.paths=["{large}", "{tmp_path / other}"]'
         done = tinylm("run", recipe, "--out", out, "--set", *words, "corpus.weights=[1, 1]")
         assert done.returncode == 2 and f"{other} {said}" in done.stderr
+
+
+def test_a_student_of_conversations_chats_and_stops(recipe, tmp_path):
+    from tinylm.corpus.store import open_store
+    from tinylm.models.generate import end_tokens
+    from tinylm.models.teacher import load_model, load_tokenizer
+
+    corpus = tmp_path / "talks.jsonl"
+    names = ["river", "city", "house", "tree", "road"]
+    with open(corpus, "w") as file:
+        for number in range(400):
+            name = names[number % len(names)]
+            turns = [
+                {"role": "user", "content": f"Question {number}: what is the {name}?"},
+                {"role": "assistant", "content": f"the {name} is old."},
+            ]
+            file.write(json.dumps({"messages": turns}) + "\n")
+    out = tmp_path / "out"
+    words = [f'corpus.paths=["{corpus}"]', "train.rounds=1", "train.steps=300"]
+    words += ["train.document_mask=true", "control.enabled=false", "train.sequence_length=64"]
+    told = tinylm("run", recipe, "--out", out, "--set", *words)
+    assert told.returncode == 2 and "it has messages" in told.stderr
+    done = tinylm("run", recipe, "--out", out, "--set", *words, "corpus.text_key=messages")
+    assert done.returncode == 0, done.stderr
+    results = json.loads((out / "results.json").read_text())
+    store = open_store(out / "work" / results["artifacts"]["pack"] / "train")
+    assert 0.1 < store.counted.mean() < 0.7  # what users say is read and not learned
+    tokenizer, model = load_tokenizer(out / "model"), load_model(out / "model")
+    assert tokenizer.chat_template
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert {end, store.separator} <= set(end_tokens(model, tokenizer))
+    stopped = 0
+    for number, name in enumerate(names):
+        turn = [{"role": "user", "content": f"Question {number}: what is the {name}?"}]
+        text = tokenizer.apply_chat_template(turn, tokenize=False) + "<|im_start|>assistant\n"
+        ids = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"]])
+        reply = model.generate(ids, max_new_tokens=30, do_sample=False)[0, ids.shape[1] :]
+        stopped += int(reply[-1]) in end_tokens(model, tokenizer) and len(reply) < 30
+    assert stopped >= 4  # plain transformers, and nobody told it where to stop

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from tinylm.artifact import atomic_directory
-from tinylm.corpus.read import Document
+from tinylm.corpus.document import Document
 from tinylm.corpus.store import (
+    COUNTED,
     DOCUMENTS,
     TOKENS,
     TokenStore,
@@ -55,12 +56,18 @@ def pack(
     starts, text_bytes = [np.zeros(1, dtype=np.int64)], 0
     by_path: list[int] = []  # documents of each path
     with atomic_directory(Path(out), replace=replace) as folder:
+        counted = _Counted(folder / COUNTED)
         with open(folder / TOKENS, "wb") as file, progress_bar("packing", None, "documents") as bar:
             for batch in _batches(documents, by_path):
-                tokens, ends = _with_ends(*encode(batch), start, separator_id)
+                texts = [text for row in batch for text, _ in row]
+                ids, lengths = encode(texts)
+                flags = np.repeat([counts for row in batch for _, counts in row], lengths)
+                lengths = np.add.reduceat(lengths, np.cumsum([0, *map(len, batch)])[:-1])
+                tokens, ends = _with_ends(ids, lengths, start, separator_id)
                 tokens.astype(dtype).tofile(file)
+                counted.write(flags, lengths, int(start is not None))
                 starts.append(starts[-1][-1] + ends)
-                text_bytes += sum(map(_utf8_length, batch))
+                text_bytes += sum(map(_utf8_length, texts))
                 bar.advance(len(batch), f"{starts[-1][-1] / 1e6:.1f}M tokens")
         offsets = np.concatenate(starts)
         if len(offsets) == 1:
@@ -137,10 +144,37 @@ def find_start(tokenizer: Any) -> int | None:
     return first[0] if first == [tokenizer.bos_token_id] else None
 
 
-def _batches(documents: Iterable[Document | str], by_path: list[int]) -> Iterator[list[str]]:
-    """Texts that are not blank; ``by_path`` gets how many documents each path of the corpus has,
-    whose documents come one path after the other."""
-    batch: list[str] = []
+class _Counted:
+    """The file that says which tokens count in training: made when the first one does not."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.before = path, 0  # tokens so far, all of which count
+
+    def write(self, flags: np.ndarray, lengths: np.ndarray, starts: int) -> None:
+        """Of documents whose tokens are bool ``flags``, ``lengths`` each; the token before a
+        document (``starts``: 1 or 0) and its separator count."""
+        total = int(lengths.sum()) + (starts + 1) * len(lengths)
+        if flags.all() and not self.path.exists():
+            self.before += total
+            return
+        every = np.ones(total, dtype=np.uint8)
+        first = np.cumsum(lengths + starts + 1) - lengths - 1
+        place = np.arange(len(flags)) + np.repeat(first - np.cumsum(lengths) + lengths, lengths)
+        every[place] = flags
+        with open(self.path, "ab") as file:
+            while self.before:  # never a corpus of ones at once
+                part = min(self.before, 2**24)
+                file.write(b"\x01" * part)
+                self.before -= part
+            every.tofile(file)
+
+
+def _batches(
+    documents: Iterable[Document | str], by_path: list[int]
+) -> Iterator[list[list[tuple[str, bool]]]]:
+    """The pieces of documents that are not blank; ``by_path`` gets how many documents each path of
+    the corpus has, whose documents come one path after the other."""
+    batch: list[list[tuple[str, bool]]] = []
     characters = 0
     for document in documents:
         text, path = (document, 0) if isinstance(document, str) else (document.text, document.path)
@@ -151,7 +185,7 @@ def _batches(documents: Iterable[Document | str], by_path: list[int]) -> Iterato
         if batch and characters + len(text) > BATCH_CHARACTERS:
             yield batch
             batch, characters = [], 0
-        batch.append(text)
+        batch.append([(document, True)] if isinstance(document, str) else document.pieces())
         characters += len(text)
     if batch:
         yield batch

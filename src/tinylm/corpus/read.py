@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tinylm.corpus import conversation
 from tinylm.corpus.document import Document
 from tinylm.corpus.embedded import NAME as EMBEDDED
 from tinylm.corpus.embedded import embedded_documents
@@ -170,7 +171,10 @@ def first_bytes(documents: Iterable[Document], limit: int) -> Iterator[Document]
 
 def _find_key(names: Iterable[str], text_key: str, where: str) -> str:
     """``text_key``, or what it is called otherwise, among the ``names`` of a record."""
-    names, keys = list(names), TEXT_KEYS if text_key == TEXT_KEYS[0] else (text_key,)
+    names = list(names)
+    # of a mixture some records may be plain text
+    either = text_key in (TEXT_KEYS[0], conversation.KEY)
+    keys = tuple(dict.fromkeys((text_key, *TEXT_KEYS))) if either else (text_key,)
     found = [key for key in keys if key in names]
     if not found:
         wanted = " or ".join(map(repr, keys))
@@ -185,22 +189,30 @@ def _read_file(path: Path, text_key: str) -> Iterator[Document]:
     kind, _ = kind_of(path)
     try:
         if kind in TEXT:
-            texts: Iterator[str] = iter([b"".join(_blocks(path)).decode("utf-8-sig")])
+            texts: Iterator[Any] = iter([b"".join(_blocks(path)).decode("utf-8-sig")])
         elif kind in PARQUET:
             texts = _parquet_texts(path, text_key)
         elif kind in JSON:
             texts = _json_texts(path, text_key)
         else:
             texts = _jsonl_texts(path, text_key)
-        for text in texts:
-            if text.strip():
-                yield Document(_clean(text), path.name)
+        yield from _as_documents(texts, path.name)
     except UnicodeDecodeError as error:
         raise InputError(
             f"{path} is not UTF-8 text at byte {error.start}: convert it first"
         ) from error
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise InputError(f"cannot read {path}: {error}") from error
+
+
+def _as_documents(texts: Iterable[Any], source: str) -> Iterator[Document]:
+    """Documents of texts and of conversations (lists of messages); blank texts are left out."""
+    for text in texts:
+        if isinstance(text, list):
+            turns = tuple((_clean(one["role"]), _clean(one["content"])) for one in text)
+            yield Document("", source, messages=turns)
+        elif text.strip():
+            yield Document(_clean(text), source)
 
 
 def _clean(text: str) -> str:
@@ -212,7 +224,7 @@ def _clean(text: str) -> str:
     return text
 
 
-def _jsonl_texts(path: Path, text_key: str) -> Iterator[str]:
+def _jsonl_texts(path: Path, text_key: str) -> Iterator[Any]:
     for number, line in enumerate(_lines(path), start=1):
         if line.strip():
             where = f"{path} line {number}"
@@ -221,7 +233,7 @@ def _jsonl_texts(path: Path, text_key: str) -> Iterator[str]:
                 yield text
 
 
-def _json_texts(path: Path, text_key: str) -> Iterator[str]:
+def _json_texts(path: Path, text_key: str) -> Iterator[Any]:
     """A .json file: one list of records or texts; or lines, as many data sets call theirs."""
     first = next((block.lstrip(codecs.BOM_UTF8 + b" \t\r\n") for block in _blocks(path)), b"")
     if not first.startswith(b"["):
@@ -242,14 +254,16 @@ def _parsed(text: str, where: str) -> Any:
         raise InputError(f"{where} is not JSON ({getattr(error, 'msg', error)})") from error
 
 
-def _text_of(record: Any, text_key: str, where: str) -> str | None:
-    """The text of a record; None where it holds null."""
+def _text_of(record: Any, text_key: str, where: str) -> Any:
+    """The text of a record, or its list of messages; None where it holds null."""
     if isinstance(record, str):
         return record
     if not isinstance(record, dict):
         raise InputError(f"{where} is {type(record).__name__}, an object with a text is needed")
     key = _find_key(record, text_key, where)
     text = record[key]
+    if key == conversation.KEY and text is not None:
+        return conversation.check_messages(text, where)
     if text is not None and not isinstance(text, str):
         raise InputError(f"{where}: {key!r} is {type(text).__name__}, text is needed")
     return text
@@ -310,7 +324,7 @@ def _zst_blocks(path: Path) -> Iterator[bytes]:
         raise InputError(f"{path} is cut short: its last zstd frame does not end; copy it again")
 
 
-def _parquet_texts(path: Path, text_key: str) -> Iterator[str]:
+def _parquet_texts(path: Path, text_key: str) -> Iterator[Any]:
     import pyarrow
     import pyarrow.parquet
 
@@ -319,7 +333,9 @@ def _parquet_texts(path: Path, text_key: str) -> Iterator[str]:
         key = _find_key(file.schema_arrow.names, text_key, str(path))
         for batch in file.iter_batches(batch_size=256, columns=[key]):
             for text in batch.column(0).to_pylist():
-                if text is not None and not isinstance(text, str):
+                if key == conversation.KEY and text is not None:
+                    text = conversation.check_messages(text, str(path))
+                elif text is not None and not isinstance(text, str):
                     kind = file.schema_arrow.field(key).type
                     raise InputError(
                         f"{path}: column {key!r} is {kind}, text is needed: name another column"
@@ -344,9 +360,13 @@ def _read_hub(name: str, text_key: str) -> Iterator[Document]:
     try:
         rows = load_dataset(dataset, config or None, split=split, streaming=True)
         for row in rows:
-            text = row[_find_key(row, text_key, f"hub dataset {dataset}{config and f'@{config}'}")]
-            if isinstance(text, str) and text.strip():
-                yield Document(_clean(text), dataset)
+            where = f"hub dataset {dataset}{config and f'@{config}'}"
+            key = _find_key(row, text_key, where)
+            text = row[key]
+            if key == conversation.KEY and text is not None:
+                text = conversation.check_messages(text, where)
+            if isinstance(text, (str, list)):
+                yield from _as_documents([text], dataset)
     # RuntimeError: a data set with code of its own, never run
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"cannot stream hub dataset {dataset!r}: {error}") from error

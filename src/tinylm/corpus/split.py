@@ -58,6 +58,7 @@ def write_split(
             part = "valid" if is_valid(document.text, valid_fraction, seed) else "train"
             values: dict = {"text": document.text, "source": document.source}
             values |= {"path": document.path} if document.path else {}
+            values |= {"taught": document.taught} if document.taught else {}
             line = json.dumps(values, ensure_ascii=False)
             writers[part].write(line.encode("utf-8", "surrogatepass") + b"\n")
             size = len(document.text.encode("utf-8", "surrogatepass"))
@@ -89,7 +90,8 @@ def read_part(folder: Path, part: str) -> Iterator[Document]:
     ):
         for line in io.TextIOWrapper(stream, encoding="utf-8", errors="surrogatepass"):
             values = json.loads(line)
-            yield Document(values["text"], values["source"], values.get("path", 0))
+            taught = tuple((start, end) for start, end in values.get("taught", ()))
+            yield Document(values["text"], values["source"], values.get("path", 0), taught=taught)
 
 
 def spread(documents: Iterable[Document], total_bytes: int) -> list[Document]:

@@ -1,12 +1,16 @@
 """TokenStore: a packed corpus on disk, memory-mapped. Opening one costs nothing, whatever its size.
 
-A store is a directory of three files:
+A store is a directory of these files:
 
 - ``tokens.bin``     every token id in corpus order, little-endian uint16 (vocabulary up to 65,536)
   or uint32
 - ``documents.npy``  int64[documents + 1], where each document begins; the last entry is the number
   of tokens
 - ``store.json``     sizes, checksums, and which tokenizer made it
+
+and, where some tokens do not count in training (what a user says to the model):
+
+- ``counted.bin``    a byte a token: 1 where it is a target, 0 where it is only read
 """
 
 import hashlib
@@ -23,6 +27,7 @@ from tinylm.artifact import file_hash, read_json, write_json
 from tinylm.errors import InputError
 
 TOKENS, DOCUMENTS, HEADER = "tokens.bin", "documents.npy", "store.json"
+COUNTED = "counted.bin"
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,20 @@ class TokenStore:
         return np.memmap(self.path / TOKENS, dtype=self.dtype, mode="r")
 
     @cached_property
+    def counted(self) -> np.ndarray | None:
+        """Whether each token is a target in training, uint8 [num_tokens], memory-mapped; None: all
+        are."""
+        path = self.path / COUNTED
+        return np.memmap(path, dtype=np.uint8, mode="r") if COUNTED in self.checksums else None
+
+    def counted_targets(self, indices: Iterable[int], length: int) -> np.ndarray | None:
+        """Whether the targets of :meth:`windows` count, bool [len(indices), length]; None: all."""
+        if self.counted is None:
+            return None
+        starts = np.asarray(list(indices), dtype=np.int64) * length
+        return self.counted[starts[:, None] + np.arange(1, length + 1)].astype(bool)
+
+    @cached_property
     def documents(self) -> np.ndarray:
         """Where each document begins, int64[num_documents + 1], memory-mapped."""
         return np.load(self.path / DOCUMENTS, mmap_mode="r", allow_pickle=False)
@@ -57,7 +76,9 @@ class TokenStore:
     @property
     def fingerprint(self) -> str:
         """What identifies the content: equal for equal tokens, whatever the folder is called."""
-        return self.checksums[TOKENS]
+        return "-".join(
+            self.checksums[name] for name in (TOKENS, COUNTED) if name in self.checksums
+        )
 
     def num_sequences(self, length: int) -> int:
         """How many windows of ``length`` inputs (and as many targets, one further) the store
@@ -120,9 +141,10 @@ def open_store(path: str | Path) -> TokenStore:
     for name, size in (
         (TOKENS, store.num_tokens * width),
         (DOCUMENTS, (store.num_documents + 1) * 8),
+        *([(COUNTED, store.num_tokens)] if COUNTED in store.checksums else []),
     ):
         found = (path / name).stat().st_size if (path / name).exists() else -1
-        if found < size or (name == TOKENS and found != size):
+        if found < size or (name != DOCUMENTS and found != size):
             raise InputError(
                 f"{path / name} is truncated ({max(found, 0)} of {size} bytes): pack the corpus"
                 " again"
@@ -133,7 +155,8 @@ def open_store(path: str | Path) -> TokenStore:
 def write_header(path: Path, **values: Any) -> None:
     """The last step of packing: checksums of the data files, then the header that makes the folder
     a store."""
-    checksums = {name: file_hash(path / name) for name in (TOKENS, DOCUMENTS)}
+    names = [name for name in (TOKENS, DOCUMENTS, COUNTED) if (path / name).exists()]
+    checksums = {name: file_hash(path / name) for name in names}
     write_json(path / HEADER, {**values, "checksums": checksums})
 
 

@@ -146,7 +146,7 @@ def score_documents(
     kept = [document for document in documents if document.text]
     if not kept:
         raise InputError("there is no text to score")
-    tokens = tokenize(tokenizer, [document.text for document in kept])
+    tokens = tokenize_documents(tokenizer, kept)
     bits = token_bits(
         model, tokenizer, tokens, context, stride=stride, batch_tokens=batch_tokens, dtype=dtype
     )
@@ -215,6 +215,20 @@ def held_out(paths: Sequence[str | Path], per_source: int | None = None) -> list
     if files and not found:
         raise InputError(f"there is no text in {', '.join(map(str, files[:3]))}")
     return found
+
+
+def tokenize_documents(
+    tokenizer: PreTrainedTokenizerBase, documents: Sequence[Document]
+) -> list[np.ndarray]:
+    """Token ids of each document: :func:`tokenize` of its text, but the markers of a conversation
+    are what they are in training, single tokens."""
+    ids = tokenize(tokenizer, [document.text for document in documents])
+    for place, document in enumerate(documents):
+        if document.taught:
+            parts = [text for text, _ in document.pieces()]
+            rows = tokenizer(parts, add_special_tokens=False)["input_ids"]
+            ids[place] = np.concatenate([np.asarray(row, dtype=np.int64) for row in rows])
+    return ids
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[np.ndarray]:

@@ -33,7 +33,11 @@ class CorpusConfig:
     paths: tuple[str, ...] = ("embedded",)
     # share of each path in training, e.g. [0.5, 0.5]; empty: as they come
     weights: tuple[float, ...] = ()
-    text_key: str = "text"  # where a record's text is; "text": there, or else in "content"
+    # where a record's text is; "text": there, or else in "content"; "messages": conversations (role
+    # and content), written by the teacher's chat template, and plain records beside them
+    text_key: str = "text"
+    # of conversations: what the model learns to say; "all": the user's part too
+    loss_on: Literal["assistant", "all"] = "assistant"
     # of text read, from the start; 0: all. A hub data set can be larger than any disk
     max_bytes: int = 0
     valid_fraction: float = 0.03  # of documents, chosen by the hash of their text

@@ -70,7 +70,7 @@ def _run(
     stages = Stages(work, count_stages(recipe), processes)
     teacher = teacher_stage(recipe, stages)
     processes.alone(check_model, recipe, teacher)
-    corpus = corpus_stage(recipe, stages)
+    corpus = corpus_stage(recipe, stages, teacher)
     compact = compact_stage(recipe, stages, teacher, corpus)
     processes.alone(check_model, recipe, compact / "model")  # its prompts are longer
     processes.alone(check_tasks, recipe, compact / "model")

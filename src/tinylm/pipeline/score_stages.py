@@ -6,7 +6,13 @@ from typing import Any
 
 from tinylm.corpus.split import read_part, spread
 from tinylm.corpus.store import open_store
-from tinylm.evaluate.bits_per_byte import Scores, interleave, report, score_documents, tokenize
+from tinylm.evaluate.bits_per_byte import (
+    Scores,
+    interleave,
+    report,
+    score_documents,
+    tokenize_documents,
+)
 from tinylm.evaluate.floors import floors
 from tinylm.evaluate.models import TEXT_CONTEXT
 from tinylm.machine import choose_device, fast_dtype
@@ -74,13 +80,13 @@ def floors_stage(
         pool = make_plan(settled, tokens).pool.ravel()
         pool = pool[: COUNTED_TOKENS // config.sequence_length]
         held_out = spread(read_part(corpus, "valid"), recipe.corpus.eval_bytes)
-        texts = [document.text for document in held_out if document.text]
+        kept = [document for document in held_out if document.text]
         return floors(
             tokens.windows(pool, config.sequence_length),
-            tokenize(tokenizer, texts),
+            tokenize_documents(tokenizer, kept),
             tokens.separator if tokens.start is None else tokens.start,
             tokens.vocab_size,
-            sum(len(text.encode("utf-8", "surrogatepass")) for text in texts),
+            sum(len(document.text.encode("utf-8", "surrogatepass")) for document in kept),
         )
 
     inputs = {

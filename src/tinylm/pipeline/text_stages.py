@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tinylm import artifact
+from tinylm.corpus.conversation import KEY, render
 from tinylm.corpus.pack import find_separator, pack
 from tinylm.corpus.read import by_path, documents, expand, first_bytes
 from tinylm.corpus.split import read_part, write_split
@@ -46,8 +47,8 @@ def teacher_stage(recipe: Recipe, stages: Stages) -> Path:
     return folder
 
 
-def corpus_stage(recipe: Recipe, stages: Stages) -> Path:
-    config = recipe.corpus
+def corpus_stage(recipe: Recipe, stages: Stages, teacher: Path) -> Path:
+    config, chat = recipe.corpus, has_conversations(recipe)
     inputs = {
         "paths": config.paths,
         "files": file_stamps(_local_files(config.paths, config.text_key)),
@@ -62,12 +63,18 @@ def corpus_stage(recipe: Recipe, stages: Stages) -> Path:
     if config.weights:
         inputs["limits"] = limits
 
+    tokenizer = teachers.load_tokenizer(teacher) if chat else None
+    if tokenizer is not None:
+        inputs |= {"template": tokenizer.chat_template, "loss_on": config.loss_on}
+
     def build(folder: Path) -> dict[str, Any]:
         read = (
             by_path(config.paths, config.text_key, limits, config.weights)
             if config.weights
             else first_bytes(documents(config.paths, config.text_key), config.max_bytes)
         )
+        if chat:
+            read = render(read, tokenizer, config.loss_on)
         facts = write_split(read, folder, config.valid_fraction)
         for number, weight in enumerate(config.weights):
             if weight and not any(facts["paths"][number : number + 1]):
@@ -78,6 +85,11 @@ def corpus_stage(recipe: Recipe, stages: Stages) -> Path:
         return facts
 
     return stages("corpus", inputs, build)
+
+
+def has_conversations(recipe: Recipe) -> bool:
+    """Whether the recipe's corpus holds records with messages."""
+    return recipe.corpus.text_key == KEY
 
 
 def _local_files(paths: tuple[str, ...], text_key: str) -> list[Path]:
@@ -103,7 +115,7 @@ def compact_stage(recipe: Recipe, stages: Stages, teacher: Path, corpus: Path) -
         if size == KEEP_TOKENIZER:
             shutil.copytree(teacher, folder / "model")
             settle_class(folder / "model")
-            _make_base_model(folder / "model")
+            _end_texts(folder / "model", has_conversations(recipe))
             return {
                 "passed": True,
                 "vocab_size": teachers.load_config(teacher).vocab_size,
@@ -118,7 +130,7 @@ def compact_stage(recipe: Recipe, stages: Stages, teacher: Path, corpus: Path) -
             texts=read_part(corpus, "train"),
             held_out=read_part(corpus, "valid"),
         )
-        _make_base_model(folder / "model")
+        _end_texts(folder / "model", has_conversations(recipe))
         source = read_source(teacher)
         curve = rank(source, counts).curve(
             [k for k in CURVE_SIZES if k < len(source.strings)] + [len(source.strings)]
@@ -129,14 +141,16 @@ def compact_stage(recipe: Recipe, stages: Stages, teacher: Path, corpus: Path) -
     return stages("compact tokenizer", inputs, build, kind="compact")
 
 
-def _make_base_model(folder: Path) -> None:
+def _end_texts(folder: Path, chat: bool) -> None:
     """What ends a document of the corpus ends a text of the model, for every runtime that reads the
-    directory. The teacher's chat template goes: the student sees no conversations."""
+    directory. The teacher's chat template goes where the student sees no conversations."""
     tokenizer = teachers.load_tokenizer(folder)
     ends = [*stops_of(folder, tokenizer), find_separator(tokenizer)]
     generation = read_generation(folder) or {}
     generation["eos_token_id"] = list(dict.fromkeys(ends))
     artifact.write_json(folder / "generation_config.json", generation)
+    if chat:
+        return
     settings = check_settings(folder)
     settings.pop("chat_template", None)
     artifact.write_json(folder / "tokenizer_config.json", settings)

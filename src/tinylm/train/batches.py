@@ -18,6 +18,7 @@ from tinylm.corpus.store import TokenStore
 from tinylm.errors import InputError
 from tinylm.train.config import TrainConfig
 from tinylm.train.draws import generator
+from tinylm.train.loss import IGNORE
 from tinylm.train.mixture import mixed_order
 from tinylm.train.rounds import GRANULARITIES, later_share
 
@@ -120,6 +121,7 @@ class MicroBatch:
     ids: torch.Tensor
     targets: torch.Tensor
     positions: torch.Tensor | None  # of every token in its document, with ``document_mask``
+    counted: torch.Tensor | None = None  # bool: which targets count; None: all
 
 
 def micro_batches(
@@ -131,7 +133,11 @@ def micro_batches(
         part = sequences[start : start + size]
         window = _on(device, store.windows(part, length))
         positions = _on(device, store.positions(part, length)) if config.document_mask else None
-        yield MicroBatch(part, window[:, :-1].contiguous(), window[:, 1:].contiguous(), positions)
+        targets, counted = window[:, 1:].contiguous(), store.counted_targets(part, length)
+        which = None if counted is None else _on(device, counted)
+        if which is not None:
+            targets = targets.masked_fill(~which, IGNORE)
+        yield MicroBatch(part, window[:, :-1].contiguous(), targets, positions, which)
 
 
 def _on(device: torch.device, values: np.ndarray) -> torch.Tensor:

@@ -58,7 +58,10 @@ class Student(nn.Module):
             chunk=self.config.loss_chunk,
             compiled=self.config.compile,
         )
-        return loss, nats.view_as(piece.targets).mean(dim=1)
+        nats = nats.view_as(piece.targets)
+        if piece.counted is None:
+            return loss, nats.mean(dim=1)
+        return loss, nats.sum(dim=1) / piece.counted.sum(dim=1).clamp(min=1)
 
     def release(self) -> Any:
         """The model as it came: its own attention, nothing compiled, in eval mode."""
