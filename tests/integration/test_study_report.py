@@ -192,4 +192,4 @@ def test_report_in_a_browser(tmp_path, width):
     for left, size, height in seen["figures"]:
         assert left >= 0 and left + size <= width and size >= min(330, width) and height > 100
     assert all(left >= 0 and left + size <= width for left, size in seen["tables"] if size)
-    assert min(seen["cells"]) >= 14 and seen["text"] >= 16 and seen["narrowest"] >= 40
+    assert min(seen["cells"]) >= 12 and seen["text"] >= 16 and seen["narrowest"] >= 40

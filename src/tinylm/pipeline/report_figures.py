@@ -2,7 +2,19 @@
 
 from typing import Any
 
-from tinylm.render.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, figure, to_svg
+from tinylm.render.figures import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    RED,
+    SKY,
+    SMALL,
+    figure,
+    to_svg,
+    wrap_label,
+)
 from tinylm.train.forgetting import draw as draw_forgetting
 
 PARTS = {
@@ -56,20 +68,24 @@ def _draw_ladder(results: dict[str, Any]) -> str:
         "student": BLUE,
         "control": RED,
     }
-    with figure(6.4, 0.6 + 0.42 * len(names)) as (fig, ax):
+    errors = results.get("bits_per_byte_stderr", {})
+    with figure(height=0.6 + 0.5 * len(names)) as (fig, ax):
         values = list(every.values())
         bars = ax.barh(
             range(len(names)),
             values,
             color=[colours.get(name, GREY if name in counted else GREEN) for name in names],
             height=0.62,
+            xerr=[errors.get(name) or 0.0 for name in names],
+            error_kw={"elinewidth": 1.2, "capsize": 3},
         )
         ax.bar_label(bars, [f"{value:.3f}" for value in values], padding=4)
-        ax.set_yticks(range(len(names)), [rung_name(name, results) for name in names])
+        labels = [wrap_label(rung_name(name, results)) for name in names]
+        ax.set_yticks(range(len(names)), labels, fontsize=SMALL)
         ax.invert_yaxis()
         ax.grid(axis="y", visible=False)
-        ax.set_xlim(0, max(values) * 1.13)
-        ax.set_xlabel("bits per byte on held-out text (lower is better)")
+        ax.set_xlim(0, max(values) * 1.25)
+        ax.set_xlabel("bits per byte on held-out text\n(lower is better)")
         return to_svg(fig)
 
 
@@ -103,7 +119,7 @@ def _draw_loss(results: dict[str, Any]) -> str:
             ax.annotate(
                 "next round",
                 (boundary / 1e6, ax.get_ylim()[1]),
-                fontsize=8,
+                fontsize=SMALL,
                 va="top",
                 rotation=90,
                 ha="right",
@@ -129,10 +145,10 @@ def _draw_coverage(results: dict[str, Any]) -> str:
         )
         ax.axhline(97.86, color=GREY, linestyle=":", linewidth=1.2)
         ax.annotate(
-            "97.86 %: the paper's 48k", (sizes[len(sizes) // 3], 97.86), va="bottom", fontsize=8
+            "97.86 %: the paper's 48k", (sizes[len(sizes) // 3], 97.86), va="bottom", fontsize=SMALL
         )
         ax.axvline(kept, color=GREEN, linewidth=1.2)
-        ax.annotate(f"kept: {kept:,} ", (kept, 50), fontsize=9, color=GREEN, ha="right")
+        ax.annotate(f"kept: {kept:,} ", (kept, 50), fontsize=SMALL, color=GREEN, ha="right")
         ax.set_xscale("log", base=2)
         ticks = [
             size
@@ -143,13 +159,13 @@ def _draw_coverage(results: dict[str, Any]) -> str:
         ax.set_ylim(0, 106)
         ax.set_xlabel("vocabulary size")
         ax.set_ylabel("percent")
-        fig.legend(loc="outside upper center", ncols=2, fontsize=8.5)
+        fig.legend(loc="outside upper center", ncols=2, fontsize=SMALL)
         return to_svg(fig)
 
 
 def _draw_parts(results: dict[str, Any]) -> str:
     named: set[str] = set()
-    with figure(6.4, 2.3) as (fig, ax):
+    with figure(height=2.6) as (fig, ax):
         for row, who in enumerate(("teacher", "student")):
             left = 0.0
             for part, colour in PARTS.items():
@@ -169,23 +185,23 @@ def _draw_parts(results: dict[str, Any]) -> str:
                 (results["parts"][who]["embedding"] + results["parts"][who]["head"]) / 1e6 / left
             )
             ax.annotate(
-                f" {left:.1f}M, {100 * share:.0f} % embedding + head",
+                f" {left:.1f}M\n {100 * share:.0f} % vocabulary",
                 (left, row),
                 va="center",
-                fontsize=8.5,
+                fontsize=SMALL,
             )
         ax.set_yticks([0, 1], ["teacher", "student"])
         ax.invert_yaxis()
         ax.grid(axis="y", visible=False)
         ax.set_xlim(0, sum(results["parts"]["teacher"].values()) / 1e6 * 1.38)
         ax.set_xlabel("parameters, millions")
-        fig.legend(loc="outside upper center", ncols=5, fontsize=8.5)
+        fig.legend(loc="outside upper center", ncols=3, fontsize=SMALL)
         return to_svg(fig)
 
 
 def _draw_layers(results: dict[str, Any]) -> str:
     scores, kept = results["inherit"]["layer_scores"], set(results["inherit"]["kept_layers"])
-    with figure(6.4, 3.0) as (fig, ax):
+    with figure(height=3.0) as (fig, ax):
         colours = [BLUE if layer in kept else "#c9ced6" for layer in range(len(scores))]
         ax.bar(range(len(scores)), scores, color=colours)
         ax.bar(0, 0, color=BLUE, label="kept")
@@ -214,7 +230,8 @@ FIGURES = {
 }
 CAPTIONS = {
     "ladder": (
-        "Bits per byte of each model on the same held-out documents; comparable across tokenizers."
+        "Bits per byte of each model on the same held-out documents, with the standard error over"
+        " documents; comparable across tokenizers."
     ),
     "loss": (
         "Training loss in the order of training (faint: each logged step; bold: running mean). A"
@@ -226,7 +243,8 @@ CAPTIONS = {
         " the rest is spelt with smaller pieces."
     ),
     "parts": (
-        "Parameters by part, before and after. A tied head costs nothing beside the embedding."
+        "Parameters by part, before and after; vocabulary: embedding and head. A tied head costs"
+        " nothing beside the embedding."
     ),
     "layers": "Importance of each of the teacher's layers and which of them the student inherits.",
     "forgetting": (

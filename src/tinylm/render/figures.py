@@ -2,6 +2,7 @@
 
 import io
 import re
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,12 +19,14 @@ from matplotlib.figure import Figure
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#8A8F98",
 )  # fmt: skip
+# inches: on a phone 358 pixels wide a point is 1.13 pixels, so that SMALL is 11 of them
+WIDTH, SMALL = 4.4, 9.8
 PALETTE = [BLUE, ORANGE, GREEN, PURPLE, RED, SKY, GREY]
 
 
 @contextmanager
 def figure(
-    width: float = 6.4, height: float = 3.6, columns: int = 1
+    width: float = WIDTH, height: float = 3.6, columns: int = 1
 ) -> Iterator[tuple[Figure, Any]]:
     """A styled figure and its axes (an array of axes when ``columns`` > 1), closed at the end of
     the block."""
@@ -47,6 +50,12 @@ def figure(
             yield fig, axes
         finally:
             plt.close(fig)
+
+
+def wrap_label(text: str, width: int = 22) -> str:
+    """``text`` in lines for an axis; its own line ends stay, and a $ begins no formula."""
+    lines = [line for part in text.split("\n") for line in textwrap.wrap(part, width) or [""]]
+    return "\n".join(lines).replace("$", r"\$")
 
 
 def to_svg(fig: Figure) -> str:

@@ -1,6 +1,7 @@
 """One self-contained page: no script, no font or file from elsewhere; reads well on a phone and in
 print."""
 
+import re
 from collections.abc import Sequence
 from html import escape
 
@@ -27,14 +28,22 @@ table { border-collapse:collapse; font-variant-numeric:tabular-nums; font-size:.
 th,td { padding:.34rem .8rem .34rem 0; text-align:right; border-bottom:1px solid var(--line);
   vertical-align:top; }
 th:first-child,td:first-child { text-align:left; } th { color:var(--soft); font-weight:600; }
-figure { margin:1rem 0; } figure svg { width:100%; max-width:44rem; height:auto; }
+figure { margin:1rem 0; } figure svg { width:100%; max-width:33rem; height:auto; }
 figcaption { color:var(--soft); font-size:.88rem; max-width:44rem; }
 pre { background:var(--wash); border-radius:.5rem; padding:.8rem 1rem; overflow-x:auto;
   font-size:.83rem;
   line-height:1.45; white-space:pre-wrap; overflow-wrap:anywhere; }
+code { font-size:.9em; background:var(--wash); padding:.1em .3em; border-radius:.3em; }
 blockquote { margin:.5rem 0; padding:.1rem 0 .1rem 1rem; border-left:3px solid var(--accent);
   overflow-wrap:anywhere; }
 details { margin:.6rem 0; } summary { cursor:pointer; color:var(--accent); }
+@media (max-width:40rem) { main { padding:1.2rem 1rem 3rem; } h1 { font-size:1.4rem; }
+  table { font-size:.8rem; } th,td { padding-right:.4rem; }
+  td:not(:first-child) { white-space:nowrap; } }
+@media (prefers-color-scheme:dark) {
+  :root { --ink:#e4e7ea; --soft:#a3abb4; --line:#343a41; --paper:#14171a; --wash:#1f2429;
+    --accent:#56B4E9; }
+  figure svg { filter:invert(.92) hue-rotate(180deg); } }
 @media print { body { font-size:11pt; } h2 { break-after:avoid; }
   figure,table,.tile { break-inside:avoid; } }
 """
@@ -82,7 +91,8 @@ def figure(svg: str, caption: str) -> str:
 
 
 def paragraph(text: str) -> str:
-    return f"<p>{escape(text)}</p>"
+    """``text`` with what stands between backticks as code."""
+    return "<p>" + re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text)) + "</p>"
 
 
 def quote(text: str) -> str:

@@ -3,10 +3,9 @@ the axes."""
 
 from typing import Any
 
-from tinylm.render.figures import BLUE, GREY, RED, figure, to_svg
+from tinylm.render.figures import BLUE, GREY, RED, SMALL, figure, to_svg, wrap_label
 from tinylm.study.statistics import half_width
 
-WIDTH = 4.4  # inches; small, so that letters keep their size on a phone
 COUNTED = "counts of pairs, same tokens"
 COLOURS = {"better": BLUE, "worse": RED, "perhaps better": BLUE, "perhaps worse": RED}
 
@@ -39,12 +38,12 @@ def differences(results: dict[str, Any]) -> str | None:
                 floor["verdict"],
             )
         )
-    with figure(WIDTH, 0.9 + 0.52 * len(entries)) as (fig, ax):
+    with figure(height=0.9 + 0.52 * len(entries)) as (fig, ax):
         if floor["sd"] is not None:
             ax.axvspan(
                 -floor["sd"], floor["sd"], color="#eceef1", zorder=0, label="± 1 sd between seeds"
             )
-            fig.legend(loc="outside upper right", fontsize=8.5)
+            fig.legend(loc="outside upper right", fontsize=SMALL)
         ax.axvline(0, color=GREY, linewidth=1)
         for row, (_, entry, word) in enumerate(entries):
             colour = COLOURS.get(word, GREY)
@@ -62,7 +61,9 @@ def differences(results: dict[str, Any]) -> str | None:
                 color=colour,
                 markerfacecolor=colour if filled else "white",
             )
-        ax.set_yticks(range(len(entries)), [_wrap(label) for label, _, _ in entries], fontsize=8.5)
+        ax.set_yticks(
+            range(len(entries)), [wrap_label(label) for label, _, _ in entries], fontsize=SMALL
+        )
         ax.invert_yaxis()
         ax.grid(axis="y", visible=False)
         good = "negative" if results["measure"]["better"] == "lower" else "positive"
@@ -71,7 +72,7 @@ def differences(results: dict[str, Any]) -> str | None:
 
 
 def _rows(results: dict[str, Any], rungs: list[dict[str, Any]]) -> str:
-    with figure(WIDTH, 0.8 + 0.42 * len(rungs)) as (fig, ax):
+    with figure(height=0.8 + 0.42 * len(rungs)) as (fig, ax):
         for row, rung in enumerate(rungs):
             ax.plot(
                 rung["values"],
@@ -92,13 +93,15 @@ def _rows(results: dict[str, Any], rungs: list[dict[str, Any]]) -> str:
                 capsize=4,
                 linewidth=1.8,
             )
-            ax.annotate(f"{rung['mean']:.3f}", (rung["mean"], row - 0.3), ha="center", fontsize=8.5)
+            ax.annotate(
+                f"{rung['mean']:.3f}", (rung["mean"], row - 0.3), ha="center", fontsize=SMALL
+            )
             if bigram := _bigram(rung):
                 ax.plot(bigram, row, "|", color=GREY, markersize=14, markeredgewidth=2)
         if any(map(_bigram, rungs)):
             ax.plot([], [], "|", color=GREY, markersize=10, markeredgewidth=2, label=COUNTED)
-            fig.legend(loc="outside upper right", fontsize=8.5)
-        ax.set_yticks(range(len(rungs)), [_wrap(rung["name"]) for rung in rungs])
+            fig.legend(loc="outside upper right", fontsize=SMALL)
+        ax.set_yticks(range(len(rungs)), [wrap_label(rung["name"]) for rung in rungs])
         ax.set_ylim(len(rungs) - 0.4, -0.7)
         ax.grid(axis="y", visible=False)
         ax.set_xlabel(f"{_label(results)} ({results['measure']['better']} is better)")
@@ -110,7 +113,7 @@ def _curve(
     rungs: list[dict[str, Any]],
     points: dict[str, list[tuple[float, dict]]],
 ) -> str:
-    with figure(WIDTH, 3.6) as (fig, ax):
+    with figure(height=3.6) as (fig, ax):
         for series, (line, marker) in zip(
             points, (("-", "D"), ("--", "s"), (":", "^"), ("-.", "v")) * 9, strict=False
         ):
@@ -195,15 +198,3 @@ def _label(results: dict[str, Any]) -> str:
 def _literal(text: str) -> str:
     """``text`` for a figure: a $ in a user's name does not begin a formula."""
     return text.replace("$", r"\$")
-
-
-def _wrap(text: str, width: int = 22) -> str:
-    lines = [""]
-    for word in text.replace("\n", " \n ").split(" "):
-        if word == "\n":
-            lines.append("")
-        elif lines[-1] and len(lines[-1]) + len(word) >= width:
-            lines.append(word)
-        else:
-            lines[-1] += (" " if lines[-1] else "") + word
-    return _literal("\n".join(lines))
