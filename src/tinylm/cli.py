@@ -24,6 +24,7 @@ from tinylm.machine import is_first_process, limit_threads
 from tinylm.terminal import console
 
 COMMANDS: dict[str, Callable[..., None]] = {
+    "init": whole.init,
     "run": whole.run,
     "plan": model.plan,
     "corpus pack": model.corpus_pack,

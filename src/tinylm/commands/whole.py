@@ -6,10 +6,40 @@ from typing import Annotated
 
 import tyro
 
+from tinylm.commands.arguments import Corpus
 from tinylm.machine import is_first_process
 from tinylm.study.options import StudyOptions
 from tinylm.study.spec import packaged_studies
 from tinylm.terminal import console
+
+
+def init(
+    teacher: str,
+    corpus: Corpus,
+    hours: float,
+    budget: float = 0.0,
+    out: Path = Path("mine.toml"),
+) -> None:
+    """Write a first recipe for your teacher, your text and your hours on this machine.
+
+    The machine's speed is measured (a second), the length of training follows from the hours, the
+    vocabulary from the size of the student. Change what you like in the file, then `tinylm run` it.
+
+    Args:
+        teacher: directory, .gguf file, hub id or smollm2-135m.
+        hours: of training on this machine, the trials of the learning rate and the control
+            included.
+        budget: parameters of the student, e.g. 60e6; 0: a quarter of the teacher's.
+        out: the file to write.
+    """
+    from tinylm.pipeline.propose import propose, write_recipe
+
+    recipe, words = propose(teacher, corpus, hours, budget, name=out.stem)
+    write_recipe(recipe, out, words, hours)
+    for line in words:
+        print(line)
+    file = shlex.quote(str(out))
+    print(f"recipe: {out}\nits cost: tinylm run {file} --dry-run\nstart it: tinylm run {file}")
 
 
 def run(
