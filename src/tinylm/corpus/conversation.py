@@ -40,6 +40,8 @@ def render(documents: Iterable[Document], tokenizer: Any, loss_on: str) -> Itera
 def _written(document: Document, tokenizer: Any, loss_on: str) -> Document:
     messages = [dict(zip(("role", "content"), one)) for one in document.messages]
     text = _template(tokenizer, messages, document.source)
+    if loss_on == "all":
+        return replace(document, text=text, messages=(), taught=((0, len(text)),))
     spans = []
     for place, message in enumerate(messages):
         if message["role"] == ASSISTANT:
@@ -51,9 +53,7 @@ def _written(document: Document, tokenizer: Any, loss_on: str) -> Document:
                     ' more follow it: say corpus.loss_on = "all"'
                 )
             spans.append((len(before), len(through.rstrip())))
-    if loss_on == "all":
-        spans = [(0, len(text))]
-    elif not spans:
+    if not spans:
         raise InputError(
             f"a conversation in {document.source} has no message of the role {ASSISTANT!r}: nothing"
             ' in it could be learned; leave it out, or say corpus.loss_on = "all"'
