@@ -53,3 +53,14 @@ def test_the_ladder_of_the_overview_is_the_studys():
         assert mean == f"{rung['mean']:.3f}"
         word = "" if rung["reference"] is None else rung["verdict"].partition(":")[0]
         assert verdict == word
+
+
+def test_the_paper_page_claims_no_more_than_the_gate_lets_pass():
+    page = (DOCS / "paper.md").read_text("utf-8")
+    named = re.findall(r"^\|.*\(results/([\w-]+)/report\.md\).*\| ([^|]+) \|$", page, re.MULTILINE)
+    assert {name for name, _ in named} == set(STUDIES)
+    for name, verdict in named:
+        withdrawn = [word == gate.BELOW for word in STUDIES[name]["verdicts"].values()]
+        assert verdict.startswith("no verdict") or not all(withdrawn), name
+        assert "no verdict" in verdict or not any(withdrawn), name
+        assert any(withdrawn) or "no verdict" not in verdict, name
