@@ -47,6 +47,7 @@ def run(
     out: Path | None = None,
     set: tuple[str, ...] = (),
     threads: int = 0,
+    processes: int = 1,
     dry_run: bool = False,
     peak_tflops: float = 989,
     mfu: float = 0.4,
@@ -57,8 +58,8 @@ def run(
     a control from random weights, scoring on held-out text, report. Each is kept in OUT/work: a
     second run does only what is missing.
 
-    Many devices: `torchrun --nproc-per-node N -m tinylm run ...`, on several machines with a folder
-    that they share.
+    Many devices: --processes N; on several machines, with a folder that they share, `torchrun
+    --nnodes M --nproc-per-node N ... -m tinylm run ...`.
 
     Args:
         recipe: a .toml file or the name of a packaged recipe; by default the demo (20 minutes
@@ -67,6 +68,7 @@ def run(
         set: recipe keys changed for this run, e.g. --set train.steps=720 name=longer
             'corpus.paths=["my/texts"]'.
         threads: CPU threads; 0: as many as there are cores.
+        processes: of this machine that train and score together: one a GPU.
         dry_run: print the student, its memory and the whole cost of training it, and stop.
         peak_tflops: of one device, for the bill of the dry run; 989: an H100 or H200 in dense bf16.
         mfu: share of that peak that training is assumed to reach.
@@ -74,10 +76,16 @@ def run(
     from tinylm.errors import InputError
     from tinylm.pipeline import run as pipeline
     from tinylm.pipeline.forecast import first_words, is_large, machine_speed, print_dry_run
-    from tinylm.pipeline.launch import idle_devices
+    from tinylm.pipeline.launch import idle_devices, spawn
     from tinylm.pipeline.recipe import read_recipe
     from tinylm.pipeline.settings import as_words, parse_settings
 
+    if processes < 1:
+        raise InputError(f"--processes {processes} must be 1 or more")
+    if processes > 1 and not dry_run:
+        words = ["run", recipe, *(["--out", str(out)] if out else [])]
+        words += ["--set", *set] if set else []
+        raise SystemExit(spawn(processes, words))
     if threads < 0:
         raise InputError(f"--threads {threads} must be a number of threads, or 0 for all cores")
     if threads:
@@ -95,8 +103,7 @@ def run(
     asked = shlex.join([recipe, *as_words(changes)])
     if idle := idle_devices():
         console.print(
-            f"[yellow]{idle} more GPUs are idle here: torchrun --nproc-per-node={idle + 1} -m"
-            f" tinylm run {asked}[/]",
+            f"[yellow]{idle} more GPUs are idle here: --processes {idle + 1} uses them[/]",
             highlight=False,
         )
     results = pipeline.run(chosen, out, recipe_path=asked)

@@ -15,6 +15,7 @@ from tinylm.evaluate.adapter import TinyLM
 from tinylm.evaluate.forward import positions, prefix_token
 from tinylm.evaluate.tasks.run import load_tasks, run_tasks
 from tinylm.models import teacher as teachers
+from tinylm.models.shards import Shards
 from tinylm.models.tokenizer import prompt_ids
 from tinylm.pipeline.recipe import Recipe
 from tinylm.render.numbers import millions
@@ -31,6 +32,7 @@ MANY_EPOCHS = 4
 def check_model(recipe: Recipe, model: Path) -> None:
     """InputError when the teacher (or its compact form) in ``model`` cannot be read, trained on,
     scored or asked as the recipe says."""
+    Shards(model, tied=False)  # a shard that is missing or cut short
     limit, tokenizer = positions(teachers.load_config(model)), teachers.load_tokenizer(model)
     find_separator(tokenizer)
     prefix_token(tokenizer)

@@ -1,12 +1,17 @@
-"""One run in many processes (`torchrun ... -m tinylm run RECIPE`).
+"""One run in many processes: `tinylm run RECIPE --processes N`, or `torchrun ... -m tinylm run
+RECIPE` on several machines.
 
 Every process goes through the same stages. A stage that one process can do is done by the first
 while the others wait for its artifact; training and scoring are done by all together. What the
 first process decides is told to the others over a group of its own, without a time limit: a cut may
-take hours. Where a process ends badly, torchrun ends the others.
+take hours. Where a process ends badly, whoever started them ends the others.
 """
 
 import os
+import signal
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,9 +22,6 @@ from tinylm.errors import InputError, WorkError
 from tinylm.machine import choose_device, cores
 
 PATIENCE = timedelta(days=30)
-# seconds that a process keeps its error back: where the first one has met the same, it says so and
-# torchrun ends the others before they repeat it
-KEPT_BACK = 3.0
 T = TypeVar("T")
 
 
@@ -94,7 +96,7 @@ class Processes:
 @contextmanager
 def launched() -> Iterator[Processes]:
     """The processes of this run as a context; an error is said by the first of them."""
-    from tinylm.train.parallel import lost_process
+    from tinylm.train.parallel import KEPT_BACK, lost_process
 
     processes = None
     try:
@@ -108,8 +110,63 @@ def launched() -> Iterator[Processes]:
 
 
 def idle_devices() -> int:
-    """GPUs of this machine that a run without torchrun leaves idle."""
+    """GPUs of this machine that a run in one process leaves idle."""
     import torch
 
     alone = "WORLD_SIZE" not in os.environ and torch.cuda.is_available()
     return torch.cuda.device_count() - 1 if alone else 0
+
+
+def spawn(count: int, words: list[str]) -> int:
+    """Run `tinylm WORDS` in ``count`` processes of this machine; the exit code. When one ends badly
+    the others are ended within seconds, and one line says which."""
+    from tinylm.train.parallel import KEPT_BACK
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    # each process settles its number of threads stage by stage, from this one on
+    shared |= {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tinylm", *words],
+            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            start_new_session=True,  # Ctrl-C reaches them through this process, once
+        )
+        for rank in range(count)
+    ]
+    # Ctrl-C and SIGTERM end the processes, which write a checkpoint; this one waits for them
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda caught, _: _end(running, caught))
+    codes = [process.poll() for process in running]
+    while None in codes and not any(codes):
+        time.sleep(0.1)
+        codes = [process.poll() for process in running]
+    failed = {rank: code for rank, code in enumerate(codes) if code}
+    for rank, code in failed.items():
+        if code < 0:
+            name = signal.Signals(-code).name
+            print(
+                f"tinylm: process {rank} of {count} was ended by {name}: the same command goes on"
+                " from the last checkpoint",
+                file=sys.stderr,
+            )
+    if failed:
+        time.sleep(KEPT_BACK / 3)  # what the first process has to say about it
+        _end(running, signal.SIGTERM)
+    for process in running:
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:  # waits for one that is gone
+            process.kill()
+            process.wait()
+    code = next(iter(failed.values()), 0)
+    return 128 - code if code < 0 else code
+
+
+def _end(running: list[subprocess.Popen[bytes]], number: int) -> None:
+    for process in running:
+        if process.poll() is None:
+            process.send_signal(number)

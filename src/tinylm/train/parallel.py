@@ -6,6 +6,7 @@ layer only while it runs.
 """
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,6 +19,10 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from tinylm.errors import InputError, WorkError
+
+# Seconds that a process keeps back an error that is not its own, or not its own alone: whoever
+# started the processes ends this one before it repeats what another has said.
+KEPT_BACK = 3.0
 
 
 class World:
@@ -89,6 +94,7 @@ def lost_process() -> Iterator[None]:
     except RuntimeError as error:
         if int(os.environ.get("WORLD_SIZE", 1)) == 1 or not _is_of_the_network(error):
             raise
+        time.sleep(KEPT_BACK)
         raise WorkError(
             "another process of this run ended: see what it said; the same command goes on from the"
             " last checkpoint"

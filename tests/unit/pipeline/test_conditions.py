@@ -1,6 +1,7 @@
 """What later stages need is asked before anything is trained."""
 
 import dataclasses
+import shutil
 
 import pytest
 from benchmark_files import write_all
@@ -36,6 +37,14 @@ def model(tmp_path_factory):
 def test_what_fits_is_fine_and_the_score_takes_what_there_is(model):
     check_model(SHORT, model)
     assert text_context(load_config(model)) == 64
+
+
+def test_weights_that_are_cut_short_show_at_the_start(model, tmp_path):
+    shutil.copytree(model, tmp_path / "m")
+    weights = tmp_path / "m" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"model\.safetensors is damaged"):
+        check_model(SHORT, tmp_path / "m")
 
 
 @pytest.mark.parametrize(
