@@ -31,7 +31,7 @@ from tinylm.models.teacher import load_model
 from tinylm.train.config import TrainConfig
 from tinylm.train.loop import train
 
-LENGTH, BATCH, TEACHER_STEPS = 256, 4, 1500
+LENGTH, BATCH = 256, 4
 STEPS = (30, 180, 720)
 GRID = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 CONFIG = TrainConfig(sequence_length=LENGTH, batch_size=BATCH, checkpoint_every=0)
@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--grid", action="store_true")
+    parser.add_argument("--teacher-steps", type=int, default=1500, help="of the made teachers")
     parser.add_argument("--only", type=int, nargs="*", help="teachers, 0 to 2")
     options = parser.parse_args()
     work = options.run / "work"
@@ -55,7 +56,7 @@ def main() -> None:
     for number, name in enumerate(("llama", "qwen3", "olmo2")):
         if options.only is not None and number not in options.only:
             continue
-        source = compact / "model" if name == "llama" else made(name, store, options.out)
+        source = compact / "model" if name == "llama" else made(name, store, options)
         teacher = load_model(source, fast_dtype(torch.device("cpu"))).eval()
         for size, shape in students(Shape.from_config(teacher.config)).items():
             cut = inherit(teacher, shape, ids[:120].clone()).model.float()
@@ -81,12 +82,14 @@ def students(whole: Shape) -> dict[str, Shape]:
     }
 
 
-def made(name: str, store: TokenStore, out: Path) -> Path:
+def made(name: str, store: TokenStore, options: argparse.Namespace) -> Path:
     """A teacher of this family, trained here from random weights; made once."""
-    folder = out / f"teacher-{name}"
+    folder = options.out / f"teacher-{name}"
     if not (folder / "result.json").exists():
         model = random_model(config_of(name, store.vocab_size), seed=0, scheme="gpt2")
-        settings = replace(CONFIG, batch_size=8, steps=TEACHER_STEPS, base_lr=2e-3, rounds=1)
+        settings = replace(
+            CONFIG, batch_size=8, steps=options.teacher_steps, base_lr=2e-3, rounds=1
+        )
         train(model, store, replace(settings, never_worse=False), folder)
     return folder / "model"
 
