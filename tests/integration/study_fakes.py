@@ -67,3 +67,7 @@ def fake_pipeline(recipe: Recipe, out: Path, work: Path) -> dict:
         "versions": {"tinylm": "0"},
         "machine": {"short": "a machine"},
     }
+
+
+def fake_pipeline_on(processor: str, recipe: Recipe, out: Path, work: Path) -> dict:
+    return fake_pipeline(recipe, out, work) | {"machine": {"cpu": processor}}

@@ -6,10 +6,11 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
-from study_fakes import BASE, STUDY, fake_pipeline
+from study_fakes import BASE, STUDY, fake_pipeline, fake_pipeline_on
 
 from tinylm.artifact import alone_in
 from tinylm.errors import InputError, WorkError
@@ -235,3 +236,21 @@ def test_a_dollar_in_a_name_is_no_formula(study_file, tmp_path):
         results["state"]["finished"] == 11
         and "two $x_$ rounds" in (tmp_path / "out" / "report.md").read_text()
     )
+
+
+def test_a_study_that_goes_on_on_another_processor_says_so(
+    study_file, tmp_path, capfd, monkeypatch
+):
+    out = tmp_path / "out"
+    on_a, on_b = (partial(fake_pipeline_on, f"Processor {name}") for name in "AB")
+    monkeypatch.setattr("tinylm.study.runner.cpu_name", lambda: "Processor A")
+    run_study(read_study(study_file, seeds=(0,)), out, runner=on_a)
+    run_study(read_study(study_file, seeds=(0, 1)), out, runner=on_a)
+    assert "earlier runs of this study" not in capfd.readouterr().err
+    assert "kinds of processor" not in (out / "report.md").read_text()
+    monkeypatch.setattr("tinylm.study.runner.cpu_name", lambda: "Processor B")
+    results = run_study(read_study(study_file), out, runner=on_b)
+    said = " ".join(capfd.readouterr().err.split())
+    assert "are of Processor A, this is Processor B: their arithmetic alone" in said
+    assert results["processors"] == ["Processor A", "Processor B"]
+    assert "The runs are of 2 kinds of processor" in (out / "report.md").read_text()

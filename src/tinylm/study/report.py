@@ -10,6 +10,7 @@ from tinylm.artifact import write_json, write_text
 from tinylm.render import html
 from tinylm.render.numbers import hours
 from tinylm.study import charts, gate
+from tinylm.study.summary import ARITHMETIC
 
 NONE = "–"
 
@@ -85,6 +86,9 @@ def _sections(results: dict[str, Any]) -> list[tuple[str, str]]:
                 f" {low:+.{decimals}f} to {high:+.{decimals}f}); anything but 'no difference seen'"
                 " there would be chance, about once in twenty studies."
             )
+    kinds = results.get("processors", [])
+    if len(kinds) > 1:
+        noise += f" The runs are of {len(kinds)} kinds of processor: {ARITHMETIC}."
     fair = "All variations have the same number of parameters and of training tokens (within 2 %)."
     if not budget["equal"]:
         spread = " and ".join(

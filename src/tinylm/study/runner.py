@@ -11,7 +11,7 @@ from typing import Any
 
 from tinylm.artifact import alone_in, read_json, write_json
 from tinylm.errors import InputError, WorkError
-from tinylm.machine import cores
+from tinylm.machine import cores, cpu_name
 from tinylm.pipeline.recipe import Recipe
 from tinylm.study import cost
 from tinylm.study.engines import ENGINES
@@ -19,7 +19,7 @@ from tinylm.study.execute import Job, Runner
 from tinylm.study.grid import flatten
 from tinylm.study.report import sentences, write_report
 from tinylm.study.spec import Run, Study, recipe_hash
-from tinylm.study.summary import definition, lookup, summarise
+from tinylm.study.summary import ARITHMETIC, definition, lookup, processors, summarise
 from tinylm.terminal import console, print_table
 
 
@@ -73,6 +73,7 @@ def _run_missing(
         (run.recipe, record["seconds"]) for run in runs.values() if (record := _finished(out, run))
     ]
     print_plan(study, out, workers)
+    _say_other_processor([record for run in runs.values() if (record := _finished(out, run))])
     threads = max(1, int(os.environ.get("OMP_NUM_THREADS") or cores()) // workers)
     jobs = _jobs(todo, out, runner, threads, workers > 1, max_hours, finished)
     ended = 0
@@ -90,6 +91,18 @@ def _run_missing(
         results = summarise(out)
         write_report(results, out)
     return results
+
+
+def _say_other_processor(records: list[dict[str, Any]]) -> None:
+    """A word where earlier runs are of another processor: it alone moves the last digits."""
+    here = cpu_name()
+    others = processors(records) - {here}
+    if others:
+        console.print(
+            f"[yellow]earlier runs of this study are of {', '.join(sorted(others))}, this is"
+            f" {here}: {ARITHMETIC}[/]",
+            highlight=False,
+        )
 
 
 def claim_folder(study: Study, out: Path) -> None:

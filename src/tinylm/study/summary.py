@@ -87,6 +87,7 @@ def summarise(out: Path) -> dict[str, Any]:
             (r["results"].get("versions", {}) for r in records.values() if _ok(r)), {}
         ),
         "machine": sorted({str(_machine(r)) for r in records.values() if _ok(r)}),
+        "processors": sorted(processors([r for r in records.values() if _ok(r)])),
         "times": {
             "hours": round(sum(record["seconds"] for record in records.values()) / 3600, 4),
             "runs": {
@@ -124,6 +125,16 @@ def _records(runs: list[dict[str, Any]], out: Path) -> dict[str, dict[str, Any]]
 
 def _ok(record: dict[str, Any] | None) -> bool:
     return record is not None and record["status"] == "finished"
+
+
+# of one recipe and seed on two kinds of processor; measured on the demo
+ARITHMETIC = "their arithmetic alone makes up to 0.010 bits per byte"
+
+
+def processors(records: Iterable[dict[str, Any]]) -> set[str]:
+    """The processors that runs were made on, as far as their records say."""
+    machines = [record["results"].get("machine", {}) for record in records]
+    return {machine["cpu"] for machine in machines if machine.get("cpu")}
 
 
 def _machine(record: dict[str, Any]) -> str:
