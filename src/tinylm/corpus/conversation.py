@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 from tinylm.corpus.document import Document
-from tinylm.corpus.pack import find_start
 from tinylm.errors import InputError
 
 KEY = "messages"  # of a record, and the name of the text that asks for conversations
@@ -33,20 +32,27 @@ def render(documents: Iterable[Document], tokenizer: Any, loss_on: str) -> Itera
     or "all". Raises InputError for a tokenizer without a chat template, a conversation that it
     refuses, one in which the assistant says nothing.
     """
+    from tinylm.corpus.pack import find_start  # numpy, which `--help` need not load
+
+    # what packing puts at the front of every text must not be there twice
+    start = "" if find_start(tokenizer) is None else tokenizer.bos_token
     for document in documents:
-        yield _written(document, tokenizer, loss_on) if document.messages else document
+        yield _written(document, tokenizer, loss_on, start) if document.messages else document
 
 
-def _written(document: Document, tokenizer: Any, loss_on: str) -> Document:
+def _written(document: Document, tokenizer: Any, loss_on: str, start: str) -> Document:
     messages = [dict(zip(("role", "content"), one)) for one in document.messages]
-    text = _template(tokenizer, messages, document.source)
+
+    def written(turns: list[dict[str, str]], asked: bool = False) -> str:
+        return _template(tokenizer, turns, document.source, asked).removeprefix(start)
+
+    text = written(messages)
     if loss_on == "all":
         return replace(document, text=text, messages=(), taught=((0, len(text)),))
     spans = []
     for place, message in enumerate(messages):
         if message["role"] == ASSISTANT:
-            before = _template(tokenizer, messages[:place], document.source, asked=True)
-            through = _template(tokenizer, messages[: place + 1], document.source)
+            before, through = written(messages[:place], asked=True), written(messages[: place + 1])
             if not (through.startswith(before) and text.startswith(through.rstrip())):
                 raise InputError(
                     f"the chat template of {tokenizer.name_or_path} writes a turn differently when"
@@ -61,7 +67,7 @@ def _written(document: Document, tokenizer: Any, loss_on: str) -> Document:
     return replace(document, text=text, messages=(), taught=tuple(spans))
 
 
-def _template(tokenizer: Any, messages: Any, source: str, asked: bool = False) -> str:
+def _template(tokenizer: Any, messages: Any, source: str, asked: bool) -> str:
     if not tokenizer.chat_template:
         raise InputError(
             f"{tokenizer.name_or_path} has no chat template, which writes the conversations of"
@@ -70,11 +76,8 @@ def _template(tokenizer: Any, messages: Any, source: str, asked: bool = False) -
     if not messages:
         return ""
     try:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=asked)
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=asked)
     except Exception as error:  # templates raise what they like
         raise InputError(
             f"the chat template refuses a conversation in {source}: {str(error).splitlines()[0]}"
         ) from error
-    # packing puts it there again
-    start = tokenizer.bos_token
-    return text if find_start(tokenizer) is None else text.removeprefix(start)

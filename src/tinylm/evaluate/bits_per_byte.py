@@ -222,13 +222,14 @@ def tokenize_documents(
 ) -> list[np.ndarray]:
     """Token ids of each document: :func:`tokenize` of its text, but the markers of a conversation
     are what they are in training, single tokens."""
-    ids = tokenize(tokenizer, [document.text for document in documents])
-    for place, document in enumerate(documents):
-        if document.taught:
-            parts = [text for text, _ in document.pieces()]
-            rows = tokenizer(parts, add_special_tokens=False)["input_ids"]
-            ids[place] = np.concatenate([np.asarray(row, dtype=np.int64) for row in rows])
-    return ids
+    plain = iter(tokenize(tokenizer, [one.text for one in documents if not one.taught]))
+    return [_conversation_ids(tokenizer, one) if one.taught else next(plain) for one in documents]
+
+
+def _conversation_ids(tokenizer: PreTrainedTokenizerBase, document: Document) -> np.ndarray:
+    parts = [text for text, _ in document.pieces()]
+    rows = tokenizer(parts, add_special_tokens=False)["input_ids"]
+    return np.concatenate([np.asarray(row, dtype=np.int64) for row in rows])
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[np.ndarray]:

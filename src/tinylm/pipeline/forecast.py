@@ -212,24 +212,26 @@ def predict_flops(recipe: Recipe) -> float | None:
     if config.steps == 0:
         return None
     tokens = config.steps * config.tokens_per_batch
-    if recipe.architecture.shape:
-        vocabulary = (
-            recipe.tokenizer.vocab_size if recipe.tokenizer.vocab_size > 0 else ASSUMED_VOCABULARY
-        )
-        shape = Shape.from_dict({"vocab_size": vocabulary, **recipe.architecture.shape})
+    if shape := _given_shape(recipe):
         per_token = float(training_flops(shape, config.sequence_length))
     else:
         per_token = 6 * recipe.architecture.budget
     return per_token * tokens * training_passes(recipe)
 
 
+def _given_shape(recipe: Recipe) -> Shape | None:
+    """The student's shape where the recipe spells it out."""
+    if not recipe.architecture.shape:
+        return None
+    vocabulary = recipe.tokenizer.vocab_size
+    vocabulary = vocabulary if vocabulary > 0 else ASSUMED_VOCABULARY
+    return Shape.from_dict({"vocab_size": vocabulary, **recipe.architecture.shape})
+
+
 def _settled(recipe: Recipe, size: int = 0) -> Recipe:
     """``train.tokens_per_parameter`` as steps; 0 parameters: as many as the recipe plans."""
-    if not size and recipe.architecture.shape:
-        vocabulary = recipe.tokenizer.vocab_size
-        vocabulary = vocabulary if vocabulary > 0 else ASSUMED_VOCABULARY
-        table = {"vocab_size": vocabulary, **recipe.architecture.shape}
-        size = parameters(Shape.from_dict(table))
+    if not size and (shape := _given_shape(recipe)):
+        size = parameters(shape)
     size = size or round(recipe.architecture.budget)
     return dataclasses.replace(recipe, train=recipe.train.settle_length(size))
 

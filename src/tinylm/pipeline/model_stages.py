@@ -68,10 +68,15 @@ def shape_stage(recipe: Recipe, stages: Stages, compact: Path) -> Path:
 
 def settle_length(recipe: Recipe, shape: Path, compact: Path) -> Recipe:
     """``train.tokens_per_parameter`` as steps, now that the shape is known."""
-    config = read_shape(shape / "plan.json").to_config(teachers.load_config(compact / "model"))
-    config = block.config_for(recipe.architecture.block, config)
+    config = _student_config(recipe, shape, compact)
     size = parameters(Shape.from_config(config), config)
     return dataclasses.replace(recipe, train=recipe.train.settle_length(size))
+
+
+def _student_config(recipe: Recipe, shape: Path, compact: Path) -> Any:
+    """The student's config: its shape in the teacher's family, with the recipe's block."""
+    config = read_shape(shape / "plan.json").to_config(teachers.load_config(compact / "model"))
+    return block.config_for(recipe.architecture.block, config)
 
 
 def inherit_stage(recipe: Recipe, stages: Stages, compact: Path, shape: Path, store: Path) -> Path:
@@ -125,8 +130,7 @@ def _calibration(tokens, chunks: int, length: int, seed: int) -> torch.Tensor:
 
 def random_stage(recipe: Recipe, stages: Stages, compact: Path, shape: Path) -> Path:
     def build(folder: Path) -> dict[str, Any]:
-        config = read_shape(shape / "plan.json").to_config(teachers.load_config(compact / "model"))
-        config = block.config_for(recipe.architecture.block, config)
+        config = _student_config(recipe, shape, compact)
         random_model(config, recipe.seed, recipe.inherit.scheme).save_pretrained(folder / "model")
         copy_tokenizer(compact / "model", folder / "model")
         return {}

@@ -34,7 +34,7 @@ def score_stage(
     """Bits per byte of one model on held-out documents, ``context`` tokens at once."""
 
     def build(folder: Path) -> dict[str, Any]:
-        held_out = list(spread(read_part(corpus, "valid"), recipe.corpus.eval_bytes))
+        held_out = spread(read_part(corpus, "valid"), recipe.corpus.eval_bytes)
         device, processes = choose_device(), stages.processes
         share = held_out[processes.rank :: processes.size]
 
