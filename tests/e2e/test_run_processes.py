@@ -67,6 +67,12 @@ def test_two_processes_give_the_results_of_one(recipe, tmp_path):
     assert again.returncode == 0 and "reloaded" not in errors  # finds all of it
 
 
+def test_threads_are_of_one_process(recipe, tmp_path):
+    running = start(recipe, "--out", tmp_path / "out", "--threads", "1")
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == 2 and "--threads is for one process" in errors
+
+
 def test_wrong_input_is_said_once(recipe, tmp_path):
     running = start(recipe, "--out", tmp_path / "out", "--set", "train.batch_size=3")
     _, errors = running.communicate(timeout=120)

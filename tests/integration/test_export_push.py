@@ -175,6 +175,16 @@ def test_a_model_alone_and_files_made_before(hub, model, tmp_path):
     assert hub.made[0].get("visibility") == "private" or hub.made[0].get("private") is True
 
 
+def test_a_card_written_by_the_same_command_goes_too(hub, model, tmp_path):
+    shutil.copytree(model, tmp_path / "model")
+    (tmp_path / "model" / "README.md").write_text("---\nlicense: mit\n---\nold")
+    words = ["--model", tmp_path / "model", "--format", "card", "--overwrite"]
+    done = export(hub, *words, "--push", "me/tiny")
+    assert done.returncode == 0, done.stderr
+    card = (tmp_path / "model" / "README.md").read_bytes()
+    assert hub.files["README.md"] == card and not card.endswith(b"old")
+
+
 @pytest.mark.parametrize(
     ("words", "token", "code", "line"),
     [

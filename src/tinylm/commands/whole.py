@@ -85,6 +85,11 @@ def run(
     if processes > 1 and not dry_run:
         words = ["run", recipe, *(["--out", str(out)] if out else [])]
         words += ["--set", *set] if set else []
+        words += ["--peak-tflops", str(peak_tflops), "--mfu", str(mfu)]
+        if threads:
+            raise InputError(
+                "--threads is for one process: with --processes each has its share of the cores"
+            )
         raise SystemExit(spawn(processes, words))
     if threads < 0:
         raise InputError(f"--threads {threads} must be a number of threads, or 0 for all cores")

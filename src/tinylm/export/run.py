@@ -55,11 +55,13 @@ def export(
         return checked
     out = None if out is None else Path(out)
     _check_push(options)
-    if options.push and (options.dry_run or out is None):
+    if options.push and (options.dry_run or (out is None and format != "card")):
         _push(model_dir, out if out is not None and out.exists() else None, options)
         return {}
     report = FORMATS[format](model_dir, out, options, texts)
     if not report or out is None:
+        if options.push:  # the card that was written just now goes too
+            _push(model_dir, None, options)
         return report
     if options.check:
         print_check(report["check"], f"{out} is {model}")
