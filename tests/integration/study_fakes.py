@@ -43,6 +43,8 @@ def fake_pipeline(recipe: Recipe, out: Path, work: Path) -> dict:
         raise WorkError("training diverged: on request")
     if recipe.train.rounds == 5 and recipe.train.log_every == 14:
         os.kill(os.getpid(), signal.SIGKILL)
+    if recipe.train.log_every == 16 and recipe.train.base_lr == 1e-1:
+        raise WorkError("training diverged: the rate is mad")
     if recipe.train.log_every == 15:
         time.sleep(0.7)
     shared, own = (
@@ -50,6 +52,8 @@ def fake_pipeline(recipe: Recipe, out: Path, work: Path) -> dict:
         np.random.default_rng([recipe.seed, recipe.train.rounds]),
     )
     value = 1.6 - 0.1 * recipe.train.rounds + 0.05 * shared.normal() + 0.004 * own.normal()
+    if recipe.train.base_lr != "auto":  # the more rounds, the higher the best rate
+        value += abs(np.log10(recipe.train.base_lr / (1e-3 * recipe.train.rounds)))
     threads = int(os.environ.get("OMP_NUM_THREADS", 0))
     return {
         "bits_per_byte": {"teacher": 1.0, "student": value, "threads": threads},

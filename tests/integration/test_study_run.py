@@ -167,6 +167,45 @@ def test_max_hours_stops_before_a_run_that_would_not_fit(study_file, tmp_path, c
     )
 
 
+def test_each_variation_takes_the_best_of_its_own_trials(study_file, tmp_path):
+    out = tmp_path / "out"
+    study_file.write_text("tune = { train.base_lr = [1e-3, 2e-3, 5e-3, 1e-1] }\n" + STUDY)
+    study = read_study(study_file, settings={"train.log_every": 16})
+    results = run_study(study, out, workers=2, runner=fake_pipeline)
+    rates = {rung["name"]: rung["changes"]["train.base_lr"] for rung in results["rungs"]}
+    assert rates == {"one": 1e-3, "two rounds": 2e-3, "five rounds": 5e-3}
+    assert results["state"] == {"finished": 11, "failed": 0, "to do": 0}
+    (note,) = results["notes"]
+    assert "one: base lr 0.001 (at the edge of train.base_lr); two rounds: base lr 0.002;" in note
+    trials = json.loads((out / "tuning" / "results.json").read_text())
+    assert trials["state"] == {"finished": 9, "failed": 3, "to do": 0}, "a mad rate stops nothing"
+    # the best trial is the run with that seed
+    assert len(calls(out / "tuning")) == 12 and len(calls(out)) == 8
+    assert [rung["values"][0] for rung in results["rungs"]] == [
+        min(rung["mean"] or 9 for rung in trials["rungs"] if rung["name"].startswith(f"{name},"))
+        for name in rates
+    ]
+    before = without_times(out)
+    run_study(study, out, workers=2, runner=fake_pipeline)
+    assert without_times(out) == before and set(calls(out).values()) == {1}
+
+
+def test_a_tuned_study_stops_in_its_trials_where_the_hours_end(study_file, tmp_path, monkeypatch):
+    study_file.write_text("tune = { train.base_lr = [1e-3, 2e-3] }\n" + STUDY)
+    study = read_study(study_file)
+    monkeypatch.setattr(cost, "machine_speed", lambda: 1.0)
+    results = run_study(study, tmp_path / "out", max_hours=1e-3, runner=fake_pipeline)
+    assert results["title"].endswith("trials") and results["state"]["to do"] == 6
+    assert not (tmp_path / "out" / "study.json").exists()
+
+
+def test_a_variation_without_a_trial_that_ended_is_one_line(study_file, tmp_path):
+    study_file.write_text("tune = { train.base_lr = [1e-3, 2e-3] }\n" + STUDY)
+    study = read_study(study_file, settings={"train.log_every": 13})
+    with pytest.raises(WorkError, match=r"five rounds: no trial ended, see .*report.html"):
+        run_study(study, tmp_path / "out", workers=2, runner=fake_pipeline)
+
+
 def test_more_seeds_may_be_added_but_settings_may_not_change(study_file, tmp_path):
     out = tmp_path / "out"
     run_study(read_study(study_file), out, workers=2, runner=fake_pipeline)

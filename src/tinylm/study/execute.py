@@ -33,6 +33,7 @@ class Job:
     seed: int
     recipe: Recipe
     out: str
+    work: str  # of the stages that runs share
     runner: Runner | None
     threads: int
     quiet: bool
@@ -54,7 +55,7 @@ def execute(job: Job) -> dict[str, Any]:
         if job.threads:
             _limit_threads(job.threads)
         runner = job.runner or _pipeline()
-        results = runner(job.recipe, folder / "runs" / job.id, folder / "work")
+        results = runner(job.recipe, folder / "runs" / job.id, Path(job.work))
         ending = {"status": "finished", "results": results}
     except (InputError, WorkError) as error:
         ending = {"status": "failed", "error": str(error), "trace": ""}

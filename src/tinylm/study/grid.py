@@ -75,16 +75,24 @@ def _grid(axes: Any, where: str) -> list[tuple[str, dict[str, Any]]]:
         raise InputError(
             f"{where}: kind = 'grid' needs a [grid] table such as train.rounds = [1, 2, 3]"
         )
-    flat = flatten(axes)
+    return combinations(lists_of_values(axes, where, "grid"))
+
+
+def lists_of_values(table: dict[str, Any], where: str, name: str) -> dict[str, list[Any]]:
+    """The dotted keys of ``table``, each with its list of values."""
+    flat = flatten(table)
     for key, values in flat.items():
         if not isinstance(values, list) or not values:
-            raise InputError(f"{where}: grid.{key} = {values!r} must be a list of values")
-    combinations = [
-        dict(zip(flat, values, strict=True)) for values in itertools.product(*flat.values())
-    ]
+            raise InputError(f"{where}: {name}.{key} = {values!r} must be a list of values")
+    return flat
+
+
+def combinations(axes: dict[str, list[Any]]) -> list[tuple[str, dict[str, Any]]]:
+    """(name, changes) of every combination of the values in ``axes``."""
+    found = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
     return [
         (", ".join(f"{_label(key)} {_show(v)}" for key, v in changes.items()), changes)
-        for changes in combinations
+        for changes in found
     ]
 
 

@@ -5,7 +5,9 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from tinylm.artifact import alone_in, read_json, write_json
 from tinylm.errors import InputError, WorkError
 from tinylm.machine import cores, cpu_name
 from tinylm.pipeline.recipe import Recipe
-from tinylm.study import cost
+from tinylm.study import cost, tune
 from tinylm.study.engines import ENGINES
 from tinylm.study.execute import Job, Runner
 from tinylm.study.grid import flatten
@@ -31,12 +33,15 @@ def run_study(
     workers: int = 1,
     max_hours: float = 0,
     runner: Runner | None = None,
+    work: Path | None = None,
 ) -> dict[str, Any]:
     """Run what ``out`` does not hold yet, write results.json, report.html and report.md there,
     return the results.
 
     Args:
-        out: the study's folder; runs share its ``work`` so that equal stages are computed once.
+        out: the study's folder.
+        work: of the stages that runs share, so that equal ones are computed once; ``out``/work by
+            default.
         engine: of ``ENGINES``: processes of this machine, or a Ray cluster.
         workers: runs at a time; each gets an equal share of the cores.
         max_hours: no run is started that would end later than this after the call; 0: no limit.
@@ -52,9 +57,27 @@ def run_study(
     # sums depend on the number of threads, so repeating to the last digit needs it too
     if workers > 1:
         study = dataclasses.replace(study, repeat=f"{study.repeat} --workers {workers}")
+    started, work = time.time(), work or out / "work"
+    if study.tune:
+        with suppress(WorkError):  # a rate at which training breaks down is an answer too
+            run_study(
+                tune.trials(study),
+                out / tune.FOLDER,
+                engine=engine,
+                workers=workers,
+                max_hours=max_hours,
+                runner=runner,
+                work=work,
+            )
+        tried = summarise(out / tune.FOLDER)
+        if tried["state"]["to do"]:
+            return tried
+        study = tune.settle(study, tried, out)
+        # an hour that the trials took is not there twice
+        max_hours -= (time.time() - started) / 3600 if max_hours else 0
     with alone_in(out):
         claim_folder(study, out)
-        results = _run_missing(study, out, engine, workers, max_hours, runner)
+        results = _run_missing(study, out, work, engine, workers, max_hours, runner)
     failed = [run["id"] for run in results["runs"] if run["status"] == "failed"]
     if failed:
         raise WorkError(
@@ -65,7 +88,13 @@ def run_study(
 
 
 def _run_missing(
-    study: Study, out: Path, engine: str, workers: int, max_hours: float, runner: Runner | None
+    study: Study,
+    out: Path,
+    work: Path,
+    engine: str,
+    workers: int,
+    max_hours: float,
+    runner: Runner | None,
 ) -> dict[str, Any]:
     runs = {run.id: run for run in study.runs()}
     todo = [run for run in runs.values() if _finished(out, run) is None]
@@ -75,7 +104,10 @@ def _run_missing(
     print_plan(study, out, workers)
     _say_other_processor([record for run in runs.values() if (record := _finished(out, run))])
     threads = max(1, int(os.environ.get("OMP_NUM_THREADS") or cores()) // workers)
-    jobs = _jobs(todo, out, runner, threads, workers > 1, max_hours, finished)
+    job = partial(
+        Job, out=str(out), work=str(work), runner=runner, threads=threads, quiet=workers > 1
+    )
+    jobs = _jobs(todo, job, max_hours, finished)
     ended = 0
 
     def on_record(record: dict[str, Any]) -> None:
@@ -133,6 +165,8 @@ def claim_folder(study: Study, out: Path) -> None:
 def print_plan(study: Study, out: Path, workers: int) -> None:
     """What the study is and what is left of it, before anything starts."""
     _check_workers(workers)
+    if study.tune:
+        print_plan(tune.trials(study), out / tune.FOLDER, workers)
     runs = {run.id: run for run in study.runs()}
     records = {run.id: _finished(out, run) for run in runs.values()}
     todo = [run.recipe for run in runs.values() if records[run.id] is None]
@@ -179,10 +213,7 @@ def _fixed(value: float | None) -> str:
 
 def _jobs(
     todo: list[Run],
-    out: Path,
-    runner: Runner | None,
-    threads: int,
-    quiet: bool,
+    job: Callable[[str, str, int, Recipe], Job],
     max_hours: float,
     finished: list[tuple[Recipe, float]],
 ) -> Iterator[Job]:
@@ -202,7 +233,7 @@ def _jobs(
                 f" {cost.hours(needed)}; run again to go on"
             )
             return
-        yield Job(run.id, run.variation, run.seed, run.recipe, str(out), runner, threads, quiet)
+        yield job(run.id, run.variation, run.seed, run.recipe)
 
 
 def _finished(out: Path, run: Run) -> dict[str, Any] | None:

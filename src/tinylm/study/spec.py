@@ -10,7 +10,7 @@ import re
 import shlex
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -19,16 +19,16 @@ from tinylm.artifact import hash_of
 from tinylm.errors import InputError
 from tinylm.pipeline.recipe import Recipe, from_table, packaged_recipes
 from tinylm.pipeline.settings import as_words, overlay
-from tinylm.study.grid import Variation, flatten, variations
+from tinylm.study.grid import Variation, flatten, lists_of_values, variations
 
-Scale = Literal["cpu", "gpu", "full"]
+Scale = Literal["nano", "cpu", "gpu", "full"]
 SCALES = get_args(Scale)
 KEYS: dict[str, type] = {
     **dict.fromkeys(
         ("title", "claim", "question", "kind", "baseline", "axis", "series", "base"), str
     ),
     **dict.fromkeys(("notes", "variation", "measure"), list),
-    **dict.fromkeys(("recipe", "grid"), dict),
+    **dict.fromkeys(("recipe", "grid", "tune"), dict),
     **dict.fromkeys(("seeds", "noise_seeds"), object),  # see _seeds
 }
 NOISE_SEED_SHIFT = 1000  # the noise floor repeats the baseline with these other seeds
@@ -85,6 +85,8 @@ class Study:
     question: str = ""
     notes: tuple[str, ...] = ()
     repeat: str = ""  # the command line that runs this study
+    # dotted keys and the values of which each variation takes its best, see :mod:`study.tune`
+    tune: dict[str, list[Any]] = field(default_factory=dict)
 
     @property
     def baseline(self) -> Variation:
@@ -175,6 +177,7 @@ def read_study(
         axis=table.get("axis", ""),
         series=table.get("series", ""),
         repeat=_command(asked, scale, settings, seeds, noise_seeds),
+        tune=lists_of_values(table.get("tune", {}), f"study {path}", "tune"),
     )
     if set(study.seeds) & set(study.noise_seeds):
         raise InputError(f"study {path}: noise_seeds must be other seeds than seeds")
