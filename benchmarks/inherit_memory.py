@@ -28,6 +28,7 @@ from tinylm.inherit import memory, units
 from tinylm.inherit.inheritance import save
 from tinylm.inherit.options import InheritOptions
 from tinylm.inherit.run import inherit_streamed
+from tinylm.models.parameters import parameters
 from tinylm.models.shape import Shape
 from tinylm.models.teacher import load_model
 
@@ -48,7 +49,7 @@ def make_teacher(folder: Path) -> None:
 def streamed(work: Path) -> float:
     """Peak of L2 and the cut, written and reloaded; bytes above what was there before."""
     held = resident()
-    result = inherit_streamed(work / "teacher", CUT, L2)
+    result = inherit_streamed(work / "teacher", CUT, L2, torch.bfloat16)
     out = work / "student"
     out.mkdir(exist_ok=True)
     save(result, out)
@@ -67,9 +68,9 @@ def taylor(teacher: Path, chunks: torch.Tensor, recompute: bool) -> float:
 
 
 def estimate(tokens: int, recompute: bool) -> float:
-    logits = tokens * MADE.vocab_size * (3 * 2 + 4)  # as in memory_line
+    logits = tokens * MADE.vocab_size * (3 * 2 + 4)  # as in inherit.bill
     return (
-        memory.parameters(MADE) * 2
+        parameters(MADE) * 2
         + memory.activation_bytes(MADE, torch.bfloat16, tokens, recompute)
         + logits
     )
@@ -100,9 +101,7 @@ def main() -> None:
     if not teacher.exists():
         alone(make_teacher, teacher)
     shard = max(file.stat().st_size for file in teacher.glob("*.safetensors"))
-    rows = {
-        "l2, streamed": (alone(streamed, options.work), 1.3 * shard + 2 * memory.parameters(CUT))
-    }
+    rows = {"l2, streamed": (alone(streamed, options.work), 1.3 * shard + 2 * parameters(CUT))}
     tokens = memory.BATCH * options.length
     chunks = torch.randint(
         MADE.vocab_size, (memory.BATCH, options.length), generator=torch.Generator().manual_seed(0)

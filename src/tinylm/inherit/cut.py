@@ -141,7 +141,7 @@ def cut(
         for dimension, blocks in enumerate(dimensions):
             rows = dimension_rows(blocks, kept, layer, teacher)
             if rows is not None:
-                tensor = tensor.index_select(dimension, rows)
+                tensor = tensor.index_select(dimension, rows.to(tensor.device))
         new_name = name if layer is None else families.in_layer(name, layer)
         assert tuple(tensor.shape) == families.expected_size(dimensions, target, config), (
             name,

@@ -1,14 +1,12 @@
 """How much each layer matters: skip it and look at the loss, compare what goes in and out, or trust
 its position."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from tinylm.inherit.stack import Stack
 from tinylm.inherit.units import token_losses
 from tinylm.terminal import progress_bar
 
@@ -24,30 +22,31 @@ def first_last(num_layers: int) -> Tensor:
 
 
 @torch.no_grad()
-def similarity(model: Any, chunks: Tensor, batch_size: int = 8) -> Tensor:
+def similarity(teacher: Any, chunks: Tensor, batch_size: int = 8) -> Tensor:
     """Block influence: 1 - cosine of a layer's input and output, mean over tokens (arXiv
     2403.03853)."""
-    influence = torch.zeros(len(model.base_model.layers))
-    for batch in chunks.split(batch_size):
-        states = _layer_inputs(model, batch)
-        for layer, (before, after) in enumerate(pairwise(states)):
-            influence[layer] += (
-                (1 - torch.cosine_similarity(before.float(), after.float(), dim=-1)).mean(1).sum()
-            )
+    stack = Stack.of(teacher)
+    influence = torch.zeros(len(stack.layers))
+    for group in stack.groups(chunks.to(stack.model.device).split(batch_size)):
+        for step in stack.walk(group):
+            for before, after in zip(step.before, step.after, strict=True):
+                cosine = torch.cosine_similarity(before.float(), after.float(), dim=-1)
+                influence[step.index] += float((1 - cosine).mean(1).sum())
     return influence / len(chunks)
 
 
 @torch.no_grad()
-def skip_loss(model: Any, chunks: Tensor) -> Tensor:
+def skip_loss(teacher: Any, chunks: Tensor) -> Tensor:
     """Rise of the loss in nats when one layer is skipped, for each layer. float32 [num_layers]."""
-    layers = len(model.base_model.layers)
+    stack = Stack.of(teacher)
+    layers = len(stack.layers)
     with progress_bar("skip-one-layer loss", layers, "layers") as bar:
-        losses, base = _losses_without(model, chunks, set(), list(range(layers)), bar)
+        losses, base = _losses_without(stack, chunks, set(), list(range(layers)), bar)
     return losses - base
 
 
 @torch.no_grad()
-def greedy(model: Any, chunks: Tensor, num_layers: int, candidates: int = 8) -> Tensor:
+def greedy(teacher: Any, chunks: Tensor, num_layers: int, candidates: int = 8) -> Tensor:
     """Skip-one-layer loss, measured again after each removal, until ``num_layers`` are left.
     float32 [num_layers].
 
@@ -55,7 +54,8 @@ def greedy(model: Any, chunks: Tensor, num_layers: int, candidates: int = 8) -> 
     the ``candidates`` cheapest layers of the step before are measured again. Importance: removed
     layers by the order of their removal (negative), the others by their last measured rise.
     """
-    total = len(model.base_model.layers)
+    stack = Stack.of(teacher)
+    total = len(stack.layers)
     removed: set[int] = set()
     importance, rise = torch.zeros(total), torch.full((total,), float("inf"))
     to_measure = list(range(total))
@@ -63,9 +63,9 @@ def greedy(model: Any, chunks: Tensor, num_layers: int, candidates: int = 8) -> 
     with progress_bar("greedy layer removal", measurements, "measurements") as bar:
         # nothing is removed now; the scores may serve a shallower shape later
         if num_layers == total:
-            return _losses_without(model, chunks, removed, to_measure, bar)[0]
+            return _losses_without(stack, chunks, removed, to_measure, bar)[0]
         for step in range(total - num_layers):
-            losses, _ = _losses_without(model, chunks, removed, to_measure, bar)
+            losses, _ = _losses_without(stack, chunks, removed, to_measure, bar)
             for layer in to_measure:
                 rise[layer] = losses[layer]
             worst = min((layer for layer in to_measure), key=lambda layer: float(rise[layer]))
@@ -79,60 +79,42 @@ def greedy(model: Any, chunks: Tensor, num_layers: int, candidates: int = 8) -> 
 
 
 def _losses_without(
-    model: Any, chunks: Tensor, removed: set[int], layers: list[int], bar
+    stack: Stack, chunks: Tensor, removed: set[int], layers: list[int], bar: Any
 ) -> tuple[Tensor, float]:
     """Mean loss with ``removed`` and one more of ``layers`` skipped (inf for the others), and with
     ``removed`` alone.
 
-    Layers before the skipped one are not run again: their output is remembered from the base pass.
+    One walk: the stream that goes round a layer sets out where that layer does, so nothing before
+    it is run again.
     """
-    losses = torch.full((len(model.base_model.layers),), float("inf"))
+    losses = torch.full((len(stack.layers),), float("inf"))
     losses[layers] = 0.0
     base = 0.0
-    for batch in chunks.split(max(1, 4096 // chunks.shape[1])):
-        share = len(batch) / len(chunks)
-        with _replaced(model, dict.fromkeys(removed)):
-            inputs = _layer_inputs(model, batch)
-            base += share * float(token_losses(model, batch, LOSS_STRIDE).mean())
-        for layer in layers:
-            jumps = dict.fromkeys({*removed, *range(layer)}) | {layer: inputs[layer]}
-            with _replaced(model, jumps):
-                losses[layer] += share * float(token_losses(model, batch, LOSS_STRIDE).mean())
-            bar.advance(share)
+    device = stack.model.device
+    for group in stack.groups(chunks.to(device).split(max(1, 4096 // chunks.shape[1]))):
+        share = sum(len(batch) for batch in group) / len(chunks)
+        around: dict[int, list[Tensor]] = {}
+        for step in stack.walk(group, skip=removed):
+            for skipped, states in around.items():
+                around[skipped] = [
+                    step.layer(state, **call)
+                    for state, call in zip(states, step.calls, strict=True)
+                ]
+            if step.index in layers:
+                around[step.index] = step.before
+            through = step.after
+            bar.advance(share * len(layers) / (len(stack.layers) - len(removed)))
+        base += _mean_loss(stack, group, through, len(chunks))
+        for skipped in layers:
+            losses[skipped] += _mean_loss(stack, group, around.pop(skipped), len(chunks))
     return losses, base
 
 
-@contextmanager
-def _replaced(model: Any, jumps: dict[int, Tensor | None]) -> Iterator[None]:
-    """Layers in ``jumps`` compute nothing: they return the given state, or their own input for
-    None."""
-
-    def jump(state: Tensor | None):
-        return lambda hidden_states, *args, **kwargs: hidden_states if state is None else state
-
-    layers = model.base_model.layers
-    try:
-        for index, state in jumps.items():
-            layers[index].forward = jump(state)
-        yield
-    finally:
-        for index in jumps:
-            del layers[index].forward
-
-
-def _layer_inputs(model: Any, batch: Tensor) -> list[Tensor]:
-    """Residual stream before each layer, and after the last one: num_layers + 1 of [B, T,
-    hidden]."""
-    states: list[Tensor] = []
-    layers = model.base_model.layers
-    handles = [
-        layer.register_forward_pre_hook(lambda module, args: states.append(args[0]))
-        for layer in layers
-    ]
-    handles.append(layers[-1].register_forward_hook(lambda module, args, out: states.append(out)))
-    try:
-        model.base_model(input_ids=batch, use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return states
+def _mean_loss(stack: Stack, group: list[Tensor], states: list[Tensor], chunks: int) -> float:
+    """What ``group`` adds to the mean loss of ``chunks`` chunks when ``states`` leave the last
+    layer."""
+    loss = 0.0
+    for batch, state in zip(group, states, strict=True):
+        with stack.leaving(state) as model:
+            loss += len(batch) / chunks * float(token_losses(model, batch, LOSS_STRIDE).mean())
+    return loss

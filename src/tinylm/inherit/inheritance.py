@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from tinylm.errors import InputError, WorkError
-from tinylm.inherit.cut import Kept, build, check_target, cut, model_weights, student_config
-from tinylm.inherit.repair import REPAIRS, repair_student
+from tinylm.inherit.cut import Kept, build, check_target, cut, student_config
+from tinylm.inherit.repair import check_repairs, repair_student
 from tinylm.inherit.score import needs_text, score
 from tinylm.inherit.scores import Scores
 from tinylm.inherit.select import select
+from tinylm.inherit.stack import Stack
 from tinylm.models import families
 from tinylm.models.shape import Shape
 from tinylm.terminal import console
@@ -24,7 +25,7 @@ from tinylm.terminal import console
 class Inherited:
     """What :func:`inherit` returns."""
 
-    model: Any  # PreTrainedModel of the target shape, eval mode, the teacher's dtype
+    model: Any  # PreTrainedModel of the target shape on the CPU, eval mode, the teacher's dtype
     scores: Scores
     kept: Kept
     seconds: dict[str, float]
@@ -46,8 +47,9 @@ def inherit(
     """A student of exactly ``shape`` that starts from the teacher's weights.
 
     Args:
-        teacher: a `transformers` causal language model in eval mode, on the CPU; bf16 is fastest
-            where it has AMX.
+        teacher: a `transformers` causal language model in eval mode, on the CPU or a GPU; bf16 is
+            fastest where it has AMX. Or a :class:`~tinylm.inherit.stack.Stack`, whose weights may
+            lie on disk.
         shape: the target. Its vocabulary is the teacher's, or ``vocab`` names the teacher ids kept,
             int64 [vocab_size].
         calibration_ids: int64 [chunks, T], full chunks of packed text. Not needed for random / l1 /
@@ -60,41 +62,35 @@ def inherit(
         InputError: a target that cannot be cut from this teacher, calibration missing or too short,
             NaN weights.
     """
-    teacher_shape = Shape.from_config(teacher.config)
-    families.check_weights(
-        {name: tuple(p.shape) for name, p in teacher.named_parameters()}, teacher.config
-    )
+    stack = Stack.of(teacher)
+    model, config = stack.model, stack.model.config
+    teacher_shape = Shape.from_config(config)
+    families.check_weights({name: tuple(p.shape) for name, p in model.named_parameters()}, config)
     check_target(teacher_shape, shape, vocab)
-    student_config(teacher.config, shape)  # what the family refuses must not cost the scoring
+    student_config(config, shape)  # what the family refuses must not cost the scoring
     largest = -1 if calibration_ids is None else int(calibration_ids.max())
     if largest >= teacher_shape.vocab_size:
         raise InputError(
             f"the calibration text holds token id {largest}, the teacher's embedding has"
             f" {teacher_shape.vocab_size} rows: leave out texts that spell a token without a row"
         )
-    if teacher.device.type != "cpu":
-        raise InputError(
-            f"the teacher is on {teacher.device}: inheritance works on the CPU, call teacher.cpu()"
-            " first"
-        )
     needs_text(criterion, layers)  # refuses names that are in no table
-    for name in repair:
-        if name not in REPAIRS:
-            raise InputError(f"repair {name!r} is unknown: choose {', '.join(REPAIRS)}")
+    check_repairs(repair)
     seconds: dict[str, float] = {}
     if scores is None:
-        scores = score(teacher, calibration_ids, criterion, layers, target=shape, seed=seed)
+        scores = score(stack, calibration_ids, criterion, layers, target=shape, seed=seed)
         seconds["score"] = scores.metadata["seconds"]
     scores.check(teacher_shape, shape)
     started = time.perf_counter()
     kept = select(scores, teacher_shape, shape, vocab)
-    weights = cut(model_weights(teacher), teacher.config, shape, kept)
-    student = build(weights, teacher.config, shape, kept, teacher.dtype, teacher.generation_config)
+    weights = cut(stack.tensors(), config, shape, kept)
+    student = build(weights, config, shape, kept, model.dtype, model.generation_config)
+    student.to(model.device)  # where the repairs compute
     seconds["cut"] = time.perf_counter() - started
     started = time.perf_counter()
-    losses = repair_student(student, teacher, kept, calibration_ids, repair)
+    losses = repair_student(student, stack, kept, calibration_ids, repair)
     seconds["repair"] = time.perf_counter() - started
-    return Inherited(student, scores, kept, seconds, losses)
+    return Inherited(student.cpu(), scores, kept, seconds, losses)
 
 
 def save(result: Inherited, out: Path, tokenizer: Any = None) -> None:

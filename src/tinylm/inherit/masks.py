@@ -23,7 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tinylm.inherit.memory import BATCH, must_recompute, recomputed_layers
+from tinylm.inherit.memory import BATCH, must_recompute
+from tinylm.inherit.stack import Stack
 from tinylm.inherit.units import frozen_weights, residual_writers, token_losses
 from tinylm.models import families
 from tinylm.models.shape import Shape
@@ -100,7 +101,7 @@ class Learned:
 
 
 def learn(
-    model: Any,
+    teacher: Any,
     chunks: Tensor,
     target: Shape,
     training: MaskTraining = MaskTraining(),
@@ -108,15 +109,18 @@ def learn(
     start: Mapping[str, Tensor] | None = None,
     layers: list[int] | None = None,
 ) -> Learned:
-    """Train masks over every axis on which ``target`` is smaller than ``model``.
+    """Train masks over every axis on which ``target`` is smaller than ``teacher``.
 
     Args:
+        teacher: a model, or a :class:`~tinylm.inherit.stack.Stack`.
         chunks: calibration, int64 [N, T]; batches walk through it again and again.
         start: scores to start from (their ranks become the first log-alphas); without it all units
             start alike.
         layers: the teacher layers that stay; None: layers are learned too, jointly.
     """
-    shape, size = Shape.from_config(model.config), training.batch_size
+    stack = Stack.of(teacher)
+    model, size = stack.model, training.batch_size
+    shape = Shape.from_config(model.config)
     generator = torch.Generator().manual_seed(training.seed)
     kept = _kept_counts(shape, target, learn_layers=layers is None)
     if not kept:  # a target that differs in depth or vocabulary only, and layers chosen before
@@ -127,31 +131,38 @@ def learn(
     optimizer = torch.optim.Adam(log_alpha.values(), lr=training.learning_rate)
     ones = {} if layers is None else {LAYERS: _indicator(torch.tensor(layers), shape.num_layers)}
     history: list[dict[str, float]] = []
+
+    def mean_loss(model: Any, ids: Tensor) -> Tensor:
+        return token_losses(model, ids).mean(1).sum() / size
+
     recompute = must_recompute(shape, model.dtype, size * chunks.shape[1], model.device)
     with (
         frozen_weights(model),
         progress_bar("learning masks", training.steps, "steps") as bar,
-        recomputed_layers(model, recompute),
         torch.enable_grad(),
     ):
         for step in range(training.steps):
             batch = chunks[[(step * size + i) % len(chunks) for i in range(size)]]
+            batch = batch.to(model.device)
             gates = {
                 axis: GATES[training.kind](values, kept[axis], generator)
                 for axis, values in log_alpha.items()
             }
             optimizer.zero_grad()
+            joined = _by_head(gates, shape, torch.mul)
+            # gradients come to the gates layer by layer, and go on from there once
+            leaves = {axis: gate.detach().requires_grad_() for axis, gate in joined.items()}
             # backward too: layers may run again in it
-            with gated(model, _by_head(gates, shape, torch.mul) | ones):
-                loss = token_losses(model, batch).mean()
-                loss.backward()
+            with gated(model, leaves | ones):
+                (loss,) = stack.backward([batch], mean_loss, recompute=recompute)
+            torch.autograd.backward(list(joined.values()), [leaf.grad for leaf in leaves.values()])
             for values in log_alpha.values():
                 assert values.grad is not None
                 # the common part belongs to the constraint
                 values.grad -= values.grad.mean(-1, keepdim=True)
             optimizer.step()
             reached = min(1.0, 2 * (step + 1) / training.steps)
-            row = {"loss": float(loss.detach())} | _hold_targets(log_alpha, kept, reached)
+            row = {"loss": loss} | _hold_targets(log_alpha, kept, reached)
             history.append(row)
             bar.advance(1, f"loss {row['loss']:.3f}")
     found = {axis: values.detach() for axis, values in log_alpha.items()}
@@ -186,15 +197,11 @@ def gated(model: Any, gates: Mapping[str, Tensor]) -> Iterator[None]:
 
     def on_input(module: Any, gate: Tensor) -> None:
         handles.append(
-            module.register_forward_pre_hook(
-                lambda module, args: (args[0] * gate.to(args[0].dtype),)
-            )
+            module.register_forward_pre_hook(lambda module, args: (args[0] * gate.to(args[0]),))
         )
 
     def on_output(module: Any, gate: Tensor) -> None:
-        handles.append(
-            module.register_forward_hook(lambda module, args, out: out * gate.to(out.dtype))
-        )
+        handles.append(module.register_forward_hook(lambda module, args, out: out * gate.to(out)))
 
     over_heads = families.norms_go_over_heads(model.config)
     if families.HIDDEN in gates:

@@ -1,5 +1,5 @@
-"""What scoring a teacher needs in memory: told before it starts, and made smaller where it would
-not fit."""
+"""What a backward pass through a teacher keeps, and how it is made smaller where that would not
+fit."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +11,6 @@ from torch.utils.checkpoint import checkpoint
 
 from tinylm.machine import free_bytes
 from tinylm.models.cost import layer_activation_bytes_per_token
-from tinylm.models.parameters import parameters
 from tinylm.models.shape import Shape
 
 BATCH = 4  # chunks that score together
@@ -49,43 +48,3 @@ def recomputed_layers(model: Any, enabled: bool = True) -> Iterator[None]:
 
 def _again(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
-
-
-def memory_line(
-    teacher: Shape,
-    target: Shape,
-    dtype: torch.dtype,
-    length: int,
-    device: torch.device,
-    refit_tokens: int = 0,
-) -> str:
-    """One line for the terminal: bytes of each part at the peak, which is in scoring by Taylor or
-    learned masks, or in a refit on ``refit_tokens`` that keeps the teacher's states before every
-    layer that stays."""
-    tokens = BATCH * length
-    recompute = must_recompute(teacher, dtype, tokens, device)
-    models = {
-        "teacher": parameters(teacher) * dtype.itemsize,
-        "student": parameters(target) * dtype.itemsize,
-    }
-    scoring = {
-        "activations": activation_bytes(teacher, dtype, tokens, recompute),
-        # them, two gradients, float32 log-softmax
-        "logits": tokens * teacher.vocab_size * (3 * dtype.itemsize + 4),
-    }
-    refit = {
-        "states for the refit": (
-            refit_tokens * (target.num_layers + 3) * teacher.hidden_size * dtype.itemsize
-        )
-    }
-    # x^T x in float32 and float64 with its factor, and as much of the errors: of the widest matrix
-    if refit_tokens:
-        widest = max(target.intermediate_size, target.num_attention_heads * target.head_dim)
-        refit["its equations"] = 24 * widest**2 + 20 * widest * target.hidden_size
-    parts = models | max(scoring, refit, key=lambda part: sum(part.values()))
-    listed = " + ".join(f"{name} {size / 1e9:.1f}" for name, size in parts.items())
-    again = "; layers run twice to keep it so" if recompute else ""
-    return (
-        f"memory: about {sum(parts.values()) / 1e9:.1f} GB ({listed}),"
-        f" {free_bytes(device) / 1e9:.1f} GB free{again}"
-    )

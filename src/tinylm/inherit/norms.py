@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tinylm.inherit.cut import Kept, dimension_rows
+from tinylm.inherit.stack import Stack
 from tinylm.models import families
 from tinylm.models.shape import Shape
 
@@ -34,7 +35,9 @@ def norm_gains(
     changed. Without chunks the ratio is that of inputs whose dropped part is zero, which is exact
     for learned masks.
     """
-    family, shape = families.family_of(teacher.config), Shape.from_config(teacher.config)
+    stack = Stack.of(teacher)
+    teacher, config = stack.model, stack.model.config
+    family, shape = families.family_of(config), Shape.from_config(config)
     ratios: dict[str, list[Tensor]] = {}
     handles = []
     for name, norm in student.named_modules():
@@ -62,8 +65,8 @@ def norm_gains(
 
         handles.append(full_norm.register_forward_pre_hook(measure))
     try:
-        for batch in chunks.split(batch_size) if handles and chunks is not None else ():
-            teacher.base_model(input_ids=batch, use_cache=False)
+        if handles and chunks is not None:
+            stack.forward(chunks.to(teacher.device).split(batch_size))
     finally:
         for handle in handles:
             handle.remove()

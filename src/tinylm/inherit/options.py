@@ -8,6 +8,8 @@ from tinylm.inherit.criteria import Criterion
 from tinylm.inherit.layers import LayerRule
 from tinylm.inherit.repair import Repair
 
+Streaming = Literal["auto", "always", "never"]
+
 
 @dataclass(frozen=True)
 class InheritOptions:
@@ -30,4 +32,8 @@ class InheritOptions:
     kept_ids: Path | None = None
     # of the teacher at work and of the student; auto: bfloat16 where it is fast here, else float32
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    device: str = "auto"  # cpu, cuda, cuda:1; auto takes a GPU where there is one
+    # whether the teacher's layers stay on disk and are read one at a time: auto does so where the
+    # whole would not fit in memory
+    stream: Streaming = "auto"
     seed: int = 0  # of criterion random

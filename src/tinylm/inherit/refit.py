@@ -6,15 +6,17 @@ before it.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tinylm.inherit.cut import Kept, dimension_rows
+from tinylm.inherit.stack import Call, Reached, Stack, Step
 from tinylm.models import families
 from tinylm.models.shape import Shape
-from tinylm.terminal import track
+from tinylm.terminal import progress_bar
 
 # Matrices of a layer that share an input, in the order in which data passes them (Phi-3 has fused
 # ones).
@@ -24,11 +26,8 @@ INPUT_GROUPS = (
     ("mlp.gate_proj", "mlp.up_proj", "mlp.gate_up_proj"),
     ("mlp.down_proj",),
 )
+DOWN = INPUT_GROUPS[-1]
 OUTPUTS = ("self_attn.o_proj", "mlp.down_proj")
-
-
-class _Reached(Exception):
-    """The module we wanted to see has run: the rest of the layer is not needed."""
 
 
 @torch.no_grad()
@@ -49,61 +48,96 @@ def refit(
     down_proj aim at the teacher's residual stream itself where nothing stands between (no output
     norm): they also correct the error made so far, and the last matrix before a gap of dropped
     layers makes up for their sum.
+
+    Teacher and student go through the text side by side, so that of the teacher's stream two
+    places are kept at a time: before and after one layer.
     """
-    batches = list(chunks.split(batch_size))
-    aims_at_stream = not families.family_of(teacher.config).output_norms
-    multiplier = getattr(teacher.config, "residual_multiplier", 1.0)  # Granite
-    wanted = [0, *kept.layers, len(teacher.base_model.layers)]
-    teacher_states, teacher_calls = _states(teacher, batches, wanted)
-    _, calls = _states(student, [batches[0] % student.config.vocab_size], [])
-    # the student's embedding of the same tokens,
-    stream = [state[..., kept.hidden] for state in teacher_states[0]]
-    # also of those that its vocabulary has lost
-    for index, layer in enumerate(track(list(student.base_model.layers), "least-squares refit")):
-        source = kept.layers[index]
-        after = (
-            kept.layers[index + 1]
-            if index + 1 < len(kept.layers)
-            else len(teacher.base_model.layers)
-        )
-        teacher_layer = teacher.base_model.layers[source]
+    stack = Stack.of(teacher)
+    batches = list(chunks.to(stack.model.device).split(batch_size))
+    _, calls = Stack.of(student).enter(batches[0] % student.config.vocab_size)
+    fitting = _Refit(student, stack, kept, calls, matrices, ridge)
+    last = len(stack.layers) - 1
+    with progress_bar("least-squares refit", len(stack.layers), "layers") as bar:
+        for step in stack.walk(batches):
+            if step.index == 0:
+                # the student's embedding of the same tokens, also of those its vocabulary has lost
+                fitting.stream = [state[..., kept.hidden] for state in step.before]
+            if step.index in kept.layers:
+                fitting.end_layer(step.before)
+                fitting.begin_layer(step)
+            if step.index == last:
+                fitting.end_layer(step.after)
+            bar.advance()
+
+
+class _Refit:
+    """A student on its way through the text beside its teacher. ``stream``: what goes into the
+    student's layer at hand, or comes out of the last one, [B, T, hidden] for each batch."""
+
+    def __init__(
+        self,
+        student: Any,
+        stack: Stack,
+        kept: Kept,
+        calls: list[Call],
+        matrices: Sequence[str],
+        ridge: float,
+    ) -> None:
+        self.student, self.teacher, self.kept, self.calls = student, stack.model, kept, calls
+        self.matrices, self.ridge = matrices, ridge
+        self.aims_at_stream = not families.family_of(self.teacher.config).output_norms
+        self.multiplier = getattr(self.teacher.config, "residual_multiplier", 1.0)  # Granite
+        self.stream: list[Tensor] = []
+        self.index = -1  # of the student's layer at hand
+        self.open = False  # whether that layer still has to end
+
+    def begin_layer(self, step: Step) -> None:
+        """Refit what the teacher's own layer says all about, in the student's layer made of it."""
+        self.index, self.open = self.index + 1, True
         for group in INPUT_GROUPS:
-            names = [name for name in group if name in matrices and _has(layer, name)]
-            if not names:
-                continue
-            fits = {name: _Fit(layer.get_submodule(name), ridge) for name in names}
-            weights: Tensor | None
-            for number in range(len(batches)):
-                x, before = _run_to(layer, names, stream[number], calls[index], multiplier)
-                for name in names:
-                    if name in OUTPUTS and aims_at_stream:
-                        goal = _stream_goal(
-                            teacher_layer,
-                            name,
-                            teacher_states,
-                            source,
-                            after,
-                            number,
-                            teacher_calls,
-                            multiplier,
-                        )
-                        target = (goal[..., kept.hidden] - before) / multiplier
-                        weights = _weights(goal)
-                    else:
-                        target = _output_of(
-                            teacher_layer,
-                            name,
-                            teacher_states[source][number],
-                            teacher_calls[source],
-                        )
-                        rows = _output_rows(name, kept, index, teacher)
-                        target = target if rows is None else target[..., rows]
-                        weights = _weights(target) if name in OUTPUTS else None
-                    fits[name].add(x, target, weights)
-            for fit in fits.values():
-                fit.solve()
-        stream = [layer(state, **calls[index]) for state in stream]
-        teacher_states.pop(source)
+            if group != DOWN or not self.aims_at_stream:
+                self._solve(group, partial(self._goal_of_layer, step))
+
+    def end_layer(self, goals: list[Tensor]) -> None:
+        """Refit the last matrix of the layer at hand towards ``goals``, the teacher's stream before
+        the next layer that stays, and go through the layer."""
+        if not self.open:
+            return
+        if self.aims_at_stream:
+            self._solve(DOWN, lambda name, number: goals[number])
+        layer = self.student.base_model.layers[self.index]
+        self.stream = [layer(state, **self.calls[self.index]) for state in self.stream]
+        self.open = False
+
+    def _goal_of_layer(self, step: Step, name: str, number: int) -> Tensor:
+        state, call = step.before[number], step.calls[number]
+        output = _output_of(step.layer, name, state, call)
+        at_stream = name in OUTPUTS and self.aims_at_stream
+        return state + self.multiplier * output if at_stream else output
+
+    def _solve(self, group: Sequence[str], goal_of: Callable[[str, int], Tensor]) -> None:
+        """Solve the matrices of ``group`` (they share an input) towards ``goal_of(name, batch)``:
+        the stream after them, or their own output."""
+        layer, call = self.student.base_model.layers[self.index], self.calls[self.index]
+        names = [name for name in group if name in self.matrices and _has(layer, name)]
+        if not names:
+            return
+        fits = {name: _Fit(layer.get_submodule(name), self.ridge) for name in names}
+        weights: Tensor | None
+        for number, state in enumerate(self.stream):
+            x, before = _run_to(layer, names, state, call, self.multiplier)
+            for name in names:
+                goal = goal_of(name, number)
+                if name in OUTPUTS and self.aims_at_stream:
+                    target = (goal[..., self.kept.hidden] - before) / self.multiplier
+                    weights = _weights(goal)
+                else:
+                    rows = _output_rows(name, self.kept, self.index, self.teacher)
+                    target = goal if rows is None else goal[..., rows]
+                    weights = _weights(target) if name in OUTPUTS else None
+                fits[name].add(x, target, weights)
+        for fit in fits.values():
+            fit.solve()
 
 
 class _Fit:
@@ -112,8 +146,9 @@ class _Fit:
 
     def __init__(self, module: nn.Linear, ridge: float) -> None:
         self.module, self.ridge = module, ridge
-        self.gram = torch.zeros(module.in_features, module.in_features)
-        self.cross = torch.zeros(module.out_features, module.in_features)
+        inputs, device = module.in_features, module.weight.device
+        self.gram = torch.zeros(inputs, inputs, device=device)
+        self.cross = torch.zeros(module.out_features, inputs, device=device)
 
     def add(self, x: Tensor, target: Tensor, weights: Tensor | None) -> None:
         error = (target.float() - self.module(x).float()).flatten(0, -2)
@@ -149,41 +184,6 @@ def _output_rows(name: str, kept: Kept, layer: int, teacher: Any) -> Tensor | No
     return dimension_rows(dimensions[0], kept, layer, Shape.from_config(teacher.config))
 
 
-def _states(
-    model: Any, batches: list[Tensor], layers: list[int]
-) -> tuple[dict[int, list[Tensor]], list[dict]]:
-    """Residual stream before each of ``layers`` (num_layers: after the last) by batch; how layers
-    are called."""
-    modules = model.base_model.layers
-    states: dict[int, list[Tensor]] = {layer: [] for layer in layers}
-    calls: list[dict] = [{} for _ in modules]
-    handles = []
-
-    def before(index: int) -> Callable:
-        def remember(module: nn.Module, args: tuple, kwargs: dict) -> None:
-            calls[index] = kwargs
-            if index in states:
-                states[index].append(args[0])
-
-        return remember
-
-    for index, module in enumerate(modules):
-        handles.append(module.register_forward_pre_hook(before(index), with_kwargs=True))
-    if len(modules) in states:
-        handles.append(
-            modules[-1].register_forward_hook(
-                lambda module, args, out: states[len(modules)].append(out)
-            )
-        )
-    try:
-        for batch in batches:
-            model.base_model(input_ids=batch, use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return states, calls
-
-
 def _run_to(
     layer: Any, names: list[str], state: Tensor, call: dict, multiplier: float
 ) -> tuple[Tensor, Tensor]:
@@ -193,7 +193,7 @@ def _run_to(
 
     def reached(module: nn.Module, args: tuple) -> None:
         seen["x"] = args[0]
-        raise _Reached
+        raise Reached
 
     handles = [layer.get_submodule(names[0]).register_forward_pre_hook(reached)]
     if names[0].startswith("mlp."):
@@ -203,7 +203,7 @@ def _run_to(
         )
     try:
         layer(state, **call)
-    except _Reached:
+    except Reached:
         pass
     finally:
         for handle in handles:
@@ -217,24 +217,13 @@ def _output_of(layer: Any, name: str, state: Tensor, call: dict) -> Tensor:
 
     def reached(module: nn.Module, args: tuple, out: Tensor) -> None:
         seen.append(out)
-        raise _Reached
+        raise Reached
 
     handle = layer.get_submodule(name).register_forward_hook(reached)
     try:
         layer(state, **call)
-    except _Reached:
+    except Reached:
         pass
     finally:
         handle.remove()
     return seen[0]
-
-
-def _stream_goal(
-    layer: Any, name: str, states, source: int, after: int, number: int, calls, multiplier: float
-) -> Tensor:
-    """The teacher's residual stream where the student's must be once ``name`` has added its
-    output."""
-    if name == "mlp.down_proj":
-        return states[after][number]
-    state = states[source][number]
-    return state + multiplier * _output_of(layer, name, state, calls[source])

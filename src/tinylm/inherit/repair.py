@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from tinylm.errors import InputError
 from tinylm.terminal import console
 
 HELD_OUT = 4  # calibration chunks that repairs do not see
@@ -66,6 +67,13 @@ else:
     Repair = Literal[tuple(REPAIRS)]
 
 
+def check_repairs(names: Sequence[str]) -> None:
+    """InputError for a name that is not among ``REPAIRS``."""
+    for name in names:
+        if name not in REPAIRS:
+            raise InputError(f"repair {name!r} is unknown: choose {', '.join(REPAIRS)}")
+
+
 def repair_student(
     student: Any, teacher: Any, kept: Any, calibration_ids: Any, which: Sequence[str]
 ) -> dict[str, float]:
@@ -81,15 +89,18 @@ def repair_student(
 
     from tinylm.inherit.calibration import usable_chunks
     from tinylm.inherit.norms import embedding_scale
+    from tinylm.inherit.stack import Stack
     from tinylm.inherit.units import fast_matmul
 
-    embedding_scale(student, teacher.config.hidden_size)
+    stack = Stack.of(teacher)
+    model = stack.model
+    embedding_scale(student, model.config.hidden_size)
     asked = {name: REPAIRS[name] for name in REPAIRS if name in which}
     contained = {step.replaces for step in asked.values()}
     steps = {
         name: step
         for name, step in asked.items()
-        if name not in contained and step.applies(student, teacher)
+        if name not in contained and step.applies(student, model)
     }
     if not steps:
         return {}
@@ -97,12 +108,12 @@ def repair_student(
     judged = len(chunks) >= 4 * HELD_OUT and kept.vocab is None
     chunks, held_out = (chunks[:-HELD_OUT], chunks[-HELD_OUT:]) if judged else (chunks, None)
     losses: dict[str, float] = {}
-    with fast_matmul(teacher), torch.no_grad():
+    with fast_matmul(model), torch.no_grad():
         if held_out is not None:
             losses["cut"] = _loss(student, held_out)
         for name, step in steps.items():
             before = {n: w.clone() for n, w in student.named_parameters()} if judged else {}
-            step.run(student, teacher, kept, chunks)
+            step.run(student, stack, kept, chunks)
             if held_out is None:
                 continue
             lowest, losses[name] = min(losses.values()), _loss(student, held_out)
@@ -123,4 +134,4 @@ def _loss(student: Any, chunks: Any) -> float:
     from tinylm.inherit.depth import LOSS_STRIDE
     from tinylm.inherit.units import token_losses
 
-    return float(token_losses(student, chunks, LOSS_STRIDE).mean())
+    return float(token_losses(student, chunks.to(student.device), LOSS_STRIDE).mean())

@@ -10,22 +10,29 @@ from torch import Tensor
 
 from tinylm.artifact import atomic_directory, refuse_filled, write_json
 from tinylm.errors import InputError
+from tinylm.inherit import bill
 from tinylm.inherit.calibration import calibration_chunks
 from tinylm.inherit.cut import build, check_target, cut
 from tinylm.inherit.inheritance import Inherited, inherit, save
-from tinylm.inherit.memory import memory_line
 from tinylm.inherit.norms import embedding_scale
-from tinylm.inherit.options import InheritOptions
-from tinylm.inherit.repair import REPAIRS
+from tinylm.inherit.options import InheritOptions, Streaming
+from tinylm.inherit.repair import check_repairs
 from tinylm.inherit.score import needs_text, score_weights
 from tinylm.inherit.scores import Scores
 from tinylm.inherit.select import select
-from tinylm.machine import fast_dtype
+from tinylm.inherit.stack import Stack, streamed_teacher
+from tinylm.machine import choose_device, fast_dtype
 from tinylm.models import block, families
 from tinylm.models.config import read_generation
 from tinylm.models.shape import Shape, read_block, read_shape
 from tinylm.models.shards import Shards
-from tinylm.models.teacher import load_config, load_model, load_tokenizer, resolve
+from tinylm.models.teacher import (
+    generation_of,
+    load_config,
+    load_model,
+    load_tokenizer,
+    resolve,
+)
 from tinylm.terminal import console
 
 
@@ -61,19 +68,27 @@ def inherit_files(
             )
         ids = calibration_chunks(options.calibration, tokenizer, chunks, length)
     known = Scores.load(options.scores) if options.scores else None
-    dtype = _dtype(options)
+    device = choose_device(options.device)
+    dtype = fast_dtype(device) if options.dtype == "auto" else getattr(torch, options.dtype)
     if not options.repair and (known or not needs_text(options.criterion, options.layers)):
-        result = inherit_streamed(folder, target, options, vocab, known)
+        result = inherit_streamed(folder, target, options, dtype, vocab, known)
     else:
-        keeping = [name for name, step in REPAIRS.items() if step.keeps_states]
-        refitted = chunks * length if set(keeping) & set(options.repair) else 0
-        source = Shape.from_config(config)
-        console.print(
-            memory_line(source, target, dtype, length, torch.device("cpu"), refitted),
-            highlight=False,
+        check_repairs(options.repair)
+        size = (0, 0) if ids is None else tuple(ids.shape)
+        job = bill.Job(
+            Shape.from_config(config),
+            target,
+            dtype,
+            device,
+            chunks=size[0],
+            length=size[1],
+            criterion=options.criterion,
+            layers=options.layers,
+            repair=options.repair,
+            scored=known is not None,
         )
         result = inherit(
-            load_model(folder, dtype),
+            open_teacher(folder, job, options.stream),
             target,
             ids,
             options.criterion,
@@ -87,17 +102,26 @@ def inherit_files(
     return _write(result, teacher, target, out, None if options.kept_ids else tokenizer)
 
 
+def open_teacher(folder: Path, job: bill.Job, stream: Streaming = "auto") -> Stack:
+    """The teacher in ``folder``, ready for ``job``, after a word on what that will take: in memory
+    where it fits, else with its layers on disk."""
+    streamed = stream == "always" or (stream == "auto" and not bill.fits(job))
+    console.print(bill.describe(job, streamed), highlight=False)
+    if streamed:
+        return streamed_teacher(folder, job.dtype, job.device)
+    return Stack(load_model(folder, job.dtype).to(job.device))
+
+
 def inherit_streamed(
     folder: Path,
     target: Shape,
     options: InheritOptions,
+    dtype: torch.dtype = torch.float32,
     vocab: Tensor | None = None,
     scores: Scores | None = None,
 ) -> Inherited:
     """Scores from the weights (or ``scores`` of an earlier run) and the cut straight from the
     shards of ``folder``: one teacher tensor in memory at a time."""
-    from transformers import GenerationConfig
-
     started = time.perf_counter()
     config = load_config(folder)
     weights, teacher = Shards(folder, bool(config.tie_word_embeddings)), Shape.from_config(config)
@@ -109,21 +133,11 @@ def inherit_streamed(
     )
     scores.check(teacher, target)
     kept = select(scores, teacher, target, vocab)
-    stops = (
-        GenerationConfig.from_pretrained(folder)
-        if (folder / "generation_config.json").exists()
-        else None
+    student = build(
+        cut(weights, config, target, kept), config, target, kept, dtype, generation_of(folder)
     )
-    dtype = _dtype(options)
-    student = build(cut(weights, config, target, kept), config, target, kept, dtype, stops)
     embedding_scale(student, teacher.hidden_size)
     return Inherited(student, scores, kept, {"score and cut": time.perf_counter() - started})
-
-
-def _dtype(options: InheritOptions) -> torch.dtype:
-    if options.dtype == "auto":
-        return fast_dtype(torch.device("cpu"))
-    return getattr(torch, options.dtype)
 
 
 def _write(result: Inherited, teacher: str, target: Shape, out: Path, tokenizer: Any) -> Inherited:

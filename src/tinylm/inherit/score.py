@@ -11,10 +11,10 @@ from tinylm.errors import InputError
 from tinylm.inherit import masks
 from tinylm.inherit.calibration import DEPTH_TOKENS, TAYLOR_TOKENS, first_chunks, usable_chunks
 from tinylm.inherit.criteria import CRITERIA
-from tinylm.inherit.cut import model_weights
 from tinylm.inherit.layers import LAYER_RULES
 from tinylm.inherit.scores import Scores
 from tinylm.inherit.select import best
+from tinylm.inherit.stack import Stack
 from tinylm.inherit.units import UnitScores, fast_matmul
 from tinylm.models import families
 from tinylm.models.shape import Shape
@@ -43,11 +43,13 @@ def score(
     """Score every unit and layer of ``teacher``; arguments as in
     :func:`~tinylm.inherit.inheritance.inherit`.
 
+    ``teacher`` is a model, or a :class:`~tinylm.inherit.stack.Stack` with its weights on disk.
     ``target`` says how far greedy removes layers and where learned masks must end; learned scores
     fit that shape only.
     """
     needs_text(criterion, layers)
-    shape = Shape.from_config(teacher.config)
+    stack = Stack.of(teacher)
+    shape = Shape.from_config(stack.model.config)
     learns = CRITERIA[criterion].learned, LAYER_RULES[layers].learned
     if any(learns) and target is None:
         raise InputError(
@@ -55,17 +57,17 @@ def score(
         )
     started = time.perf_counter()
     history: list[dict[str, float]] = []
-    with fast_matmul(teacher):
-        units = _unit_scores(teacher, calibration_ids, criterion, seed)
+    with fast_matmul(stack.model):
+        units = _unit_scores(stack, calibration_ids, criterion, seed)
         importance = _layer_scores(
-            teacher, calibration_ids, layers, target.num_layers if target else 1
+            stack, calibration_ids, layers, target.num_layers if target else 1
         )
         if any(learns):
             assert target is not None
             chosen = None if importance is None else best(importance, target.num_layers).tolist()
             chunks = usable_chunks(calibration_ids, "learned masks")
             training = masks.MaskTraining(seed=seed)
-            learned = masks.learn(teacher, chunks, target, training, start=units, layers=chosen)
+            learned = masks.learn(stack, chunks, target, training, start=units, layers=chosen)
             history = learned.history
             if CRITERIA[criterion].learned:
                 units |= {axis: values for axis, values in learned.scores.items() if axis in units}
@@ -111,23 +113,23 @@ def _as_scores(
 
 
 def _unit_scores(
-    teacher: Any, calibration_ids: Tensor | None, criterion: str, seed: int
+    stack: Stack, calibration_ids: Tensor | None, criterion: str, seed: int
 ) -> UnitScores:
     chosen = CRITERIA[criterion]
     if chosen.from_weights is not None:
-        return chosen.from_weights(model_weights(teacher), teacher.config, seed)
+        return chosen.from_weights(stack.tensors(), stack.model.config, seed)
     assert chosen.from_text is not None, criterion
-    return chosen.from_text(teacher, first_chunks(calibration_ids, criterion, TAYLOR_TOKENS))
+    return chosen.from_text(stack, first_chunks(calibration_ids, criterion, TAYLOR_TOKENS))
 
 
 def _layer_scores(
-    teacher: Any, calibration_ids: Tensor | None, layers: str, kept: int
+    stack: Stack, calibration_ids: Tensor | None, layers: str, kept: int
 ) -> Tensor | None:
     """float32 [num_layers]; None: masks will tell."""
     rule = LAYER_RULES[layers]
     if rule.from_position is not None:
-        return rule.from_position(len(teacher.base_model.layers))
+        return rule.from_position(len(stack.layers))
     if rule.from_text is not None:
-        return rule.from_text(teacher, first_chunks(calibration_ids, layers, DEPTH_TOKENS), kept)
+        return rule.from_text(stack, first_chunks(calibration_ids, layers, DEPTH_TOKENS), kept)
     assert rule.learned, layers
     return None

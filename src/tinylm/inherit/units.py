@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tinylm.inherit.memory import BATCH, must_recompute, recomputed_layers
+from tinylm.inherit.memory import BATCH, must_recompute
+from tinylm.inherit.stack import Stack
 from tinylm.models import families
 from tinylm.models.shape import Shape
-from tinylm.terminal import track
+from tinylm.terminal import progress_bar
 
 UnitScores = dict[str, Tensor]  # ffn [L, F], q_heads [L, heads], hidden [H]; float32
 
@@ -78,17 +79,20 @@ def _power_sums(weight: Tensor, power: int) -> list[Tensor]:
     return [torch.cat(rows), columns]
 
 
-def taylor(model: Any, chunks: Tensor, batch_size: int = BATCH) -> UnitScores:
+def taylor(teacher: Any, chunks: Tensor, batch_size: int = BATCH) -> UnitScores:
     """First-order Taylor: |sum of w * dL/dw| over a unit's output weights, taken per chunk and
     summed over chunks.
 
     For the output weights of a unit that sum equals (activation * its gradient) summed over tokens,
     so only activations need gradients: the weights stay frozen and a backward pass costs half.
-    ``chunks`` int64 [N, T].
+    ``teacher`` is a model or a :class:`~tinylm.inherit.stack.Stack`, ``chunks`` int64 [N, T].
     """
-    shape = Shape.from_config(model.config)
+    stack = Stack.of(teacher)
+    model, shape = stack.model, Shape.from_config(stack.model.config)
     scores = empty(shape, model.device)
-    hidden_per_chunk: list[Tensor] = []
+    batches = list(chunks.to(model.device).split(batch_size))
+    hidden = [torch.zeros(len(batch), shape.hidden_size, device=model.device) for batch in batches]
+    running = 0  # the batch that a product is of
 
     def add_units(axis: str, layer: int, width: int) -> Callable[[Tensor], None]:
         def add(product: Tensor) -> None:  # [B, units * width]
@@ -96,12 +100,19 @@ def taylor(model: Any, chunks: Tensor, batch_size: int = BATCH) -> UnitScores:
 
         return add
 
+    def add_hidden(product: Tensor) -> None:  # [B, hidden]
+        hidden[running] += product
+
+    def begin(number: int) -> None:
+        nonlocal running
+        running = number
+
     recompute = must_recompute(shape, model.dtype, batch_size * chunks.shape[1], model.device)
     with (
         frozen_weights(model),
         _hooks() as hooks,
-        recomputed_layers(model, recompute),
         torch.enable_grad(),
+        progress_bar("Taylor scores", len(batches), "batches") as bar,
     ):
         embedding = model.get_input_embeddings()
         hooks.append(
@@ -117,13 +128,14 @@ def taylor(model: Any, chunks: Tensor, batch_size: int = BATCH) -> UnitScores:
             hooks.append(_on_input(layer.mlp.down_proj, partial(_Watched.apply, units)))
             writers += residual_writers(layer, model.config)
         for module in writers:
-            hooks.append(_on_output(module, partial(_Watched.apply, hidden_per_chunk.append)))
-        for batch in track(list(chunks.split(batch_size)), "Taylor scores"):
-            loss = token_losses(model, batch).mean(1).sum()  # every chunk counts alike
-            loss.backward()
-            scores[families.HIDDEN] += torch.stack(hidden_per_chunk).sum(0).abs().sum(0)
-            hidden_per_chunk.clear()
+            hooks.append(_on_output(module, partial(_Watched.apply, add_hidden)))
+        stack.backward(batches, _loss_by_chunk, recompute=recompute, begin=begin, tick=bar.advance)
+    scores[families.HIDDEN] += torch.cat(hidden).abs().sum(0)
     return {axis: values.cpu() for axis, values in scores.items()}
+
+
+def _loss_by_chunk(model: Any, ids: Tensor) -> Tensor:
+    return token_losses(model, ids).mean(1).sum()  # every chunk counts alike
 
 
 class _Watched(torch.autograd.Function):
@@ -144,14 +156,16 @@ class _Watched(torch.autograd.Function):
 
 
 @torch.no_grad()
-def activation(model: Any, chunks: Tensor, batch_size: int = 8) -> UnitScores:
+def activation(teacher: Any, chunks: Tensor, batch_size: int = 8) -> UnitScores:
     """Mean absolute activation over the tokens of a chunk, then L2 over chunks (Minitron, arXiv
     2407.14679).
 
     Units are read where they enter the output matrices; hidden where the norms put it out.
     """
-    shape = Shape.from_config(model.config)
+    stack = Stack.of(teacher)
+    model, shape = stack.model, Shape.from_config(stack.model.config)
     scores = empty(shape, model.device)
+    batches = list(chunks.to(model.device).split(batch_size))
 
     def add(axis: str, layer: int | None, width: int) -> Callable[[Tensor], None]:
         target = scores[axis] if layer is None else scores[axis][layer]
@@ -170,8 +184,8 @@ def activation(model: Any, chunks: Tensor, batch_size: int = 8) -> UnitScores:
         for name, module in model.named_modules():
             if families.family_of(model.config).axes(f"{name}.weight") == ((families.HIDDEN,),):
                 hooks.append(_on_output(module, add(families.HIDDEN, None, 1)))
-        for batch in track(list(chunks.split(batch_size)), "activation scores"):
-            model.base_model(input_ids=batch, use_cache=False)
+        with progress_bar("activation scores", len(batches), "batches") as bar:
+            stack.forward(batches, tick=bar.advance)
     return {axis: values.sqrt().cpu() for axis, values in scores.items()}
 
 

@@ -1,7 +1,8 @@
 """The first weights of a model: random by a scheme, its own, or another checkpoint's of its
 shape."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from math import sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -130,3 +131,31 @@ def new_model(config: Any, dtype: str = "float32", device: str = "cpu") -> Any:
                 f"config.json describes a {config.model_type} model that transformers cannot build"
                 f" ({first_line(error)})"
             ) from error
+
+
+def hollow_model(config: Any, dtype: Any) -> Any:
+    """A model of ``config`` whose parameters are on device ``meta``, so that any of them can be
+    filled later. Its tables (rotary angles, scales) are real: on ``meta`` nobody could fill
+    those."""
+    with _parameters_on_meta():
+        model = new_model(config, dtype=str(dtype).removeprefix("torch."))
+    return model.requires_grad_(False)
+
+
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """Inside, a module's parameters go to ``meta`` as soon as they are made."""
+    from torch import nn
+
+    register = nn.Module.register_parameter
+
+    def register_hollow(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        if parameter is not None and parameter.device.type != "meta":
+            parameter = nn.Parameter(parameter.to("meta"), requires_grad=False)
+        register(module, name, parameter)
+
+    nn.Module.register_parameter = register_hollow  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]

@@ -113,12 +113,17 @@ class Shards(Mapping[str, Tensor]):
             self._stored.pop(head)
 
     def __getitem__(self, name: str) -> Tensor:
-        from safetensors import safe_open
+        from safetensors import SafetensorError, safe_open
 
         # opened anew: else pages that were read stay mapped
         path, stored_name, _ = self._stored[name]
-        with safe_open(path, framework="pt") as file:
-            return file.get_tensor(stored_name)
+        try:
+            with safe_open(path, framework="pt") as file:
+                return file.get_tensor(stored_name)
+        except (SafetensorError, OSError) as error:
+            raise InputError(
+                f"shard {path} can no longer be read ({error}): bring it back and run again"
+            ) from error
 
     def __contains__(self, name: object) -> bool:  # a Mapping's own would read the tensor
         return name in self._stored

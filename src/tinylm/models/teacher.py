@@ -117,6 +117,15 @@ def load_model(spec: str | Path, dtype: torch.dtype | None = torch.float32):
     return model.eval()
 
 
+def generation_of(folder: Path) -> Any:
+    """What stands in the folder's generation_config.json; None without one."""
+    from transformers import GenerationConfig
+
+    if not (folder / "generation_config.json").exists():
+        return None
+    return GenerationConfig.from_pretrained(folder)
+
+
 def load_config(spec: str | Path):
     """The `transformers` config of ``spec``."""
     return read_config(resolve(spec))

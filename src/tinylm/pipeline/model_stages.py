@@ -12,11 +12,13 @@ from tinylm import artifact
 from tinylm.architecture.plan import plan, write_plan
 from tinylm.corpus.store import open_store
 from tinylm.errors import InputError
+from tinylm.inherit import bill
 from tinylm.inherit.calibration import spread_order
 from tinylm.inherit.cut import check_target, student_config
 from tinylm.inherit.inheritance import inherit
 from tinylm.inherit.inheritance import save as save_inherited
-from tinylm.machine import fast_dtype
+from tinylm.inherit.run import open_teacher
+from tinylm.machine import choose_device, fast_dtype
 from tinylm.models import block
 from tinylm.models import teacher as teachers
 from tinylm.models.initialise import random_model
@@ -91,9 +93,21 @@ def inherit_stage(recipe: Recipe, stages: Stages, compact: Path, shape: Path, st
         chunks = _calibration(
             tokens, config.calibration_chunks, config.calibration_length, recipe.seed
         )
+        target, device = read_shape(shape / "plan.json"), choose_device()
+        job = bill.Job(
+            Shape.from_config(teachers.load_config(compact / "model")),
+            target,
+            fast_dtype(device),
+            device,
+            chunks=chunks.shape[0],
+            length=chunks.shape[1],
+            criterion=config.criterion,
+            layers=config.layers,
+            repair=config.repair,
+        )
         inherited = inherit(
-            teachers.load_model(compact / "model", fast_dtype(torch.device("cpu"))),
-            read_shape(shape / "plan.json"),
+            open_teacher(compact / "model", job),
+            target,
             chunks,
             criterion=config.criterion,
             layers=config.layers,

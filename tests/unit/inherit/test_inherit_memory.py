@@ -1,21 +1,15 @@
-"""Layers that run again: the same scores to the bit, less memory; and what is said before scoring
-starts."""
+"""Layers that run again: the same scores to the bit, less memory."""
 
 import pytest
 import torch
 from builders import family_model
 
 from tinylm.inherit import masks, memory, units
-from tinylm.inherit.memory import activation_bytes, memory_line, recomputed_layers
+from tinylm.inherit.memory import activation_bytes, recomputed_layers
 from tinylm.models.shape import Shape
 
 IDS = torch.randint(64, (4, 24), generator=torch.Generator().manual_seed(1))
 SMOLLM2 = Shape(30, 576, 1536, 9, 3, 64, 49152, True)
-
-
-@pytest.fixture
-def little_memory(monkeypatch):
-    monkeypatch.setattr(memory, "free_bytes", lambda device: 1)
 
 
 def saved_bytes(model, ids):
@@ -74,19 +68,6 @@ def test_the_estimate_falls_to_one_layer_and_the_inputs():
     whole = activation_bytes(SMOLLM2, torch.bfloat16, tokens, recompute=False)
     again = activation_bytes(SMOLLM2, torch.bfloat16, tokens, recompute=True)
     assert whole > 10 * again
-
-
-def test_the_line_says_when_layers_run_twice(little_memory):
-    line = memory_line(SMOLLM2, SMOLLM2, torch.bfloat16, 512, torch.device("cpu"))
-    assert "layers run twice" in line and "GB free" in line
-
-
-def test_the_line_counts_a_large_refit():
-    line = memory_line(
-        SMOLLM2, SMOLLM2, torch.bfloat16, 512, torch.device("cpu"), refit_tokens=4096 * 512
-    )
-    # 4096 * 512 tokens, 30 + 3 states of 576 numbers of 2 bytes
-    assert "states for the refit 79.7" in line, line
 
 
 def test_free_memory_of_this_machine_is_read():
