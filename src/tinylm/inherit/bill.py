@@ -72,9 +72,9 @@ def memory(job: Job, streamed: bool) -> dict[str, int]:
     scoring["logits"] = rows * teacher.vocab_size * (3 * size + 4)
     repairing = {"student": student}
     if job.refits:
-        # the teacher's before and after one layer and while the next runs; the student's twice
-        narrow = 2 * job.target.hidden_size * size
-        repairing["states for the refit"] = job.tokens * (3 * state + narrow)
+        # the streams of both, before and after a layer
+        narrow = job.target.hidden_size * size
+        repairing["states for the refit"] = job.tokens * 2 * (state + narrow)
         # x^T x in float32 and float64 with its factor, and as much of the errors: of the widest
         widest = max(
             job.target.intermediate_size, job.target.num_attention_heads * teacher.head_dim

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tinylm.errors import InputError
 from tinylm.models import families
+from tinylm.models.initialise import hollow_model
 from tinylm.models.shape import Shape
 from tinylm.models.token_ids import cut_config
 
@@ -217,11 +218,9 @@ def build(
     ``config`` and ``generation`` are the teacher's; the second holds stop ids that stand nowhere
     else (Gemma 2, Phi-3).
     """
-    from transformers import AutoModelForCausalLM
-
     settings = student_config(config, target, kept.layers, kept.vocab)
     settings.dtype = dtype
-    model = AutoModelForCausalLM.from_config(settings, dtype=dtype)
+    model = hollow_model(settings, dtype)
     if generation is not None:
         plain = generation.to_dict()
         plain = (
@@ -239,8 +238,11 @@ def build(
             }
             model.generation_config = type(generation).from_dict(told)
     missing = dict(model.named_parameters())  # a tied head is not among them
-    with torch.no_grad():
-        for name, tensor in weights:
-            missing.pop(name).copy_(tensor)
+    for name, tensor in weights:
+        missing.pop(name)
+        # a copy: what is kept whole is the teacher's own
+        own = tensor.to("cpu", dtype, copy=True, memory_format=torch.contiguous_format)
+        model.load_state_dict({name: own}, strict=False, assign=True)
     assert not missing, list(missing)
-    return model.eval()
+    model.tie_weights()
+    return model.requires_grad_(True).eval()

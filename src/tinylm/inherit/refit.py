@@ -67,6 +67,7 @@ def refit(
                 fitting.begin_layer(step)
             if step.index == last:
                 fitting.end_layer(step.after)
+            del step  # or its stream would stay while the next layer makes its own
             bar.advance()
 
 

@@ -102,13 +102,16 @@ class Stack:
     ) -> Iterator[Step]:
         """Every layer but those to ``skip``, front to back, with what goes in and comes out.
         ``batches`` int64 [B, T] each."""
-        entered = [self.enter(batch) for batch in batches]
-        states = [state for state, _ in entered]
+        states, every = [], []
+        for batch in batches:
+            state, by_layer = self.enter(batch)
+            states.append(state)
+            every.append(by_layer)
         for index in range(len(self.layers)):
             if index in skip:
                 continue
             with self.layer(index) as layer:
-                calls = [every[index] for _, every in entered]
+                calls = [by_layer[index] for by_layer in every]
                 after = [layer(state, **call) for state, call in zip(states, calls, strict=True)]
                 yield Step(index, layer, states, after, calls)
             states = after

@@ -48,8 +48,8 @@ def test_the_lines_say_what_is_needed_and_why(monkeypatch) -> None:
     assert "taylor 6 min" in lines[1] and "1,000 GFLOP/s" in lines[1]
     assert "layers run twice" in bill.describe(JOB, False)
     large = dataclasses.replace(JOB, chunks=4096)
-    # 4096 * 512 tokens; three states of 4096 numbers of 2 bytes and two of 1792
-    assert "states for the refit 66.6" in bill.describe(large, True)
+    # 4096 * 512 tokens; two states of 4096 numbers of 2 bytes and two of 1792
+    assert "states for the refit 49.4" in bill.describe(large, True)
 
 
 @pytest.mark.parametrize(

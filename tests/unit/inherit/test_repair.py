@@ -162,7 +162,7 @@ def test_a_repair_that_raises_the_loss_on_held_out_text_is_taken_back(monkeypatc
     def harm(student, teacher, kept, chunks) -> None:
         seen.append(len(chunks))
         with torch.no_grad():
-            student.lm_head.weight.normal_(0, 1000)
+            student.base_model.layers[0].mlp.down_proj.weight.normal_(0, 1000)
 
     monkeypatch.setattr(refit_module, "refit", harm)
     result = inherit(teacher, target, chunks, **plain)
