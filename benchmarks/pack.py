@@ -21,7 +21,7 @@ from pathlib import Path
 from tinylm.corpus.pack import pack
 from tinylm.corpus.read import documents
 from tinylm.models.teacher import load_tokenizer
-from tinylm.tokenizer.engines import engine_of
+from tinylm.tokenizer.encoders import encoder_of
 
 
 def main() -> None:
@@ -81,7 +81,7 @@ def write(path: Path, corpora: list[str], most: float) -> int:
 
 def work(name: str, spec: str, text: Path, out: Path) -> None:
     tokenizer = load_tokenizer(spec)
-    encode = engine_of(tokenizer).encode if name == "tinylm" else None
+    encode = encoder_of(tokenizer) if name == "tinylm" else None
     start = time.perf_counter()
     pack(documents([text]), tokenizer, out, encode=encode)
     seconds = time.perf_counter() - start

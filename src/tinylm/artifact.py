@@ -39,6 +39,9 @@ STAGE_VERSIONS = {
 }
 
 
+LOCK = ".lock"  # of the process that works in a folder
+
+
 def hash_of(value: Any) -> str:
     """16 hex digits of the SHA-256 of ``value`` as canonical JSON (paths and other objects by
     ``str``)."""
@@ -85,17 +88,45 @@ def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
         with clear_disk_errors(path):
             yield scratch
             _share(scratch)
-            flush(scratch)
-            if path.exists():
-                refuse_filled(path, replace)  # another run may have been quicker
-                old = scratch.with_name(scratch.name + ".old")
-                os.replace(path, old)
-                os.replace(scratch, path)
-                shutil.rmtree(old, ignore_errors=True)
-            else:
-                os.replace(scratch, path)
+            _put(scratch, path, replace)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def resumable_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yield the folder PATH.partial, which becomes ``path`` when the block ends well. An error
+    takes it away; a kill or Ctrl-C leaves it, and the next call goes on with what it finds there.
+
+    Raises InputError when ``path`` exists already (unless ``replace``), its parent cannot be
+    written, or another process is at work on it.
+    """
+    path = Path(os.path.abspath(path))
+    refuse_filled(path, replace)
+    partial = path.with_name(path.name + ".partial")
+    with alone_in(partial):
+        try:
+            with clear_disk_errors(path):
+                yield partial
+                _share(partial)
+                _put(partial, path, replace)
+                (path / LOCK).unlink()
+        except Exception:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+
+
+def _put(scratch: Path, path: Path, replace: bool) -> None:
+    """Give ``scratch`` the name ``path``, in one step."""
+    flush(scratch)
+    if path.exists():
+        refuse_filled(path, replace)  # another run may have been quicker
+        old = scratch.with_name(scratch.name + ".old")
+        os.replace(path, old)
+        os.replace(scratch, path)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        os.replace(scratch, path)
 
 
 def _share(folder: Path) -> None:
@@ -209,7 +240,7 @@ def alone_in(out: Path, first: bool = True) -> Iterator[None]:
     from filelock import Timeout  # 30 ms that `--help` need not take
 
     try:
-        with _locked(out / ".lock", timeout=0):
+        with _locked(out / LOCK, timeout=0):
             yield
     except Timeout as error:
         raise InputError(

@@ -6,9 +6,11 @@ from typing import Annotated
 import tyro
 
 from tinylm.commands.arguments import Corpus
+from tinylm.errors import InputError
 from tinylm.inherit.options import InheritOptions
 from tinylm.machine import is_first_process
 from tinylm.pipeline.plan_options import PlanOptions
+from tinylm.tokenizer.encoders import Encoder
 from tinylm.train.config import TrainConfig
 
 
@@ -56,22 +58,33 @@ def inherit(
     )
 
 
-def corpus_pack(tokenizer: str, corpus: Corpus, out: Path, separator: str | None = None) -> None:
-    """Tokenise a corpus into a memory-mapped token store that `train` reads.
+def corpus_pack(
+    tokenizer: str,
+    corpus: Corpus,
+    out: Path,
+    separator: str | None = None,
+    engine: Encoder = "local",
+    workers: int | None = None,
+) -> None:
+    """Tokenise a corpus into a memory-mapped token store that `train` reads. Run again to go on.
 
     Args:
         tokenizer: directory, .gguf file, hub id or smollm2-135m.
         out: folder of the store (must not exist yet).
         separator: token that ends every document; by default <|endoftext|>, else the tokenizer's
             end-of-text token.
+        engine: local is the fastest that is exact here; ray spreads the work over a cluster.
+        workers: processes at work at once (ray); by default one a CPU.
     """
     from tinylm.corpus.pack import pack
     from tinylm.corpus.read import by_path, documents
     from tinylm.models.teacher import load_tokenizer
-    from tinylm.tokenizer.engines import engine_of
+    from tinylm.tokenizer.encoders import encoder_of
 
+    if workers is not None and workers < 1:
+        raise InputError(f"--workers {workers} must be 1 or more")
     fast = load_tokenizer(tokenizer)
-    encode = engine_of(fast).encode
+    encode = encoder_of(fast, engine, workers)
     read = by_path(corpus) if len(corpus) > 1 else documents(corpus)
     store = pack(read, fast, out, encode=encode, separator=separator)
     per_token = store.text_bytes / store.num_tokens

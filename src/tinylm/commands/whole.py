@@ -68,8 +68,9 @@ def run(
         set: recipe keys changed for this run, e.g. --set train.steps=720 name=longer
             'corpus.paths=["my/texts"]'.
         threads: CPU threads; 0: as many as there are cores.
-        processes: of this machine that train and score together: one a GPU.
-        dry_run: print the student, its memory and the whole cost of training it, and stop.
+        processes: of this machine that train and score together: one a GPU. The dry run's bill is
+            for so many devices.
+        dry_run: print the student, its memory and the cost of every stage, and stop.
         peak_tflops: of one device, for the bill of the dry run; 989: an H100 or H200 in dense bf16.
         mfu: share of that peak that training is assumed to reach.
     """
@@ -99,7 +100,7 @@ def run(
     chosen = read_recipe(recipe, changes)
     talks = is_first_process()
     if talks and (dry_run or is_large(chosen)):
-        print_dry_run(chosen, peak_tflops, mfu)
+        print_dry_run(chosen, peak_tflops, mfu, processes)
     if dry_run:
         return
     for line in first_words(chosen, machine_speed()) if talks else ():

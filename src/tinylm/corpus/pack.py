@@ -1,31 +1,26 @@
 """Pack documents into a token store: tokenise in batches, append to one file, remember where each
 begins."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tinylm.artifact import atomic_directory
+from tinylm.artifact import resumable_directory
 from tinylm.corpus.document import Document
-from tinylm.corpus.store import (
-    COUNTED,
-    DOCUMENTS,
-    TOKENS,
-    TokenStore,
-    open_store,
-    tokenizer_hash,
-    write_header,
-)
+from tinylm.corpus.journal import Batch, Journal
+from tinylm.corpus.store import TokenStore, open_store, tokenizer_hash, write_header
 from tinylm.errors import InputError
 from tinylm.terminal import progress_bar
 
 # handed to the tokenizer (which is parallel inside) at a time; a document is never split
 BATCH_CHARACTERS = 16_000_000
 
-# texts -> the ids of all of them, one text after the other, and how many each has
-Encode = Callable[[list[str]], tuple[np.ndarray, np.ndarray]]
+Encoded = tuple[np.ndarray, np.ndarray]  # ids of texts one after the other, how many each has
+# batches of texts -> what each becomes, in their order
+Encode = Callable[[Iterator[list[str]]], Iterator[Encoded]]
 
 
 def pack(
@@ -42,38 +37,38 @@ def pack(
 
     Every document is followed by ``separator`` (by default ``<|endoftext|>`` where the tokenizer
     has it, else its end-of-text token), and begins with BOS where the tokenizer itself puts one
-    (Llama, Gemma). ``encode`` tokenises in the tokenizer's place, faster:
-    :func:`tinylm.tokenizer.engines.engine_of`. Memory stays constant.
+    (Llama, Gemma). ``encode`` tokenises in the tokenizer's place, faster or on other machines:
+    :func:`tinylm.tokenizer.encoders.encoder_of`. Memory stays constant. A packing that was killed
+    goes on: the text is read again, what the store has already is not tokenised again.
 
     Raises:
         InputError: zero documents, a tokenizer without a separator, and an ``out`` that exists
             already (unless ``replace``).
     """
     vocab_size = len(tokenizer)
-    separator_id, start = find_separator(tokenizer, separator), find_start(tokenizer)
-    encode = encode or _by_tokenizer(tokenizer)
+    start, end = find_start(tokenizer), find_separator(tokenizer, separator)
     dtype = np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
-    starts, text_bytes = [np.zeros(1, dtype=np.int64)], 0
-    by_path: list[int] = []  # documents of each path
-    with atomic_directory(Path(out), replace=replace) as folder:
-        counted = _Counted(folder / COUNTED)
-        with open(folder / TOKENS, "wb") as file, progress_bar("packing", None, "documents") as bar:
-            for batch in _batches(documents, by_path):
-                texts = [text for row in batch for text, _ in row]
-                ids, lengths = encode(texts)
-                flags = np.repeat([counts for row in batch for _, counts in row], lengths)
-                lengths = np.add.reduceat(lengths, np.cumsum([0, *map(len, batch)])[:-1])
-                tokens, ends = _with_ends(ids, lengths, start, separator_id)
-                tokens.astype(dtype).tofile(file)
-                counted.write(flags, lengths, int(start is not None))
-                starts.append(starts[-1][-1] + ends)
-                text_bytes += sum(map(_utf8_length, texts))
-                bar.advance(len(batch), f"{starts[-1][-1] / 1e6:.1f}M tokens")
-        offsets = np.concatenate(starts)
-        if len(offsets) == 1:
+    made_by = {"tokenizer": tokenizer_hash(tokenizer), "start": start, "separator": end}
+    read = _Read()
+    with resumable_directory(Path(out), replace=replace) as folder:
+        journal = Journal(folder, made_by, dtype)
+        waiting: deque[Batch] = deque()  # read, and not tokenised yet
+
+        def texts() -> Iterator[list[str]]:
+            for batch in read.batches(documents):
+                if not journal.has(batch):
+                    waiting.append(batch)
+                    yield batch.texts
+
+        with progress_bar("packing", None, "documents") as bar:
+            for ids, lengths in (encode or _by_tokenizer(tokenizer))(texts()):
+                batch = waiting.popleft()
+                journal.write(batch, ids, lengths, start, end)
+                bar.advance(len(batch.documents), f"{journal.tokens / 1e6:.1f}M tokens")
+        if not journal.documents:
             raise InputError("the corpus has no document with text in it: nothing to pack")
-        np.save(folder / DOCUMENTS, offsets)
-        ends = offsets[np.cumsum(by_path)].tolist()
+        offsets = journal.close()
+        ends = offsets[np.cumsum(read.by_path)].tolist()
         write_header(
             folder,
             **({"source_ends": ends} if len(ends) > 1 else {}),
@@ -81,40 +76,23 @@ def pack(
             num_tokens=int(offsets[-1]),
             num_documents=len(offsets) - 1,
             dtype=dtype.str,
-            separator=separator_id,
+            separator=end,
             start=start,
-            tokenizer_hash=tokenizer_hash(tokenizer),
-            text_bytes=text_bytes,
+            tokenizer_hash=made_by["tokenizer"],
+            text_bytes=read.bytes,
         )
     return open_store(out)
 
 
 def _by_tokenizer(tokenizer: Any) -> Encode:
-    def encode(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    def encode(texts: list[str]) -> Encoded:
         rows = []
         for first in range(0, len(texts), 256):  # lists of Python's integers: few at a time
             found = tokenizer(texts[first : first + 256], add_special_tokens=False)["input_ids"]
             rows += [np.asarray(ids, dtype=np.int64) for ids in found]
         return np.concatenate(rows), np.array([len(row) for row in rows], dtype=np.int64)
 
-    return encode
-
-
-def _with_ends(
-    ids: np.ndarray, lengths: np.ndarray, start: int | None, separator: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The tokens of all documents, each between ``start`` (where there is one) and ``separator``,
-    and where each document ends."""
-    before = int(start is not None)
-    ends = np.cumsum(lengths + before + 1)
-    tokens = np.full(int(ends[-1]), separator, dtype=np.int64)
-    inside = np.ones(len(tokens), dtype=bool)
-    inside[ends - 1] = False
-    if start is not None:
-        firsts = ends - lengths - 2
-        inside[firsts], tokens[firsts] = False, start
-    tokens[inside] = ids
-    return tokens, ends
+    return lambda batches: map(encode, batches)
 
 
 def _utf8_length(text: str) -> int:
@@ -144,48 +122,29 @@ def find_start(tokenizer: Any) -> int | None:
     return first[0] if first == [tokenizer.bos_token_id] else None
 
 
-class _Counted:
-    """The file that says which tokens count in training: made when the first one does not."""
+class _Read:
+    """What was read of a corpus: bytes, and how many documents each of its paths has, which come
+    one path after the other."""
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.before = path, 0  # tokens so far, all of which count
+    def __init__(self) -> None:
+        self.bytes = 0
+        self.by_path: list[int] = []
 
-    def write(self, flags: np.ndarray, lengths: np.ndarray, starts: int) -> None:
-        """Of documents whose tokens are bool ``flags``, ``lengths`` each; the token before a
-        document (``starts``: 1 or 0) and its separator count."""
-        total = int(lengths.sum()) + (starts + 1) * len(lengths)
-        if flags.all() and not self.path.exists():
-            self.before += total
-            return
-        every = np.ones(total, dtype=np.uint8)
-        first = np.cumsum(lengths + starts + 1) - lengths - 1
-        place = np.arange(len(flags)) + np.repeat(first - np.cumsum(lengths) + lengths, lengths)
-        every[place] = flags
-        with open(self.path, "ab") as file:
-            while self.before:  # never a corpus of ones at once
-                part = min(self.before, 2**24)
-                file.write(b"\x01" * part)
-                self.before -= part
-            every.tofile(file)
-
-
-def _batches(
-    documents: Iterable[Document | str], by_path: list[int]
-) -> Iterator[list[list[tuple[str, bool]]]]:
-    """The pieces of documents that are not blank; ``by_path`` gets how many documents each path of
-    the corpus has, whose documents come one path after the other."""
-    batch: list[list[tuple[str, bool]]] = []
-    characters = 0
-    for document in documents:
-        text, path = (document, 0) if isinstance(document, str) else (document.text, document.path)
-        if not text.strip():
-            continue
-        by_path += [0] * (path + 1 - len(by_path))
-        by_path[path] += 1
-        if batch and characters + len(text) > BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-        batch.append([(document, True)] if isinstance(document, str) else document.pieces())
-        characters += len(text)
-    if batch:
-        yield batch
+    def batches(self, documents: Iterable[Document | str]) -> Iterator[Batch]:
+        """The documents that are not blank, in pieces."""
+        batch: list[list[tuple[str, bool]]] = []
+        characters = 0
+        for item in documents:
+            document = Document(item, "") if isinstance(item, str) else item
+            if not document.text.strip():
+                continue
+            self.by_path += [0] * (document.path + 1 - len(self.by_path))
+            self.by_path[document.path] += 1
+            self.bytes += _utf8_length(document.text)
+            if batch and characters + len(document.text) > BATCH_CHARACTERS:
+                yield Batch(batch)
+                batch, characters = [], 0
+            batch.append(document.pieces())
+            characters += len(document.text)
+        if batch:
+            yield Batch(batch)

@@ -5,10 +5,13 @@ a duplicate can never stand on both sides, and adding documents moves none of th
 duplicates are kept once.
 """
 
+import errno
 import hashlib
 import io
 import json
+import sqlite3
 from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import zstandard
@@ -18,6 +21,7 @@ from tinylm.errors import InputError
 
 PARTS = ("train", "valid")
 MANY_SOURCES = 16
+SEEN = ".seen"
 
 
 def is_valid(text: str, valid_fraction: float, seed: int = 0) -> bool:
@@ -38,7 +42,6 @@ def write_split(
     Raises:
         InputError: no document at all, or none on one of the sides.
     """
-    seen: set[bytes] = set()
     facts: dict = {
         "documents": 0,
         "duplicates": 0,
@@ -48,13 +51,11 @@ def write_split(
     }
     writers = {part: _writer(folder / f"{part}.jsonl.zst") for part in PARTS}
     try:
-        for document in documents:
+        for document, is_new in _told_apart(documents, folder / SEEN, seed):
             facts["documents"] += 1
-            digest = _digest(document.text, seed)
-            if digest in seen:
+            if not is_new:
                 facts["duplicates"] += 1
                 continue
-            seen.add(digest)
             part = "valid" if is_valid(document.text, valid_fraction, seed) else "train"
             values: dict = {"text": document.text, "source": document.source}
             values |= {"path": document.path} if document.path else {}
@@ -74,12 +75,43 @@ def write_split(
         raise InputError("the corpus is empty: not one document with text in it")
     for part in PARTS:
         if facts[part]["documents"] == 0:
+            different = facts["documents"] - facts["duplicates"]
             raise InputError(
-                f"the corpus has {len(seen)} different document(s), none of which falls into the"
+                f"the corpus has {different} different document(s), none of which falls into the"
                 f" {part} part at valid_fraction {valid_fraction}: give more documents (one a line"
                 " in a .jsonl file)"
             )
     return facts
+
+
+def _told_apart(
+    documents: Iterable[Document], path: Path, seed: int
+) -> Iterator[tuple[Document, bool]]:
+    """Each document, and whether its text is new. Texts are known by digests in a file at ``path``
+    while it lasts: a corpus may have more of them than memory holds."""
+    try:
+        with _digests(path) as seen:
+            for document in documents:
+                number = int.from_bytes(_digest(document.text, seed), "little", signed=True)
+                added = seen.execute("INSERT OR IGNORE INTO seen VALUES (?)", (number,))
+                yield document, added.rowcount == 1
+    except sqlite3.OperationalError as error:
+        raise OSError(errno.ENOSPC, str(error)) from error
+
+
+@contextmanager
+def _digests(path: Path) -> Iterator[sqlite3.Connection]:
+    """An empty table of whole numbers in a file that goes when the context ends."""
+    path.unlink(missing_ok=True)
+    with closing(sqlite3.connect(path, isolation_level=None)) as base:
+        for setting in ("journal_mode = OFF", "synchronous = OFF", "cache_size = -65536"):
+            base.execute(f"PRAGMA {setting}")
+        base.execute("CREATE TABLE seen (digest INTEGER PRIMARY KEY)")
+        base.execute("BEGIN")
+        try:
+            yield base
+        finally:
+            path.unlink()
 
 
 def read_part(folder: Path, part: str) -> Iterator[Document]:

@@ -1,11 +1,13 @@
 """How much each layer matters: skip it and look at the loss, compare what goes in and out, or trust
 its position."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from tinylm.inherit.progress import Tensors, as_list, numbered
 from tinylm.inherit.stack import Stack
 from tinylm.inherit.units import token_losses
 from tinylm.terminal import progress_bar
@@ -55,25 +57,33 @@ def greedy(teacher: Any, chunks: Tensor, num_layers: int, candidates: int = 8) -
     layers by the order of their removal (negative), the others by their last measured rise.
     """
     stack = Stack.of(teacher)
-    total = len(stack.layers)
-    removed: set[int] = set()
+    total, progress = len(stack.layers), stack.progress
+    order: list[int] = []  # layers removed so far
     importance, rise = torch.zeros(total), torch.full((total,), float("inf"))
     to_measure = list(range(total))
     measurements = total + max(0, total - num_layers - 1) * candidates
+    if known := progress.get("greedy"):
+        order, to_measure = known["order"].tolist(), known["to measure"].tolist()
+        importance, rise = known["importance"], known["rise"]
     with progress_bar("greedy layer removal", measurements, "measurements") as bar:
+        bar.advance((total + (len(order) - 1) * candidates) if order else 0)
         # nothing is removed now; the scores may serve a shallower shape later
         if num_layers == total:
-            return _losses_without(stack, chunks, removed, to_measure, bar)[0]
-        for step in range(total - num_layers):
-            losses, _ = _losses_without(stack, chunks, removed, to_measure, bar)
+            return _losses_without(stack, chunks, set(), to_measure, bar)[0]
+        for step in range(len(order), total - num_layers):
+            losses, _ = _losses_without(stack, chunks, set(order), to_measure, bar)
             for layer in to_measure:
                 rise[layer] = losses[layer]
             worst = min((layer for layer in to_measure), key=lambda layer: float(rise[layer]))
-            removed.add(worst)
+            order.append(worst)
             importance[worst] = step - total
-            left = [layer for layer in range(total) if layer not in removed]
+            left = [layer for layer in range(total) if layer not in order]
             to_measure = sorted(sorted(left, key=lambda layer: float(rise[layer]))[:candidates])
-    for layer in set(range(total)) - removed:
+            found = {"order": order, "to measure": to_measure}
+            numbers = {name: torch.tensor(values) for name, values in found.items()}
+            progress.put("greedy", {**numbers, "importance": importance, "rise": rise})
+    progress.drop("greedy")
+    for layer in set(range(total)) - set(order):
         importance[layer] = rise[layer] if torch.isfinite(rise[layer]) else 0.0
     return importance
 
@@ -89,25 +99,65 @@ def _losses_without(
     """
     losses = torch.full((len(stack.layers),), float("inf"))
     losses[layers] = 0.0
-    base = 0.0
-    device = stack.model.device
-    for group in stack.groups(chunks.to(device).split(max(1, 4096 // chunks.shape[1]))):
+    device, name = stack.model.device, f"without {len(removed)}"
+    groups = stack.groups(chunks.to(device).split(max(1, 4096 // chunks.shape[1])))
+    walk = _Round(0, 0, losses, torch.zeros(()), [], {})
+    if known := stack.progress.get(name):
+        walk = _Round.of(known, groups[0][0])
+    for number, group in list(enumerate(groups))[walk.group :]:
         share = sum(len(batch) for batch in group) / len(chunks)
-        around: dict[int, list[Tensor]] = {}
-        for step in stack.walk(group, skip=removed):
-            for skipped, states in around.items():
-                around[skipped] = [
+        a_layer = share * len(layers) / (len(stack.layers) - len(removed))
+        for step in stack.walk(group, removed, walk.start, walk.through):
+            for skipped, states in walk.around.items():
+                walk.around[skipped] = [
                     step.layer(state, **call)
                     for state, call in zip(states, step.calls, strict=True)
                 ]
             if step.index in layers:
-                around[step.index] = step.before
-            through = step.after
-            bar.advance(share * len(layers) / (len(stack.layers) - len(removed)))
-        base += _mean_loss(stack, group, through, len(chunks))
+                walk.around[step.index] = step.before
+            walk.start, walk.through = step.index + 1, step.after
+            stack.progress.save(name, walk.tensors())
+            bar.advance(a_layer)
+        walk.base += _mean_loss(stack, group, walk.through, len(chunks))
         for skipped in layers:
-            losses[skipped] += _mean_loss(stack, group, around.pop(skipped), len(chunks))
-    return losses, base
+            walk.losses[skipped] += _mean_loss(stack, group, walk.around.pop(skipped), len(chunks))
+        walk.group, walk.start, walk.through = number + 1, 0, []
+        stack.progress.save(name, walk.tensors())
+    stack.progress.drop(name)
+    return walk.losses, float(walk.base)
+
+
+@dataclass
+class _Round:
+    """How far :func:`_losses_without` is: ``start`` is the layer at which ``group`` goes on, with
+    the stream ``through`` the layers and those ``around`` one of them."""
+
+    group: int
+    start: int
+    losses: Tensor  # float32 [num_layers]
+    base: Tensor  # float32 []
+    through: list[Tensor]
+    around: dict[int, list[Tensor]]
+
+    def tensors(self) -> dict[str, Tensor]:
+        found = {"losses": self.losses, "base": self.base}
+        found |= {"group": torch.tensor(self.group), "start": torch.tensor(self.start)}
+        found |= numbered(self.through, "through ")
+        for layer, states in self.around.items():
+            found |= numbered(states, f"around {layer} ")
+        return found
+
+    @staticmethod
+    def of(known: Tensors, like: Tensor) -> "_Round":
+        around = sorted({int(name.split()[1]) for name in known if name.startswith("around ")})
+        return _Round(
+            int(known["group"]),
+            int(known["start"]),
+            known["losses"],
+            known["base"],
+            as_list(known, "through ", like),
+            {layer: as_list(known, f"around {layer} ", like) for layer in around},
+        )
 
 
 def _mean_loss(stack: Stack, group: list[Tensor], states: list[Tensor], chunks: int) -> float:

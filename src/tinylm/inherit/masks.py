@@ -24,12 +24,14 @@ import torch
 from torch import Tensor
 
 from tinylm.inherit.memory import BATCH, must_recompute
+from tinylm.inherit.progress import Tensors
 from tinylm.inherit.stack import Stack
 from tinylm.inherit.units import frozen_weights, residual_writers, token_losses
 from tinylm.models import families
 from tinylm.models.shape import Shape
 from tinylm.terminal import progress_bar
 
+NAME = "masks"  # of what is kept of their training
 LAYERS, GROUPS = "layers", "kv_groups"
 TEMPERATURE, LOW, HIGH = 2 / 3, -0.1, 1.1  # of the hard concrete distribution: beta, gamma, zeta
 CLAMP = math.log(100.0)  # |log-alpha| is at most this, so that a closed unit can open again
@@ -141,7 +143,9 @@ def learn(
         progress_bar("learning masks", training.steps, "steps") as bar,
         torch.enable_grad(),
     ):
-        for step in range(training.steps):
+        first = _restored(stack.progress.get(NAME), log_alpha, optimizer, generator, history)
+        bar.advance(first)
+        for step in range(first, training.steps):
             batch = chunks[[(step * size + i) % len(chunks) for i in range(size)]]
             batch = batch.to(model.device)
             gates = {
@@ -165,9 +169,50 @@ def learn(
             row = {"loss": loss} | _hold_targets(log_alpha, kept, reached)
             history.append(row)
             bar.advance(1, f"loss {row['loss']:.3f}")
+            stack.progress.save(NAME, _tensors(log_alpha, optimizer, generator, history))
+    stack.progress.drop(NAME)
     found = {axis: values.detach() for axis, values in log_alpha.items()}
     # groups decide first
     return Learned(_by_head(found, shape, lambda group, head: 1000 * group + head), history)
+
+
+def _tensors(
+    log_alpha: dict[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+    history: list[dict[str, float]],
+) -> dict[str, Tensor]:
+    """Where the training is, as named tensors."""
+    found = {"generator": generator.get_state()}
+    found["history"] = torch.tensor([list(row.values()) for row in history], dtype=torch.float64)
+    for axis, values in log_alpha.items():
+        moments = optimizer.state[values]
+        found |= {f"{axis} {name}": value.clone() for name, value in moments.items()}
+        found[axis] = values.detach().clone()
+    return found
+
+
+def _restored(
+    known: Tensors | None,
+    log_alpha: dict[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+    history: list[dict[str, float]],
+) -> int:
+    """Bring back what :func:`_tensors` kept; the steps that are done."""
+    if known is None:
+        return 0
+    generator.set_state(known["generator"])
+    for axis, values in log_alpha.items():
+        values.data = known[axis]
+        optimizer.state[values] = {
+            name.removeprefix(f"{axis} "): value
+            for name, value in known.items()
+            if name.startswith(f"{axis} ")
+        }
+    names = ["loss", *(name for axis in log_alpha for name in (axis, f"{axis}_undecided"))]
+    history += [dict(zip(names, row, strict=True)) for row in known["history"].tolist()]
+    return len(history)
 
 
 def _hold_targets(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tinylm.inherit.cut import Kept, dimension_rows
+from tinylm.inherit.progress import Tensors, as_list, numbered
 from tinylm.inherit.stack import Call, Reached, Stack, Step
 from tinylm.models import families
 from tinylm.models.shape import Shape
@@ -27,6 +28,7 @@ INPUT_GROUPS = (
     ("mlp.down_proj",),
 )
 DOWN = INPUT_GROUPS[-1]
+NAME = "refit"  # of what is kept of it
 OUTPUTS = ("self_attn.o_proj", "mlp.down_proj")
 
 
@@ -56,9 +58,13 @@ def refit(
     batches = list(chunks.to(stack.model.device).split(batch_size))
     _, calls = Stack.of(student).enter(batches[0] % student.config.vocab_size)
     fitting = _Refit(student, stack, kept, calls, matrices, ridge)
-    last = len(stack.layers) - 1
+    last, start, states = len(stack.layers) - 1, 0, None
+    if known := stack.progress.get(NAME):
+        start, states = int(known["start"]), as_list(known, "teacher ", batches[0])
+        fitting.restore(known)
     with progress_bar("least-squares refit", len(stack.layers), "layers") as bar:
-        for step in stack.walk(batches):
+        bar.advance(start)
+        for step in stack.walk(batches, start=start, states=states):
             if step.index == 0:
                 # the student's embedding of the same tokens, also of those its vocabulary has lost
                 fitting.stream = [state[..., kept.hidden] for state in step.before]
@@ -67,8 +73,10 @@ def refit(
                 fitting.begin_layer(step)
             if step.index == last:
                 fitting.end_layer(step.after)
+            stack.progress.save(NAME, fitting.tensors(step))
             del step  # or its stream would stay while the next layer makes its own
             bar.advance()
+    stack.progress.drop(NAME)
 
 
 class _Refit:
@@ -91,6 +99,24 @@ class _Refit:
         self.stream: list[Tensor] = []
         self.index = -1  # of the student's layer at hand
         self.open = False  # whether that layer still has to end
+
+    def tensors(self, step: Step) -> dict[str, Tensor]:
+        """How far it is once ``step`` is done, for :meth:`restore`."""
+        found = {"start": torch.tensor(step.index + 1), "index": torch.tensor(self.index)}
+        found |= {"open": torch.tensor(self.open), **numbered(step.after, "teacher ")}
+        found |= numbered(self.stream, "student ")
+        return found | {f"weight {name}": weight for name, weight in self._weights()}
+
+    def restore(self, known: Tensors) -> None:
+        self.index, self.open = int(known["index"]), bool(known["open"])
+        for name, weight in self._weights():
+            weight.copy_(known[f"weight {name}"])
+        self.stream = as_list(known, "student ", self.student.get_input_embeddings().weight)
+
+    def _weights(self) -> list[tuple[str, Tensor]]:
+        """What is solved anew, by name."""
+        endings = tuple(f"{name}.weight" for name in self.matrices)
+        return [named for named in self.student.named_parameters() if named[0].endswith(endings)]
 
     def begin_layer(self, step: Step) -> None:
         """Refit what the teacher's own layer says all about, in the student's layer made of it."""

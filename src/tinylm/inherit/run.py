@@ -1,5 +1,7 @@
 """From files to files: load the teacher, pack calibration text, inherit, write, reload."""
 
+import hashlib
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tinylm.artifact import atomic_directory, refuse_filled, write_json
+from tinylm.artifact import hash_of, refuse_filled, resumable_directory, write_json
 from tinylm.errors import InputError
 from tinylm.inherit import bill
 from tinylm.inherit.calibration import calibration_chunks
@@ -16,6 +18,7 @@ from tinylm.inherit.cut import build, check_target, cut
 from tinylm.inherit.inheritance import Inherited, inherit, save
 from tinylm.inherit.norms import embedding_scale
 from tinylm.inherit.options import InheritOptions, Streaming
+from tinylm.inherit.progress import Progress
 from tinylm.inherit.repair import check_repairs
 from tinylm.inherit.score import needs_text, score_weights
 from tinylm.inherit.scores import Scores
@@ -27,6 +30,7 @@ from tinylm.models.config import read_generation
 from tinylm.models.shape import Shape, read_block, read_shape
 from tinylm.models.shards import Shards
 from tinylm.models.teacher import (
+    fingerprint,
     generation_of,
     load_config,
     load_model,
@@ -34,6 +38,8 @@ from tinylm.models.teacher import (
     resolve,
 )
 from tinylm.terminal import console
+
+PROGRESS = "progress"  # in the folder being worked in
 
 
 def inherit_files(
@@ -70,46 +76,56 @@ def inherit_files(
     known = Scores.load(options.scores) if options.scores else None
     device = choose_device(options.device)
     dtype = fast_dtype(device) if options.dtype == "auto" else getattr(torch, options.dtype)
-    if not options.repair and (known or not needs_text(options.criterion, options.layers)):
-        result = inherit_streamed(folder, target, options, dtype, vocab, known)
-    else:
-        check_repairs(options.repair)
-        size = (0, 0) if ids is None else tuple(ids.shape)
-        job = bill.Job(
-            Shape.from_config(config),
-            target,
-            dtype,
-            device,
-            chunks=size[0],
-            length=size[1],
-            criterion=options.criterion,
-            layers=options.layers,
-            repair=options.repair,
-            scored=known is not None,
-        )
-        result = inherit(
-            open_teacher(folder, job, options.stream),
-            target,
-            ids,
-            options.criterion,
-            options.layers,
-            repair=options.repair,
-            scores=known,
-            vocab=vocab,
-            seed=options.seed,
-        )
-    result.model = block.apply(read_block(shape), result.model, options.seed)
-    return _write(result, teacher, target, out, None if options.kept_ids else tokenizer)
+    check_repairs(options.repair)
+    asked = {**vars(options), "scores": known and hash_of(known.metadata), "target": target}
+    text = None if ids is None else hashlib.sha256(ids.numpy().tobytes()).hexdigest()
+    identity = hash_of([fingerprint(folder), asked, text, str(dtype)])
+    with resumable_directory(out) as scratch:
+        if not options.repair and (known or not needs_text(options.criterion, options.layers)):
+            result = inherit_streamed(folder, target, options, dtype, vocab, known)
+        else:
+            size = (0, 0) if ids is None else tuple(ids.shape)
+            job = bill.Job(
+                Shape.from_config(config),
+                target,
+                dtype,
+                device,
+                chunks=size[0],
+                length=size[1],
+                criterion=options.criterion,
+                layers=options.layers,
+                repair=options.repair,
+                scored=known is not None,
+            )
+            progress = Progress(scratch / PROGRESS, identity)
+            result = inherit(
+                open_teacher(folder, job, options.stream, progress),
+                target,
+                ids,
+                options.criterion,
+                options.layers,
+                repair=options.repair,
+                scores=known,
+                vocab=vocab,
+                seed=options.seed,
+            )
+        result.model = block.apply(read_block(shape), result.model, options.seed)
+        _write(result, teacher, target, scratch, None if options.kept_ids else tokenizer)
+        shutil.rmtree(scratch / PROGRESS, ignore_errors=True)
+    return result
 
 
-def open_teacher(folder: Path, job: bill.Job, stream: Streaming = "auto") -> Stack:
+def open_teacher(
+    folder: Path, job: bill.Job, stream: Streaming = "auto", progress: Progress | None = None
+) -> Stack:
     """The teacher in ``folder``, ready for ``job``, after a word on what that will take: in memory
-    where it fits, else with its layers on disk."""
+    where it fits, else with its layers on disk. ``progress``: what an earlier run of it found."""
     streamed = stream == "always" or (stream == "auto" and not bill.fits(job))
     console.print(bill.describe(job, streamed), highlight=False)
     if streamed:
-        return streamed_teacher(folder, job.dtype, job.device)
-    return Stack(load_model(folder, job.dtype).to(job.device))
+        return streamed_teacher(folder, job.dtype, job.device, progress)
+    model = load_model(folder, job.dtype).to(job.device)
+    return Stack(model, progress=progress or Progress())
 
 
 def inherit_streamed(
@@ -140,18 +156,16 @@ def inherit_streamed(
     return Inherited(student, scores, kept, {"score and cut": time.perf_counter() - started})
 
 
-def _write(result: Inherited, teacher: str, target: Shape, out: Path, tokenizer: Any) -> Inherited:
-    with atomic_directory(out) as scratch:
-        save(result, scratch, tokenizer)
-        facts = {
-            "teacher": teacher,
-            "seconds": result.seconds,
-            "kept_layers": result.kept.layers,
-            "shape": target.to_dict(),
-            "repair_losses": result.repair_losses,
-        }
-        write_json(scratch / "inherit.json", facts)
-    return result
+def _write(result: Inherited, teacher: str, target: Shape, folder: Path, tokenizer: Any) -> None:
+    save(result, folder, tokenizer)
+    facts = {
+        "teacher": teacher,
+        "seconds": result.seconds,
+        "kept_layers": result.kept.layers,
+        "shape": target.to_dict(),
+        "repair_losses": result.repair_losses,
+    }
+    write_json(folder / "inherit.json", facts)
 
 
 def _kept_ids(path: Path) -> Tensor:

@@ -58,10 +58,17 @@ def score(
     started = time.perf_counter()
     history: list[dict[str, float]] = []
     with fast_matmul(stack.model):
-        units = _unit_scores(stack, calibration_ids, criterion, seed)
-        importance = _layer_scores(
-            stack, calibration_ids, layers, target.num_layers if target else 1
+        units = dict(
+            stack.progress.once(
+                "units", lambda: _unit_scores(stack, calibration_ids, criterion, seed)
+            )
         )
+        importance = stack.progress.once(
+            "layers",
+            lambda: _layer_scores(
+                stack, calibration_ids, layers, target.num_layers if target else 1
+            ),
+        ).get("layers")
         if any(learns):
             assert target is not None
             chosen = None if importance is None else best(importance, target.num_layers).tolist()
@@ -124,12 +131,13 @@ def _unit_scores(
 
 def _layer_scores(
     stack: Stack, calibration_ids: Tensor | None, layers: str, kept: int
-) -> Tensor | None:
-    """float32 [num_layers]; None: masks will tell."""
+) -> dict[str, Tensor]:
+    """{"layers": float32 [num_layers]}; {}: masks will tell."""
     rule = LAYER_RULES[layers]
     if rule.from_position is not None:
-        return rule.from_position(len(stack.layers))
+        return {"layers": rule.from_position(len(stack.layers))}
     if rule.from_text is not None:
-        return rule.from_text(stack, first_chunks(calibration_ids, layers, DEPTH_TOKENS), kept)
+        chunks = first_chunks(calibration_ids, layers, DEPTH_TOKENS)
+        return {"layers": rule.from_text(stack, chunks, kept)}
     assert rule.learned, layers
-    return None
+    return {}

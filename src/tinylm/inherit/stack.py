@@ -8,8 +8,9 @@ gradients), whatever the length of the text, and only the states between layers 
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from tinylm.inherit.cut import model_weights
 from tinylm.inherit.memory import recomputed_layers
+from tinylm.inherit.progress import Progress, Tensors, as_list, numbered, whole_number
 from tinylm.models import families
 from tinylm.models.initialise import hollow_model
 from tinylm.models.shards import Shards
@@ -50,10 +52,12 @@ class Step:
 
 @dataclass(frozen=True)
 class Stack:
-    """``model`` and, where its layers hold no weights, the ``weights`` to read them from."""
+    """``model`` and, where its layers hold no weights, the ``weights`` to read them from. What is
+    asked of it leaves its ``progress``."""
 
     model: Any
     weights: Mapping[str, Tensor] | None = None
+    progress: Progress = field(default_factory=Progress)
 
     @staticmethod
     def of(model: "Any | Stack") -> "Stack":
@@ -98,16 +102,26 @@ class Stack:
             layer.to("meta")
 
     def walk(
-        self, batches: Sequence[Tensor], skip: frozenset[int] | set[int] = frozenset()
+        self,
+        batches: Sequence[Tensor],
+        skip: frozenset[int] | set[int] = frozenset(),
+        start: int = 0,
+        states: list[Tensor] | None = None,
     ) -> Iterator[Step]:
         """Every layer but those to ``skip``, front to back, with what goes in and comes out.
-        ``batches`` int64 [B, T] each."""
-        states, every = [], []
+
+        Args:
+            batches: int64 [B, T] each.
+            start, states: the layer to go on at, and the stream before it.
+        """
+        entered, every = [], []
         for batch in batches:
             state, by_layer = self.enter(batch)
-            states.append(state)
+            entered.append(state)
             every.append(by_layer)
-        for index in range(len(self.layers)):
+        states = states or entered
+        del entered
+        for index in range(start, len(self.layers)):
             if index in skip:
                 continue
             with self.layer(index) as layer:
@@ -165,6 +179,8 @@ class Stack:
         recompute: bool = False,
         begin: Callable[[int], None] = lambda number: None,
         tick: Tick = _silent,
+        keep: str = "",
+        sums: Tensors = MappingProxyType({}),
     ) -> list[float]:
         """Gradients of ``loss_of(model, batch)`` for every batch; the losses. They reach what is
         hooked into the model, and what its hooks ask gradients of.
@@ -174,17 +190,28 @@ class Stack:
             recompute: with all weights at hand: whether layers run again, to keep less.
             begin: called with a batch's number before anything of it runs with gradients.
             tick: told the batches done, in parts.
+            keep: the name of the progress that is left; none without. A pass that goes on tells
+                only the losses of its own batches.
+            sums: what the hooks add to: part of the progress.
         """
         if self.streamed:
-            return self._backward_streamed(batches, loss_of, begin, tick)
+            progress = self.progress if keep else Progress()
+            return self._backward_streamed(batches, loss_of, begin, tick, progress, keep, sums)
         losses = []
+        known = self.progress.get(keep) if keep else None
+        done = _restored(known, sums)
+        tick(done)
         with recomputed_layers(self.model, recompute):
-            for number, batch in enumerate(batches):
+            for number, batch in list(enumerate(batches))[done:]:
                 begin(number)
                 loss = loss_of(self.model, batch)
                 loss.backward()
                 losses.append(float(loss.detach()))
                 tick(1)
+                if keep:
+                    state = {"done": whole_number(number + 1), **sums}
+                    self.progress.save(keep, state)
+        self.progress.drop(keep)
         return losses
 
     def _backward_streamed(
@@ -193,46 +220,98 @@ class Stack:
         loss_of: Callable[[Any, Tensor], Tensor],
         begin: Callable[[int], None],
         tick: Tick,
+        progress: Progress,
+        keep: str,
+        sums: Tensors,
     ) -> list[float]:
-        share = len(batches) / len(self.layers) / 3  # a layer's way back costs twice its way there
-        inputs: list[list[Tensor]] = []
-        calls: list[list[Call]] = []
-        with torch.no_grad():
-            for step in self.walk(batches):
-                inputs.append(step.before)
-                calls.append(step.calls)
-                after = step.after
-                tick(share)
-        losses, gradients = [], []
-        for number, (batch, state) in enumerate(zip(batches, after, strict=True)):
-            begin(number)
-            leaf = state.detach().requires_grad_()
-            losses.append(0.0)
-            # row by row: the logits of a whole batch are the largest thing here
-            for row, ids in zip(leaf.split(1), batch.split(1), strict=True):
-                with self.leaving(row) as model:
-                    loss = loss_of(model, ids)
-                losses[-1] += float(loss.detach())
-                loss.backward()
-            gradients.append(leaf.grad)
-        del after
-        for index in reversed(range(len(inputs))):
+        layers = len(self.layers)
+        share = len(batches) / layers / 3  # a layer's way back costs twice its way there
+        known = progress.get(f"{keep}-back")
+        index = _restored(known, sums) if known else layers
+        losses = [0.0] * len(batches)
+        calls = [self.enter(batch)[1] for batch in batches]
+        if known:
+            gradients = as_list(known, "gradient", batches[0])
+            tick(share * (3 * layers - 2 * index))
+        else:
+            self._forward_kept(batches, progress, keep, lambda: tick(share))
+            gradients = []
+            last = as_list(progress.get(f"{keep}-{layers}") or {}, like=batches[0])
+            for number, (batch, state) in enumerate(zip(batches, last, strict=True)):
+                begin(number)
+                losses[number], gradient = self._backward_head(batch, state, loss_of)
+                gradients.append(gradient)
+            del last
+        while index:
+            index -= 1
+            inputs = as_list(progress.get(f"{keep}-{index}") or {}, like=batches[0])
             with self.layer(index) as layer:
-                for number, state in enumerate(inputs.pop()):
+                for number, state in enumerate(inputs):
                     begin(number)
                     leaf = state.detach().requires_grad_()
-                    layer(leaf, **calls[index][number]).backward(gradients[number])
+                    layer(leaf, **calls[number][index]).backward(gradients[number])
+                    assert leaf.grad is not None
                     gradients[number] = leaf.grad
+            del inputs
             tick(2 * share)
+            back = {"done": whole_number(index), **numbered(gradients, "gradient"), **sums}
+            progress.save(f"{keep}-back", back)
+            if progress.folder is None:  # on disk a kill may need it again
+                progress.drop(f"{keep}-{index}")
         for number, batch in enumerate(batches):
             begin(number)
             state, _ = self.enter(batch)
             if state.requires_grad:
                 state.backward(gradients[number])
+        for name in [*range(layers + 1), "back"]:
+            progress.drop(f"{keep}-{name}")
         return losses
 
+    def _forward_kept(
+        self, batches: Sequence[Tensor], progress: Progress, keep: str, done: Callable[[], None]
+    ) -> None:
+        """Keep the stream before each layer and after the last one."""
+        start, states = 0, None
+        with torch.no_grad():
+            while progress.has(f"{keep}-{start + 1}"):  # of a pass that was killed
+                start += 1
+                done()
+            if start:
+                states = as_list(progress.get(f"{keep}-{start}") or {}, like=batches[0])
+            else:
+                first = [self.enter(batch)[0] for batch in batches]
+                progress.put(f"{keep}-0", numbered(first))
+            for step in self.walk(batches, start=start, states=states):
+                progress.put(f"{keep}-{step.index + 1}", numbered(step.after))
+                done()
 
-def streamed_teacher(folder: Path, dtype: torch.dtype, device: torch.device) -> Stack:
+    def _backward_head(
+        self, batch: Tensor, state: Tensor, loss_of: Callable[[Any, Tensor], Tensor]
+    ) -> tuple[float, Tensor]:
+        """The loss of a batch whose ``state`` leaves the last layer, and its gradient there. Row by
+        row: the logits of a whole batch would be the largest thing in memory."""
+        leaf, total = state.detach().requires_grad_(), 0.0
+        for row, ids in zip(leaf.split(1), batch.split(1), strict=True):
+            with self.leaving(row) as model:
+                loss = loss_of(model, ids)
+            total += float(loss.detach())
+            loss.backward()
+        assert leaf.grad is not None
+        return total, leaf.grad
+
+
+def _restored(known: Tensors | None, sums: Tensors) -> int:
+    """How much is done by the progress ``known``, whose sums come back into ``sums``."""
+    if known is None:
+        return 0
+    for name, total in sums.items():
+        total.copy_(known[name])
+    return int(known["done"])
+
+
+def streamed_teacher(
+    folder: Path, dtype: torch.dtype, device: torch.device, progress: Progress | None = None
+) -> Stack:
     """The model of ``folder`` with its layers on disk: embedding, last norm and head are in
     memory.
 
@@ -251,7 +330,7 @@ def streamed_teacher(folder: Path, dtype: torch.dtype, device: torch.device) -> 
         if families.layer_of(f"{name}.") is None and not list(module.children()):
             module.to(device)
     model.generation_config = generation_of(folder) or model.generation_config
-    return Stack(model.eval(), weights)
+    return Stack(model.eval(), weights, progress or Progress())
 
 
 def _pass(hidden_states: Tensor, *args: Any, **call: Any) -> Tensor:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tinylm.inherit.memory import BATCH, must_recompute
+from tinylm.inherit.progress import numbered
 from tinylm.inherit.stack import Stack
 from tinylm.models import families
 from tinylm.models.shape import Shape
@@ -129,7 +130,15 @@ def taylor(teacher: Any, chunks: Tensor, batch_size: int = BATCH) -> UnitScores:
             writers += residual_writers(layer, model.config)
         for module in writers:
             hooks.append(_on_output(module, partial(_Watched.apply, add_hidden)))
-        stack.backward(batches, _loss_by_chunk, recompute=recompute, begin=begin, tick=bar.advance)
+        stack.backward(
+            batches,
+            _loss_by_chunk,
+            recompute=recompute,
+            begin=begin,
+            tick=bar.advance,
+            keep="taylor",
+            sums=scores | numbered(hidden, "hidden of batch "),
+        )
     scores[families.HIDDEN] += torch.cat(hidden).abs().sum(0)
     return {axis: values.cpu() for axis, values in scores.items()}
 

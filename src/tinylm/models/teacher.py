@@ -69,6 +69,18 @@ def resolve(spec: str | Path) -> Path:
     return _downloaded(spec)
 
 
+def here(spec: str | Path) -> Path | None:
+    """The directory of ``spec`` where that needs no network; None elsewhere."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if str(spec) == DEMO_TEACHER or Path(spec).expanduser().exists():
+        return resolve(spec)
+    if str(spec).count("/") != 1:
+        return None
+    found = try_to_load_from_cache(str(spec), "config.json")
+    return Path(found).parent if isinstance(found, str) else None
+
+
 def load_model(spec: str | Path, dtype: torch.dtype | None = torch.float32):
     """The causal language model of ``spec`` in eval mode, in ``dtype`` (None: its own).
 

@@ -15,6 +15,8 @@ from tinylm.models.cost import costs, describe_bill, training_bill, training_byt
 from tinylm.models.parameters import parameters, parameters_by_part
 from tinylm.models.shape import Shape
 from tinylm.pipeline.recipe import Recipe
+from tinylm.pipeline.stage_costs import describe as describe_stages
+from tinylm.pipeline.stage_costs import stage_costs
 from tinylm.render.numbers import hours, millions
 from tinylm.train.config import TrainConfig
 from tinylm.train.learning_rate import MOST_TRIALS, USUAL_TRIALS, trial_steps
@@ -24,13 +26,14 @@ LARGE_FLOPS = 1e17  # four minutes of an H100 at 40 %
 
 
 def describe(
-    recipe: Recipe, peak_tflops: float, mfu: float, machine_flops: float
+    recipe: Recipe, peak_tflops: float, mfu: float, machine_flops: float, devices: int = 1
 ) -> list[tuple[str, str]]:
     """(what, value) lines.
 
     Args:
         peak_tflops, mfu: the device that the bill is for, and the part of it that training is
             assumed to reach.
+        devices: how many of them work together.
         machine_flops: FLOP/s that training may expect on this machine.
 
     Raises:
@@ -66,9 +69,13 @@ def describe(
             f"{memory / 1e9:,.1f} GB with AdamW, {in_flight:,} tokens at once",
         ),
     ]
+    stages = describe_stages(
+        stage_costs(recipe, shape), machine_flops, peak_tflops * 1e12 * mfu, devices
+    )
     if not train.steps:
         return [
             *lines,
+            *stages,
             (
                 "training",
                 "steps = 0: each round reads its data once; the cost is known after packing",
@@ -88,16 +95,24 @@ def describe(
             ),
         ),
         ("learning rate", _rate(train)),
+        *stages,
         ("cost of the student", describe_bill(bill)),
         (
             "with all trials and passes",
             (
-                f"{whole:.3g} FLOP, {passes * bill['device_hours']:,.4g} device-hours; on this"
-                f" machine about {hours(whole / machine_flops)} ({ASSUMED_UTILISATION:.0%} of a"
-                " matrix product measured now)"
+                f"{whole:.3g} FLOP, {passes * bill['device_hours']:,.4g} device-hours"
+                f"{_together(passes * bill['device_hours'], devices)}; on this machine about"
+                f" {hours(whole / machine_flops)} ({ASSUMED_UTILISATION:.0%} of a matrix product"
+                " measured now)"
             ),
         ),
     ]
+
+
+def _together(device_hours: float, devices: int) -> str:
+    if devices == 1:
+        return ""
+    return f", {hours(3600 * device_hours / devices)} with {devices} devices"
 
 
 def is_large(recipe: Recipe) -> bool:
@@ -127,10 +142,10 @@ def first_words(recipe: Recipe, machine_flops: float) -> list[str]:
     return words
 
 
-def print_dry_run(recipe: Recipe, peak_tflops: float, mfu: float) -> None:
+def print_dry_run(recipe: Recipe, peak_tflops: float, mfu: float, devices: int = 1) -> None:
     """The lines on the terminal."""
     print(f"{recipe.name}, before anything starts:")
-    for what, value in describe(recipe, peak_tflops, mfu, machine_speed()):
+    for what, value in describe(recipe, peak_tflops, mfu, machine_speed(), devices):
         print(f"  {what:<28}{value}")
 
 

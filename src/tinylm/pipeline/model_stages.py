@@ -17,7 +17,8 @@ from tinylm.inherit.calibration import spread_order
 from tinylm.inherit.cut import check_target, student_config
 from tinylm.inherit.inheritance import inherit
 from tinylm.inherit.inheritance import save as save_inherited
-from tinylm.inherit.run import open_teacher
+from tinylm.inherit.progress import Progress
+from tinylm.inherit.run import PROGRESS, open_teacher
 from tinylm.machine import choose_device, fast_dtype
 from tinylm.models import block
 from tinylm.models import teacher as teachers
@@ -106,7 +107,7 @@ def inherit_stage(recipe: Recipe, stages: Stages, compact: Path, shape: Path, st
             repair=config.repair,
         )
         inherited = inherit(
-            open_teacher(compact / "model", job),
+            open_teacher(compact / "model", job, progress=Progress(folder / PROGRESS)),
             target,
             chunks,
             criterion=config.criterion,
@@ -117,6 +118,7 @@ def inherit_stage(recipe: Recipe, stages: Stages, compact: Path, shape: Path, st
         inherited.model = block.apply(recipe.architecture.block, inherited.model, recipe.seed)
         save_inherited(inherited, folder / "model", teachers.load_tokenizer(compact / "model"))
         copy_tokenizer(compact / "model", folder / "model")
+        shutil.rmtree(folder / PROGRESS)
         return {
             "kept_layers": [int(layer) for layer in inherited.kept.layers],
             "layer_scores": [float(score) for score in inherited.scores.layers],
@@ -131,7 +133,7 @@ def inherit_stage(recipe: Recipe, stages: Stages, compact: Path, shape: Path, st
         "seed": recipe.seed,
         **vars(config),
     }
-    return stages("inherit", inputs, build)
+    return stages("inherit", inputs, build, resumable=True)
 
 
 def _calibration(tokens, chunks: int, length: int, seed: int) -> torch.Tensor:

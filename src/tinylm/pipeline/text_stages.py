@@ -8,7 +8,8 @@ from tinylm import artifact
 from tinylm.corpus.conversation import KEY, render
 from tinylm.corpus.pack import find_separator, pack
 from tinylm.corpus.read import by_path, documents, expand, first_bytes
-from tinylm.corpus.split import read_part, write_split
+from tinylm.corpus.split import PARTS, read_part, write_split
+from tinylm.corpus.store import open_store
 from tinylm.errors import InputError
 from tinylm.models import teacher as teachers
 from tinylm.models.config import read_generation
@@ -20,7 +21,7 @@ from tinylm.pipeline.stages import Stages, file_stamps
 from tinylm.tokenizer.choose import rank
 from tinylm.tokenizer.compress import compress
 from tinylm.tokenizer.count import Counts, count
-from tinylm.tokenizer.engines import engine_of
+from tinylm.tokenizer.encoders import encoder_of
 from tinylm.tokenizer.source import read_source
 
 KEEP_TOKENIZER = -1  # as tokenizer.vocab_size in a recipe
@@ -164,14 +165,17 @@ def pack_stage(stages: Stages, corpus: Path, compact: Path) -> Path:
 
     def build(folder: Path) -> dict[str, Any]:
         tokenizer = teachers.load_tokenizer(compact / "model")
-        encode = engine_of(tokenizer).encode
-        stores = {
-            part: pack(read_part(corpus, part), tokenizer, folder / part, encode=encode)
-            for part in ("train", "valid")
-        }
-        return {
-            part: {"tokens": store.num_tokens, "bytes": store.text_bytes}
-            for part, store in stores.items()
-        }
+        encode = encoder_of(tokenizer)
+        facts = {}
+        for part in PARTS:
+            done = (folder / part).exists()  # by a run that was killed later
+            store = (
+                open_store(folder / part)
+                if done
+                else pack(read_part(corpus, part), tokenizer, folder / part, encode=encode)
+            )
+            facts[part] = {"tokens": store.num_tokens, "bytes": store.text_bytes}
+        return facts
 
-    return stages("pack", {"corpus": corpus.name, "tokenizer": compact.name}, build)
+    inputs = {"corpus": corpus.name, "tokenizer": compact.name}
+    return stages("pack", inputs, build, resumable=True)

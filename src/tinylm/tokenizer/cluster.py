@@ -1,5 +1,5 @@
-"""Count over a Ray cluster: this process reads, the workers tokenize. Same shards, same numbers as
-on one machine.
+"""Count and encode over a Ray cluster: this process reads, the workers tokenize. Same numbers as on
+one machine.
 
 Install the extra (`pip install tinylm[cluster]`); RAY_ADDRESS or `ray.init` in the caller picks the
 cluster, otherwise a local one is started.
@@ -7,14 +7,15 @@ cluster, otherwise a local one is started.
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tinylm.errors import InputError
+from tinylm.errors import InputError, WorkError
 from tinylm.tokenizer.count import count_shard
-from tinylm.tokenizer.engines import Engine
+from tinylm.tokenizer.engines import Encoded, Engine
 from tinylm.tokenizer.shards import Shard
 from tinylm.tokenizer.source import Source
 
@@ -32,15 +33,16 @@ class Worker:
     def count(self, shard: Shard, parts: Path | None) -> tuple[np.ndarray, str]:
         return count_shard(self.engine, shard, parts, self.source.hash)
 
+    def encode(self, texts: list[str]) -> Encoded:
+        return self.engine.encode(texts)
 
-def count_with_ray(
-    source: Source, shards: Iterator[Shard], parts: Path | None, workers: int | None
-) -> Iterator[tuple[Shard, np.ndarray, str]]:
-    """(shard without its texts, int64[V], "ray: what ran") for every shard, in the order they
-    finish.
 
-    ``workers``: processes at work at once; by default one per CPU of the cluster. ``parts`` must be
-    a folder that every machine sees.
+@contextmanager
+def ray_workers(source: Source, workers: int | None) -> Iterator[tuple[Any, list[Any]]]:
+    """Ray, and ``workers`` processes of its cluster (by default one per CPU) with an engine each.
+
+    Raises:
+        InputError: no Ray. WorkError: a worker was lost.
     """
     try:
         import ray
@@ -52,26 +54,34 @@ def count_with_ray(
     if started:
         ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False)
     try:
-        yield from _spread(
-            ray, source, shards, parts, workers or int(ray.cluster_resources().get("CPU", 1))
-        )
+        packed = ray.put(json.dumps({"folder": str(source.folder), "data": source.data}).encode())
+        remote = ray.remote(num_cpus=1)(Worker)
+        count = workers or int(ray.cluster_resources().get("CPU", 1))
+        yield ray, [remote.remote(packed) for _ in range(count)]
+    except ray.exceptions.RayError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise WorkError(
+            f"a Ray worker was lost ({reason}): run again, what is done is kept"
+        ) from error
     finally:
         if started:
             ray.shutdown()
 
 
-def _spread(ray: Any, source: Source, shards: Iterator[Shard], parts: Path | None, workers: int):
-    packed = ray.put(json.dumps({"folder": str(source.folder), "data": source.data}).encode())
-    remote = ray.remote(num_cpus=1)(Worker)
-    actors = [remote.remote(packed) for _ in range(workers)]
-    waiting: dict[Any, Shard] = {}
-    for number, shard in enumerate(shards):
-        task = actors[number % workers].count.remote(shard, parts)
-        waiting[task] = Shard([], shard.bytes, shard.documents)
-        if len(waiting) >= SHARDS_WAITING * workers:
+def count_with_ray(
+    source: Source, shards: Iterator[Shard], parts: Path | None, workers: int | None
+) -> Iterator[tuple[Shard, np.ndarray, str]]:
+    """(shard without its texts, int64[V], "ray: what ran") for every shard, in the order they
+    finish. ``parts`` must be a folder that every machine sees."""
+    with ray_workers(source, workers) as (ray, actors):
+        waiting: dict[Any, Shard] = {}
+        for number, shard in enumerate(shards):
+            task = actors[number % len(actors)].count.remote(shard, parts)
+            waiting[task] = Shard([], shard.bytes, shard.documents)
+            if len(waiting) >= SHARDS_WAITING * len(actors):
+                yield _first(ray, waiting)
+        while waiting:
             yield _first(ray, waiting)
-    while waiting:
-        yield _first(ray, waiting)
 
 
 def _first(ray: Any, waiting: dict[Any, Shard]) -> tuple[Shard, np.ndarray, str]:

@@ -79,8 +79,13 @@ class Engine:
 
 def engine_of(tokenizer: Any) -> Engine:
     """The fastest exact engine for a fast `transformers` tokenizer in memory."""
+    return Engine(source_of(tokenizer))
+
+
+def source_of(tokenizer: Any) -> Source:
+    """What a fast `transformers` tokenizer in memory is made of."""
     data = json.loads(tokenizer.backend_tokenizer.to_str())
-    return Engine(Source(Path(tokenizer.name_or_path), data))
+    return Source(Path(tokenizer.name_or_path), data)
 
 
 class Gigatoken:

@@ -16,7 +16,7 @@ from tinylm.corpus.split import read_part, write_split
 from tinylm.corpus.store import open_store
 from tinylm.errors import InputError
 from tinylm.evaluate.bits_per_byte import tokenize_documents
-from tinylm.tokenizer.engines import engine_of
+from tinylm.tokenizer.encoders import encoder_of
 from tinylm.train.batches import micro_batches
 from tinylm.train.config import TrainConfig
 from tinylm.train.loss import IGNORE
@@ -139,7 +139,7 @@ def test_a_store_says_which_tokens_count(fast, plain_first, tmp_path):
     tokenizer = chat_tokenizer()
     every = [Document(text, "a") for text in texts(plain_first)] + [written(), written(TALK[:2])]
     every += [Document(text, "a") for text in texts(2)]
-    encode = engine_of(tokenizer).encode if fast else None
+    encode = encoder_of(tokenizer) if fast else None
     store = pack(every, tokenizer, tmp_path / "s", encode=encode)
     expected, ids = [], []
     for document in every:
