@@ -73,20 +73,17 @@ def make_teacher(name: str, folder: Path) -> None:
 
 def work(name: str, folder: str, chunks: int, length: int) -> dict[str, Any]:
     """The whole inheritance, in this process: seconds by part and peak bytes."""
-    from tinylm.inherit.inheritance import inherit
-    from tinylm.inherit.run import open_teacher
+    from tinylm.inherit.run import inherit_folder
 
-    teacher, target = MODELS[name]
+    teacher, _ = MODELS[name]
     ids = torch.randint(
         teacher.vocab_size, (chunks, length), generator=torch.Generator().manual_seed(0)
     )
-    job = job_of(name, chunks, length)
     start = time.perf_counter()
-    stack = open_teacher(Path(folder), job, "always")
-    loaded = time.perf_counter() - start
-    done = inherit(stack, target, ids, "taylor", "similarity", repair=("norms", "refit"))
+    done = inherit_folder(Path(folder), job_of(name, chunks, length), ids, "always")
+    opened = time.perf_counter() - start - sum(done.seconds.values())
     return {
-        "seconds": {"open": loaded, **done.seconds},
+        "seconds": {"open": opened, **done.seconds},
         "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "parameters": done.model.num_parameters(),
     }

@@ -72,6 +72,23 @@ def main(argv: list[str] | None = None) -> None:
         if error.errno not in (*PATH_ERRORS, errno.EIO):
             raise
         _fail(f"{place}: {error.strerror}", 2)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
+        _fail(
+            f"out of memory ({reason[:160]}): compute less at once (train.micro_batch_size in a"
+            " recipe, --batch or --stream where the command has it), or use a larger device",
+            1,
+        )
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether Python, the processor's allocator or a GPU had none left. By name: torch's own class
+    of error would cost its import."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return any(words in str(error) for words in ("can't allocate memory", "not enough memory"))
 
 
 def _use_utf8() -> None:

@@ -62,10 +62,12 @@ def limit_threads() -> None:
 
 
 def choose_device(asked: str = "auto") -> "torch.device":
-    """``asked`` (cpu, cuda, cuda:1), or with auto this process's own GPU where there is one."""
+    """``asked`` (cpu, cuda, cuda:1, mps), or with auto this process's own CUDA device where there
+    is one. Apple's mps is taken where it is asked for: nothing of ours was ever run on it."""
     import torch
 
-    if asked == "cpu" or (asked.startswith("cuda") and torch.cuda.is_available()):
+    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    if asked == "cpu" or ((kind := asked.partition(":")[0]) in there and there[kind]()):
         return torch.device(asked)
     if asked != "auto":
         raise InputError(f"--device {asked}: PyTorch sees no such device here, use --device cpu")

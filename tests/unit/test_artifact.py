@@ -114,6 +114,28 @@ def test_stages_remember_results_and_seconds(tmp_path):
     )
 
 
+def test_a_stage_says_how_long_the_whole_will_take(tmp_path, capfd, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("tinylm.pipeline.stages.time.monotonic", lambda: clock[0])
+    stages = Stages(tmp_path, 3, expected={"counts": 120.0, "pack": 240.0, "train": 600.0})
+
+    def takes(seconds):
+        def build(folder):
+            clock[0] += seconds
+
+        return build
+
+    stages("counts", {}, takes(5))
+    assert "1/3 counts  about 16 min to the end" in capfd.readouterr().err
+    stages("pack", {}, takes(120))  # half of what was foretold
+    assert "2/3 pack  about 14 min to the end" in capfd.readouterr().err
+    stages("train", {}, takes(300))
+    assert "3/3 train  about 5 min to the end" in capfd.readouterr().err
+    again = Stages(tmp_path, 1)
+    again("train", {}, takes(0))
+    assert capfd.readouterr().err.strip() == "1/1 train"
+
+
 def test_a_raised_version_is_another_artifact_here_and_in_all_that_follows(tmp_path, monkeypatch):
     def names() -> list[str]:
         first = stage(tmp_path, "counts", {"a": 1}, lambda folder: None)

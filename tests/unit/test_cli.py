@@ -2,6 +2,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from tinylm import cli
 from tinylm.errors import InputError, WorkError
@@ -41,6 +42,9 @@ def test_help_does_not_load_torch():
         (WorkError("x"), 1),
         (KeyboardInterrupt(), 130),
         (OSError(28, "full", "f"), 2),
+        (MemoryError(), 1),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:117] . can't allocate memory: you tried"), 1),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore words"), 1),
     ],
 )
 def test_errors_are_one_line_with_their_code(error, code, monkeypatch, capsys):

@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -28,6 +30,36 @@ def test_a_device_that_is_not_there_is_one_line(asked, monkeypatch):
     assert str(choose_device()) == "cpu"
     with pytest.raises(InputError, match=f"--device {asked}: PyTorch sees no such device"):
         choose_device(asked)
+
+
+def test_apples_device_is_taken_where_it_is_asked_for(monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert str(choose_device("mps")) == "mps" and str(choose_device()) == "cpu"
+
+
+WITHOUT_LINUX = """
+import importlib, os, pkgutil, sys
+import torch, transformers
+for name in ("fcntl", "resource"):  # not on Windows
+    sys.modules[name] = None
+for name in ("sched_getaffinity", "posix_fadvise"):  # not on macOS
+    if hasattr(os, name):
+        delattr(os, name)
+import tinylm
+for module in pkgutil.walk_packages(tinylm.__path__, "tinylm."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+from tinylm.machine import cores
+print("cores", cores())
+"""
+
+
+def test_every_module_imports_where_linux_is_not():
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_LINUX], capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.startswith("cores ")
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ def evaluate(
     from tinylm.evaluate import results
     from tinylm.evaluate.bits_per_byte import held_out
     from tinylm.evaluate.models import evaluate as run_evaluation
-    from tinylm.evaluate.tasks.run import choose
+    from tinylm.evaluate.tasks.catalog import choose
 
     result = run_evaluation(
         model, choose(tasks), documents=held_out(text, documents), out=out, **vars(options)

@@ -354,8 +354,12 @@ def hub_parts(name: str) -> tuple[str, str, str]:
 
 
 def _read_hub(name: str, text_key: str) -> Iterator[Document]:
-    from datasets import load_dataset
-
+    try:
+        from datasets import load_dataset
+    except ImportError as error:
+        raise InputError(
+            f"corpus {name} is a hub dataset: pip install 'tinylm[hub]', or give files"
+        ) from error
     dataset, config, split = hub_parts(name)
     try:
         rows = load_dataset(dataset, config or None, split=split, streaming=True)

@@ -22,6 +22,8 @@ from tinylm.models.logits import scale_and_cap
 # elements of one slice of logits: 8 MB in bf16, about what stays in the CPU's cache
 LOGITS_AT_ONCE = 4 << 20
 
+TEXT_CONTEXT = 512  # context of bits per byte unless --context says otherwise
+
 
 @dataclass(frozen=True)
 class TokenScores:
@@ -116,6 +118,11 @@ def prefix_token(tokenizer: PreTrainedTokenizerBase) -> int:
     raise InputError(
         "the tokenizer has neither a BOS nor an EOS token, so a text's first token cannot be scored"
     )
+
+
+def text_context(config: Any) -> int:
+    """Tokens at once while text is scored: ``TEXT_CONTEXT``, or what the model has."""
+    return min(TEXT_CONTEXT, positions(config) or TEXT_CONTEXT)
 
 
 def positions(config: Any) -> int | None:

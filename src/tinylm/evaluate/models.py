@@ -10,13 +10,12 @@ import torch
 from tinylm.artifact import require_file_name, write_json
 from tinylm.corpus.read import Document
 from tinylm.errors import InputError
-from tinylm.evaluate.adapter import TinyLM
 from tinylm.evaluate.bands import bits_by_band, byte_bands
 from tinylm.evaluate.bits_per_byte import Scores, report, score_documents
-from tinylm.evaluate.forward import positions
+from tinylm.evaluate.forward import text_context
 from tinylm.evaluate.options import EvaluateOptions
 from tinylm.evaluate.results import differences, mean_score
-from tinylm.evaluate.tasks.run import load_tasks, run_tasks, summary, write_records
+from tinylm.evaluate.tasks.catalog import require_lm_eval
 from tinylm.machine import choose_device, fast_dtype
 from tinylm.models.teacher import fingerprint, load_model, load_tokenizer, resolve
 from tinylm.tokenizer.choose import require_counts
@@ -26,8 +25,6 @@ from tinylm.tokenizer.source import read_source
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 TEXT_TOKENS = 8192  # of a forward pass on --text unless --batch-size says otherwise
-
-TEXT_CONTEXT = 512  # context of bits per byte unless --context says otherwise
 
 
 def evaluate(
@@ -62,7 +59,7 @@ def evaluate(
     place = choose_device(options.device)
     dtype = fast_dtype(place) if options.dtype == "auto" else DTYPES[options.dtype]
     named_dtype = str(dtype).removeprefix("torch.")
-    loaded = load_tasks(tasks, options.task_data, options.num_fewshot)
+    loaded = _load_tasks(tasks, options)
     named = dict(models) if isinstance(models, Mapping) else dict(zip(_labels(models), models))
     # a missing one shows before any work
     tokenizers = {name: load_tokenizer(spec) for name, spec in named.items()}
@@ -83,19 +80,15 @@ def evaluate(
                 model, tokenizers[name], documents, bands, options
             )
         file = f"{name}-{fingerprint(resolve(spec))}-{named_dtype}.jsonl"
-        lm = TinyLM(
+        entry["tasks"], kept = _score_tasks(
             model,
             tokenizers[name],
-            max_length=options.context,
-            batch_size=options.batch_size,
+            loaded,
+            options,
             answers=_beside(out, "answers", file),
+            records=_beside(out, "records", name),
         )
-        kept = run_tasks(lm, loaded, options.limit)
-        entry["tasks"] = {
-            task: summary(loaded[task], kept[task], lm.truncated[task]) for task in loaded
-        }
         entry["average"] = mean_score(entry["tasks"])
-        write_records(_beside(out, "records", name), loaded, kept)
         entries.append(entry)
         samples.append(kept)
         texts.append(scores)
@@ -109,6 +102,38 @@ def evaluate(
     if out is not None:
         write_json(out, result)
     return result
+
+
+def _load_tasks(tasks: Sequence[str], options: EvaluateOptions) -> dict[str, Any]:
+    if not tasks:
+        return {}
+    require_lm_eval()
+    from tinylm.evaluate.tasks.run import load_tasks
+
+    return load_tasks(tasks, options.task_data, options.num_fewshot)
+
+
+def _score_tasks(
+    model: Any,
+    tokenizer: Any,
+    loaded: dict[str, Any],
+    options: EvaluateOptions,
+    answers: Path | None,
+    records: Path | None,
+) -> tuple[dict[str, Any], dict[str, list[dict]]]:
+    """{task: its summary}, and {task: what became of each item}, which is written to ``records``
+    too."""
+    if not loaded:
+        return {}, {}
+    from tinylm.evaluate.adapter import TinyLM
+    from tinylm.evaluate.tasks.run import run_tasks, summary, write_records
+
+    size, context = options.batch_size, options.context
+    lm = TinyLM(model, tokenizer, max_length=context, batch_size=size, answers=answers)
+    kept = run_tasks(lm, loaded, options.limit)
+    write_records(records, loaded, kept)
+    found = {task: summary(loaded[task], kept[task], lm.truncated[task]) for task in loaded}
+    return found, kept
 
 
 def _bands(
@@ -174,11 +199,6 @@ def _labels(models: Sequence[str | Path]) -> list[str]:
         count = sum(other == name or other.startswith(f"{name}-") for other in names)
         names.append(f"{name}-{count + 1}" if name in names else name)
     return names
-
-
-def text_context(config: Any) -> int:
-    """Tokens at once while text is scored: ``TEXT_CONTEXT``, or what the model has."""
-    return min(TEXT_CONTEXT, positions(config) or TEXT_CONTEXT)
 
 
 def _beside(out: Path | None, kind: str, name: str) -> Path | None:

@@ -1,7 +1,7 @@
 """What an inheritance will cost, told before it starts: memory by part, arithmetic by part; and
 from the first whether the teacher stays on disk."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -72,13 +72,15 @@ def memory(job: Job, streamed: bool) -> dict[str, int]:
     scoring["logits"] = rows * teacher.vocab_size * (3 * size + 4)
     repairing = {"student": student}
     if job.refits:
+        # as it was, to go back to where the refit does harm
+        widths = (job.target.num_attention_heads * teacher.head_dim, job.target.intermediate_size)
+        matrices = job.target.num_layers * job.target.hidden_size * sum(widths) * size
+        repairing["what the refit changes"] = matrices
         # the streams of both, before and after a layer
         narrow = job.target.hidden_size * size
         repairing["states for the refit"] = job.tokens * 2 * (state + narrow)
         # x^T x in float32 and float64 with its factor, and as much of the errors: of the widest
-        widest = max(
-            job.target.intermediate_size, job.target.num_attention_heads * teacher.head_dim
-        )
+        widest = max(widths)
         repairing["its equations"] = 24 * widest**2 + 20 * widest * job.target.hidden_size
     if job.scored:
         scoring = {}
@@ -147,6 +149,13 @@ def _walks(rule: str, layers: int, kept: int) -> float:
 def fits(job: Job) -> bool:
     """Whether the job with all weights of the teacher in memory takes no more than is free."""
     return sum(memory(job, streamed=False).values()) <= free_bytes(job.device)
+
+
+def compare(job: Job, streamed: bool, seconds: Mapping[str, float]) -> str:
+    """What it took, by part, beside the least that was told before."""
+    parts = ", ".join(f"{name} {hours(value)}" for name, value in seconds.items())
+    least = sum(arithmetic(job, streamed).values()) / peak_flops(job.device, job.dtype)
+    return f"{hours(sum(seconds.values()))} ({parts}); {hours(least)} was the least"
 
 
 def describe(job: Job, streamed: bool) -> str:

@@ -29,11 +29,14 @@ def similarity(teacher: Any, chunks: Tensor, batch_size: int = 8) -> Tensor:
     2403.03853)."""
     stack = Stack.of(teacher)
     influence = torch.zeros(len(stack.layers))
-    for group in stack.groups(chunks.to(stack.model.device).split(batch_size)):
-        for step in stack.walk(group):
-            for before, after in zip(step.before, step.after, strict=True):
-                cosine = torch.cosine_similarity(before.float(), after.float(), dim=-1)
-                influence[step.index] += float((1 - cosine).mean(1).sum())
+    groups = stack.groups(chunks.to(stack.model.device).split(batch_size))
+    with progress_bar("similarity of layers", len(groups) * len(stack.layers), "layers") as bar:
+        for group in groups:
+            for step in stack.walk(group):
+                for before, after in zip(step.before, step.after, strict=True):
+                    cosine = torch.cosine_similarity(before.float(), after.float(), dim=-1)
+                    influence[step.index] += float((1 - cosine).mean(1).sum())
+                bar.advance()
     return influence / len(chunks)
 
 

@@ -62,7 +62,13 @@ class Progress:
             return None
 
     def has(self, name: str) -> bool:
-        return name in self._held if self.folder is None else self._path(name).exists()
+        if self.folder is None:
+            return name in self._held
+        try:
+            with safe_open(self._path(name), framework="pt"):
+                return True
+        except (FileNotFoundError, SafetensorError):
+            return False
 
     def drop(self, name: str) -> None:
         self._held.pop(name, None)

@@ -23,7 +23,7 @@ class RepairStep:
     run: Callable[[Any, Any, Any, Any], None]
     # (student, teacher): whether the cut left it anything to do
     applies: Callable[[Any, Any], bool] = lambda student, teacher: True
-    changes: str = ""  # all weights it changes have this in their names
+    changes: tuple[str, ...] = ("",)  # the weights it changes have one of these in their names
     replaces: str = ""  # a smaller repair that this one contains
     keeps_states: bool = False  # holds the teacher's hidden states of all its text at once
 
@@ -56,11 +56,11 @@ def _refit_all(student: Any, teacher: Any, kept: Any, chunks: Any) -> None:
 
 REPAIRS: dict[str, RepairStep] = {
     # RMSNorm divides by the rms of fewer numbers: each gain is scaled by what that changes
-    "norms": RepairStep(_norms, _norms_apply, changes="norm"),
+    "norms": RepairStep(_norms, _norms_apply, changes=("norm",)),
     # every matrix of a layer is solved again by least squares
-    "refit-all": RepairStep(_refit_all, changes="proj", replaces="refit", keeps_states=True),
+    "refit-all": RepairStep(_refit_all, changes=("proj",), replaces="refit", keeps_states=True),
     # the two that write to the residual stream
-    "refit": RepairStep(_refit, changes="proj", keeps_states=True),
+    "refit": RepairStep(_refit, changes=("o_proj", "down_proj"), keeps_states=True),
 }
 if TYPE_CHECKING:
     Repair = str
@@ -116,7 +116,7 @@ def repair_student(
             before = {
                 name: weight.clone()
                 for name, weight in student.named_parameters()
-                if judged and step.changes in name
+                if judged and any(part in name for part in step.changes)
             }
             step.run(student, stack, kept, chunks)
             if held_out is None:

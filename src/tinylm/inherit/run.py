@@ -98,16 +98,8 @@ def inherit_files(
                 scored=known is not None,
             )
             progress = Progress(scratch / PROGRESS, identity)
-            result = inherit(
-                open_teacher(folder, job, options.stream, progress),
-                target,
-                ids,
-                options.criterion,
-                options.layers,
-                repair=options.repair,
-                scores=known,
-                vocab=vocab,
-                seed=options.seed,
+            result = inherit_folder(
+                folder, job, ids, options.stream, progress, known, vocab, options.seed
             )
         result.model = block.apply(read_block(shape), result.model, options.seed)
         _write(result, teacher, target, scratch, None if options.kept_ids else tokenizer)
@@ -115,17 +107,39 @@ def inherit_files(
     return result
 
 
-def open_teacher(
-    folder: Path, job: bill.Job, stream: Streaming = "auto", progress: Progress | None = None
-) -> Stack:
-    """The teacher in ``folder``, ready for ``job``, after a word on what that will take: in memory
-    where it fits, else with its layers on disk. ``progress``: what an earlier run of it found."""
+def inherit_folder(
+    folder: Path,
+    job: bill.Job,
+    ids: Tensor | None,
+    stream: Streaming = "auto",
+    progress: Progress | None = None,
+    scores: Scores | None = None,
+    vocab: Tensor | None = None,
+    seed: int = 0,
+) -> Inherited:
+    """What ``job`` says, of the teacher in ``folder``: in memory where it fits, else with its
+    layers on disk. Tells before what that will take, and after what it took. ``progress``: what an
+    earlier run of it found; the rest as in :func:`~tinylm.inherit.inheritance.inherit`."""
     streamed = stream == "always" or (stream == "auto" and not bill.fits(job))
     console.print(bill.describe(job, streamed), highlight=False)
+    progress = progress or Progress()
     if streamed:
-        return streamed_teacher(folder, job.dtype, job.device, progress)
-    model = load_model(folder, job.dtype).to(job.device)
-    return Stack(model, progress=progress or Progress())
+        stack = streamed_teacher(folder, job.dtype, job.device, progress)
+    else:
+        stack = Stack(load_model(folder, job.dtype).to(job.device), progress=progress)
+    result = inherit(
+        stack,
+        job.target,
+        ids,
+        job.criterion,
+        job.layers,
+        repair=job.repair,
+        scores=scores,
+        vocab=vocab,
+        seed=seed,
+    )
+    console.print(f"it took {bill.compare(job, streamed, result.seconds)}", highlight=False)
+    return result
 
 
 def inherit_streamed(

@@ -1,19 +1,13 @@
 """What later stages will need, asked as soon as it can be known: nobody should learn after a
 training that its result cannot be scored."""
 
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-from lm_eval.models.utils import resolve_max_length
 
 from tinylm.corpus.pack import find_separator
 from tinylm.corpus.store import open_store
 from tinylm.errors import InputError
-from tinylm.evaluate.adapter import TinyLM
 from tinylm.evaluate.forward import positions, prefix_token
-from tinylm.evaluate.tasks.run import load_tasks, run_tasks
 from tinylm.models import teacher as teachers
 from tinylm.models.shards import Shards
 from tinylm.models.tokenizer import prompt_ids
@@ -59,31 +53,16 @@ def check_model(recipe: Recipe, model: Path) -> None:
             )
 
 
-class _Lengths(TinyLM):
-    """Reads every prompt of the tasks, and refuses those that do not fit, without a model."""
-
-    def __init__(self, config: Any, tokenizer: Any) -> None:
-        super(TinyLM, self).__init__()  # not TinyLM's own, which takes the model apart
-        self.tokenizer, self.truncated = tokenizer, Counter()
-        self.max_length = resolve_max_length(config, tokenizer)
-        self._prefix = prefix_token(tokenizer)
-
-    def _loglikelihood_tokens(self, requests: list, **_: Any) -> list:
-        return [(0.0, False)] * len(requests)
-
-    def loglikelihood_rolling(self, requests: list, disable_tqdm: bool = False) -> list:
-        return [0.0] * len(requests)
-
-    def generate_until(self, requests: list, disable_tqdm: bool = False) -> list:
-        return [""] * len(requests)
-
-
 def check_tasks(recipe: Recipe, model: Path) -> None:
     """InputError when the tasks of the recipe do not fit the context of ``model``."""
     if recipe.evaluate.tasks:
+        from tinylm.evaluate.tasks.lengths import check_lengths
+
         config = recipe.evaluate
-        reader = _Lengths(teachers.load_config(model), teachers.load_tokenizer(model))
-        run_tasks(reader, load_tasks(config.tasks, Path(config.task_data)), config.limit)
+        tokenizer = teachers.load_tokenizer(model)
+        check_lengths(
+            teachers.load_config(model), tokenizer, config.tasks, config.task_data, config.limit
+        )
 
 
 def _warn_of_repeats(epochs: float, tokens: int) -> None:

@@ -277,6 +277,25 @@ def _rounds(recipe: Recipe) -> int:
     return 1 if recipe.train.rounds == "auto" else recipe.train.rounds
 
 
+def expected_seconds(recipe: Recipe) -> dict[str, float]:
+    """{stage: seconds} that this machine should take for the stages of ``recipe`` that take some;
+    {} where the teacher has to come first. Learning rates are measured in the stages that train."""
+    if teachers.here(recipe.teacher) is None:
+        return {}
+    shape, speed = _shape(recipe)[0], machine_speed()
+    found = {cost.name: cost.on(speed) for cost in stage_costs(recipe, shape)}
+    scores = found.pop("bits per byte")
+    scored = [("score teacher", 3), ("score compact", 3), ("score inherited", 1)]
+    scored += [("score student", 1), *([("score control", 1)] if recipe.has_control() else [])]
+    shares = sum(share for _, share in scored)
+    found |= {name: scores * share / shares for name, share in scored}
+    flops = predict_flops(recipe)
+    if flops is not None:
+        trained = ["train", "control"] if recipe.has_control() else ["train"]
+        found |= dict.fromkeys(trained, flops / speed / len(trained))
+    return found
+
+
 def machine_speed() -> float:
     """FLOP/s that training may expect here: of matrix products in the format that is fast, times
     0.35."""

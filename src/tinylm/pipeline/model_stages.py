@@ -15,10 +15,9 @@ from tinylm.errors import InputError
 from tinylm.inherit import bill
 from tinylm.inherit.calibration import spread_order
 from tinylm.inherit.cut import check_target, student_config
-from tinylm.inherit.inheritance import inherit
 from tinylm.inherit.inheritance import save as save_inherited
 from tinylm.inherit.progress import Progress
-from tinylm.inherit.run import PROGRESS, open_teacher
+from tinylm.inherit.run import PROGRESS, inherit_folder
 from tinylm.machine import choose_device, fast_dtype
 from tinylm.models import block
 from tinylm.models import teacher as teachers
@@ -106,14 +105,9 @@ def inherit_stage(recipe: Recipe, stages: Stages, compact: Path, shape: Path, st
             layers=config.layers,
             repair=config.repair,
         )
-        inherited = inherit(
-            open_teacher(compact / "model", job, progress=Progress(folder / PROGRESS)),
-            target,
-            chunks,
-            criterion=config.criterion,
-            layers=config.layers,
-            repair=config.repair,
-            seed=recipe.seed,
+        progress = Progress(folder / PROGRESS)
+        inherited = inherit_folder(
+            compact / "model", job, chunks, progress=progress, seed=recipe.seed
         )
         inherited.model = block.apply(recipe.architecture.block, inherited.model, recipe.seed)
         save_inherited(inherited, folder / "model", teachers.load_tokenizer(compact / "model"))

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from tinylm import artifact
-from tinylm.evaluate.models import text_context
+from tinylm.evaluate.tasks.catalog import require_lm_eval
 from tinylm.export.card import write_card
-from tinylm.models import teacher as teachers
 from tinylm.pipeline.conditions import check_data, check_model, check_tasks
+from tinylm.pipeline.forecast import expected_seconds
 from tinylm.pipeline.launch import Processes, launched
 from tinylm.pipeline.model_stages import (
     inherit_stage,
@@ -29,7 +29,13 @@ from tinylm.pipeline.publish import publish_model
 from tinylm.pipeline.recipe import Recipe
 from tinylm.pipeline.report import headline, write_report
 from tinylm.pipeline.results import collect
-from tinylm.pipeline.score_stages import floors_stage, samples_stage, score_stage, tasks_stage
+from tinylm.pipeline.score_stages import (
+    floors_stage,
+    samples_stage,
+    score_stage,
+    scored_length,
+    tasks_stage,
+)
 from tinylm.pipeline.stages import Stages
 from tinylm.pipeline.text_stages import compact_stage, corpus_stage, pack_stage, teacher_stage
 from tinylm.terminal import print_table, quiet_transformers
@@ -56,6 +62,7 @@ def run(
     recipe.validate()
     quiet_transformers()
     if recipe.evaluate.tasks:  # a wrong name or file must not cost a training
+        require_lm_eval()
         from tinylm.evaluate.tasks.run import load_tasks
 
         load_tasks(recipe.evaluate.tasks, recipe.evaluate.task_data)
@@ -67,7 +74,8 @@ def _run(
     recipe: Recipe, out: Path, work: Path, recipe_path: str, processes: Processes
 ) -> dict[str, Any]:
     processes.alone(check_batch, recipe.train)
-    stages = Stages(work, count_stages(recipe), processes)
+    expected = expected_seconds(recipe) if processes.size == 1 else {}
+    stages = Stages(work, count_stages(recipe), processes, expected)
     teacher = teacher_stage(recipe, stages)
     processes.alone(check_model, recipe, teacher)
     corpus = corpus_stage(recipe, stages, teacher)
@@ -80,7 +88,7 @@ def _run(
     processes.alone(check_data, recipe, store, compact / "model")
     initial = inherit_stage(recipe, stages, compact, shape, store)
     models = {"teacher": teacher, "compact": compact / "model", "inherited": initial / "model"}
-    context = text_context(teachers.load_config(teacher))
+    context = scored_length(recipe, teacher)
 
     def scored() -> dict[str, Any]:
         return {

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tinylm.artifact import (
@@ -25,6 +26,7 @@ from tinylm.terminal import console
 
 MANIFEST = "manifest.json"
 SHORT = 10.0  # seconds: what took longer is said
+LONG = 60.0  # seconds to the end, which are said
 
 
 def stage(
@@ -99,8 +101,16 @@ class Stages:
     """Runs stages under ``work``, says which of ``total`` it is at, and remembers their folders and
     times."""
 
-    def __init__(self, work: Path, total: int, processes: Processes | None = None) -> None:
+    def __init__(
+        self,
+        work: Path,
+        total: int,
+        processes: Processes | None = None,
+        expected: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
         self.work, self.total = work, total
+        self.expected = expected  # seconds of each stage that takes some
+        self._spent, self._foretold = 0.0, 0.0  # of the stages that were made here
         self.processes = processes or Processes()
         self.folders: dict[str, Path] = {}
 
@@ -117,7 +127,10 @@ class Stages:
         """The artifact ``kind-HASH``; ``name`` is what people call it. ``build`` as in
         :func:`stage`; with ``together`` all processes call it, else the first alone."""
         if name not in self.folders:  # a stage that is asked for again is done
-            console.print(f"{len(self.folders) + 1}/{self.total} [bold]{name}[/bold]")
+            console.print(
+                f"{len(self.folders) + 1}/{self.total} [bold]{name}[/bold]{self._left()}",
+                highlight=False,
+            )
         start = time.monotonic()
         self.processes.use_threads(together)
         if self.processes.is_main:
@@ -138,8 +151,20 @@ class Stages:
         self.folders[name] = made
         spent = time.monotonic() - start
         if spent > SHORT:
+            self._spent, self._foretold = (
+                self._spent + spent,
+                self._foretold + self.expected.get(name, 0.0),
+            )
             console.print(f"    {name}: {hours(spent)}", highlight=False)
         return self.folders[name]
+
+    def _left(self) -> str:
+        """The time that all stages to come should take, by their arithmetic and by how right it
+        was so far."""
+        seconds = sum(cost for name, cost in self.expected.items() if name not in self.folders)
+        if self._foretold > SHORT:
+            seconds *= self._spent / self._foretold
+        return f"  about {hours(seconds)} to the end" if seconds > LONG else ""
 
     def result(self, name: str) -> Any:
         return manifest(self.folders[name])["result"]

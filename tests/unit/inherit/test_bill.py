@@ -52,6 +52,13 @@ def test_the_lines_say_what_is_needed_and_why(monkeypatch) -> None:
     assert "states for the refit 49.4" in bill.describe(large, True)
 
 
+def test_what_it_took_stands_beside_the_least(monkeypatch) -> None:
+    monkeypatch.setattr(bill, "peak_flops", lambda device, dtype: 1e12)
+    line = bill.compare(JOB, True, {"score": 700.0, "cut": 20.0, "repair": 3000.0})
+    assert line.startswith("62 min (score 12 min, cut 20 s, repair 50 min); ")
+    assert line.endswith(" min was the least")
+
+
 @pytest.mark.parametrize(
     ("criterion", "layers", "repair"),
     [

@@ -129,7 +129,7 @@ def test_a_torn_file_is_nothing(tmp_path: Path) -> None:
     progress.put("units", {"a": torch.ones(200)})
     whole = (tmp_path / "units.safetensors").read_bytes()
     (tmp_path / "units.safetensors").write_bytes(whole[:100])
-    assert progress.get("units") is None
+    assert progress.get("units") is None and not progress.has("units")
 
 
 def test_lists_come_back_in_their_order() -> None:

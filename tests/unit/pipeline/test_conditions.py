@@ -13,11 +13,12 @@ from tinylm.corpus.pack import pack
 from tinylm.corpus.read import documents
 from tinylm.corpus.store import open_store
 from tinylm.errors import InputError
-from tinylm.evaluate.models import text_context
+from tinylm.evaluate.forward import text_context
 from tinylm.models.teacher import load_config
 from tinylm.pipeline import run as pipeline
 from tinylm.pipeline.conditions import check_data, check_model, check_tasks
 from tinylm.pipeline.recipe import EvaluateConfig, InheritConfig, Recipe
+from tinylm.pipeline.score_stages import scored_length
 from tinylm.train.config import TrainConfig
 
 SHORT = Recipe(
@@ -37,6 +38,12 @@ def model(tmp_path_factory):
 def test_what_fits_is_fine_and_the_score_takes_what_there_is(model):
     check_model(SHORT, model)
     assert text_context(load_config(model)) == 64
+
+
+@pytest.mark.parametrize(("trained", "scored"), [(32, 32), (48, 48), (512, 64)])
+def test_nothing_is_scored_at_positions_that_no_training_saw(model, trained, scored):
+    train = dataclasses.replace(SHORT.train, sequence_length=trained)
+    assert scored_length(dataclasses.replace(SHORT, train=train), model) == scored
 
 
 def test_weights_that_are_cut_short_show_at_the_start(model, tmp_path):

@@ -10,7 +10,7 @@ from tinylm.models.cost import forward_flops
 from tinylm.models.parameters import parameters
 from tinylm.models.shape import Shape
 from tinylm.models.teacher import load_config
-from tinylm.pipeline.forecast import describe
+from tinylm.pipeline.forecast import describe, expected_seconds, predict_flops
 from tinylm.pipeline.recipe import packaged_recipes, read_recipe
 from tinylm.pipeline.stage_costs import COUNT, SPLIT, stage_costs, teacher_shape, text_bytes
 
@@ -76,6 +76,23 @@ def test_a_teacher_that_is_here_counts_with_its_own_shape(tmp_path) -> None:
     assert "20 items" in stages["tasks"].what and stages["tasks"].spread
     assert text_bytes(recipe) == text.stat().st_size
     assert stages["inherit"].flops > 0 and "on disk" not in stages["inherit"].what
+
+
+def test_every_stage_that_takes_time_is_one_of_a_run(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("tinylm.pipeline.forecast.machine_speed", lambda: 1e9)
+    recipe = dataclasses.replace(
+        read_recipe("demo"), teacher=str(tiny_teacher(tmp_path / "teacher"))
+    )
+    shape = {"num_layers": 2, "hidden_size": 32, "intermediate_size": 64, "head_dim": 16}
+    shape |= {"num_attention_heads": 2, "num_key_value_heads": 1, "tie_word_embeddings": True}
+    architecture = dataclasses.replace(recipe.architecture, shape=shape)
+    tokenizer = dataclasses.replace(recipe.tokenizer, vocab_size=400)
+    recipe = dataclasses.replace(recipe, architecture=architecture, tokenizer=tokenizer)
+    found = expected_seconds(recipe)
+    assert found["train"] == found["control"] == predict_flops(recipe) / 1e9 / 2
+    assert {"inherit", "score teacher", "score control"} <= found.keys()
+    absent = dataclasses.replace(recipe, teacher="someone/their-8B")
+    assert expected_seconds(absent) == {}
 
 
 def test_text_of_unknown_size_is_said() -> None:

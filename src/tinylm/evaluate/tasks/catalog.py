@@ -5,11 +5,15 @@ name and last.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import yaml
+
+from tinylm.errors import InputError
 
 FOLDER = Path(__file__).parent  # for `lm_eval --include_path`
 
@@ -43,6 +47,16 @@ def tasks() -> dict[str, TaskFacts]:
     return {name: facts for _, name, facts in sorted(found, key=lambda entry: entry[:2])}
 
 
+def require_lm_eval() -> None:
+    """InputError where the packages that tasks run through are not installed."""
+    missing = [name for name in ("lm_eval", "datasets") if find_spec(name) is None]
+    if missing:
+        raise InputError(
+            f"tasks run through lm-eval, which is not installed ({', '.join(missing)}): pip install"
+            " 'tinylm[eval]', or leave the tasks out"
+        )
+
+
 def in_bits(metric: str) -> bool:
     """Whether a score is bits per byte: lower is better, no percentage, and no average with
     others."""
@@ -57,3 +71,9 @@ def tasks_in_bits() -> list[str]:
 def paper_columns() -> list[str]:
     """The paper's ten tasks."""
     return [name for name, facts in tasks().items() if facts.in_paper]
+
+
+def choose(names: Sequence[str]) -> list[str]:
+    """Task names with ``paper`` (its ten columns) and ``all`` spelt out."""
+    lists = {"paper": paper_columns(), "all": sorted(tasks())}
+    return list(dict.fromkeys(name for given in names for name in lists.get(given, (given,))))

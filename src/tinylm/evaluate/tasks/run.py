@@ -16,14 +16,8 @@ from tinylm.errors import InputError
 from tinylm.evaluate.adapter import PREFIX, TinyLM
 from tinylm.evaluate.bits_per_byte import summarise
 from tinylm.evaluate.results import is_scored
-from tinylm.evaluate.tasks.catalog import FOLDER, in_bits, paper_columns, tasks
+from tinylm.evaluate.tasks.catalog import FOLDER, in_bits, tasks
 from tinylm.evaluate.tasks.files import facts
-
-
-def choose(names: Sequence[str]) -> list[str]:
-    """Task names with ``paper`` (its ten columns) and ``all`` spelt out."""
-    lists = {"paper": paper_columns(), "all": sorted(tasks())}
-    return list(dict.fromkeys(name for given in names for name in lists.get(given, (given,))))
 
 
 def load_tasks(
