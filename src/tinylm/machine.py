@@ -13,6 +13,7 @@ import shutil
 import sys
 import sysconfig
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +67,10 @@ def choose_device(asked: str = "auto") -> "torch.device":
     is one. Apple's mps is taken where it is asked for: nothing of ours was ever run on it."""
     import torch
 
-    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    there: dict[str, Callable[[], bool]] = {
+        "cuda": torch.cuda.is_available,
+        "mps": torch.backends.mps.is_available,
+    }
     if asked == "cpu" or ((kind := asked.partition(":")[0]) in there and there[kind]()):
         return torch.device(asked)
     if asked != "auto":
