@@ -133,7 +133,6 @@ INDEX = "model.safetensors.index.json"
 UP = "model.layers.0.mlp.up_proj.weight"
 # commands that read only config.json and the tokenizer know nothing of the weights
 UNREAD = {"plan": FINE}
-NAMELESS = {"": FINE, "evaluate": "BOS"}  # no special token is named
 GENERATION_READ = {"": GENERATION, "plan": FINE}
 
 ROWS: list[tuple[str, Change, Any]] = [
@@ -292,8 +291,8 @@ ROWS: list[tuple[str, Change, Any]] = [
     # tokenizer_config.json
     ("settings: not JSON", file(SETTINGS, "{"), {"": SETTINGS, **UNREAD}),
     ("settings: a list", file(SETTINGS, "[]"), {"": SETTINGS, **UNREAD}),
-    ("settings: an unknown class", file(SETTINGS, '{"tokenizer_class": "NoSuch"}'), NAMELESS),
-    ("settings: no class", file(SETTINGS, '{"tokenizer_class": null}'), NAMELESS),
+    ("settings: an unknown class", file(SETTINGS, '{"tokenizer_class": "NoSuch"}'), FINE),
+    ("settings: no class", file(SETTINGS, '{"tokenizer_class": null}'), FINE),
     (
         "settings: a length of text",
         file(SETTINGS, '{"model_max_length": "x"}'),

@@ -326,7 +326,7 @@ def test_the_core_package_alone_runs_a_recipe(recipe, tmp_path):
     for words, what in (
         (("evaluate", "--model", model, "--tasks", "piqa"), "pip install 'tinylm[eval]'"),
         (
-            ("run", recipe, "--set", "evaluate.tasks=piqa", "evaluate.task_data=."),
+            ("run", recipe, "--set", 'evaluate.tasks=["piqa"]', "evaluate.task_data=."),
             "pip install 'tinylm[eval]'",
         ),
         (

@@ -47,7 +47,8 @@ def study_folder(folder, text, *, runner=fake_pipeline, skip=0):
     claim_folder(study, folder)
     runs = study.runs()
     for run in runs[: len(runs) - skip]:
-        execute(Job(run.id, run.variation, run.seed, run.recipe, str(folder), runner, 0, False))
+        place = str(folder)
+        execute(Job(run.id, run.variation, run.seed, run.recipe, place, place, runner, 0, False))
     results = summarise(folder)
     write_report(results, folder)
     return results

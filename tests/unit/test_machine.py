@@ -39,7 +39,8 @@ def test_apples_device_is_taken_where_it_is_asked_for(monkeypatch):
 
 WITHOUT_LINUX = """
 import importlib, os, pkgutil, sys
-import torch, transformers
+import lm_eval.api.task, torch, torch.distributed
+from transformers import AutoTokenizer, PreTrainedModel
 for name in ("fcntl", "resource"):  # not on Windows
     sys.modules[name] = None
 for name in ("sched_getaffinity", "posix_fadvise"):  # not on macOS

@@ -10,9 +10,11 @@ import hashlib
 import io
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import zstandard
 
@@ -31,9 +33,15 @@ def is_valid(text: str, valid_fraction: float, seed: int = 0) -> bool:
 
 
 def write_split(
-    documents: Iterable[Document], folder: Path, valid_fraction: float, seed: int = 0
+    documents: Iterable[Document],
+    folder: Path,
+    valid_fraction: float,
+    seed: int = 0,
+    reader: Callable[[Iterator[Document]], Any] = lambda documents: None,
 ) -> dict:
     """Write train.jsonl.zst and valid.jsonl.zst ({"text", "source"} a line) into ``folder``.
+    ``reader`` is given the documents of the train part as they are written: what it learns of them
+    costs no second reading.
 
     Returns:
         {"documents", "duplicates", "train": {"documents", "bytes"}, "valid": {...}, "sources":
@@ -50,7 +58,8 @@ def write_split(
         **{p: {"documents": 0, "bytes": 0} for p in PARTS},
     }
     writers = {part: _writer(folder / f"{part}.jsonl.zst") for part in PARTS}
-    try:
+
+    def train_part() -> Iterator[Document]:
         for document, is_new in _told_apart(documents, folder / SEEN, seed):
             facts["documents"] += 1
             if not is_new:
@@ -68,6 +77,12 @@ def write_split(
             facts["paths"] += [0] * (document.path + 1 - len(facts["paths"]))
             facts["paths"][document.path] += part == "train"
             facts["sources"][document.source] = facts["sources"].get(document.source, 0) + size
+            if part == "train":
+                yield document
+
+    try:
+        reader(written := train_part())
+        deque(written, maxlen=0)  # what the reader left
     finally:
         for writer in writers.values():
             writer.close()

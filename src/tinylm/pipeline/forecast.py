@@ -64,23 +64,13 @@ def describe(
             ),
         ),
         ("start", _start(recipe)),
-        (
-            "memory to train",
-            f"{memory / 1e9:,.1f} GB with AdamW, {in_flight:,} tokens at once",
-        ),
+        ("memory to train", f"{memory / 1e9:,.1f} GB with AdamW, {in_flight:,} tokens at once"),
     ]
-    stages = describe_stages(
-        stage_costs(recipe, shape), machine_flops, peak_tflops * 1e12 * mfu, devices
-    )
+    device = peak_tflops * 1e12 * mfu
+    stages = describe_stages(stage_costs(recipe, shape), machine_flops, device, devices)
     if not train.steps:
-        return [
-            *lines,
-            *stages,
-            (
-                "training",
-                "steps = 0: each round reads its data once; the cost is known after packing",
-            ),
-        ]
+        unknown = "steps = 0: each round reads its data once; the cost is known after packing"
+        return [*lines, *stages, ("training", unknown)]
     tokens = train.steps * train.tokens_per_batch
     bill = training_bill(shape, tokens, train.sequence_length, peak_tflops * 1e12, mfu, config)
     passes, fresh = training_passes(recipe), tokens * first_round_share(recipe)
@@ -282,7 +272,10 @@ def expected_seconds(recipe: Recipe) -> dict[str, float]:
     {} where the teacher has to come first. Learning rates are measured in the stages that train."""
     if teachers.here(recipe.teacher) is None:
         return {}
-    shape, speed = _shape(recipe)[0], machine_speed()
+    try:
+        shape, speed = _shape(recipe)[0], machine_speed()
+    except InputError:  # the stage that finds it will say so
+        return {}
     found = {cost.name: cost.on(speed) for cost in stage_costs(recipe, shape)}
     scores = found.pop("bits per byte")
     scored = [("score teacher", 3), ("score compact", 3), ("score inherited", 1)]

@@ -1,11 +1,15 @@
 """The stages that make text into tokens: teacher, corpus, compact tokenizer (formula 1), store."""
 
 import shutil
+from collections.abc import Iterator
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from tinylm import artifact
 from tinylm.corpus.conversation import KEY, render
+from tinylm.corpus.document import Document
 from tinylm.corpus.pack import find_separator, pack
 from tinylm.corpus.read import by_path, documents, expand, first_bytes
 from tinylm.corpus.split import PARTS, read_part, write_split
@@ -76,7 +80,10 @@ def corpus_stage(recipe: Recipe, stages: Stages, teacher: Path) -> Path:
         )
         if chat:
             read = render(read, tokenizer, config.loss_on)
-        facts = write_split(read, folder, config.valid_fraction)
+        # counted while it is written: the text is not read once more for it
+        facts = write_split(
+            read, folder, config.valid_fraction, reader=partial(_count, teacher, folder)
+        )
         for number, weight in enumerate(config.weights):
             if weight and not any(facts["paths"][number : number + 1]):
                 raise InputError(
@@ -86,6 +93,17 @@ def corpus_stage(recipe: Recipe, stages: Stages, teacher: Path) -> Path:
         return facts
 
     return stages("corpus", inputs, build)
+
+
+def _counts_of(corpus: Path, teacher: Path) -> Path:
+    """Where the corpus stage keeps what it counted with the teacher's tokenizer."""
+    return corpus / f"counts-{read_source(teacher).hash}.npz"
+
+
+def _count(teacher: Path, corpus: Path, documents: Iterator[Document]) -> None:
+    first = next(documents, None)
+    if first is not None:  # an empty corpus is the split's to refuse
+        count(teacher, chain([first], documents)).save(_counts_of(corpus, teacher))
 
 
 def has_conversations(recipe: Recipe) -> bool:
@@ -101,12 +119,16 @@ def _local_files(paths: tuple[str, ...], text_key: str) -> list[Path]:
 def compact_stage(recipe: Recipe, stages: Stages, teacher: Path, corpus: Path) -> Path:
     """Formula 1: the teacher with a compact tokenizer, embedding rows sliced by old id."""
     fingerprint = stages.result("teacher")["fingerprint"]
-    counted = stages(
-        "count tokens",
-        {"teacher": fingerprint, "corpus": corpus.name},
-        lambda folder: count(teacher, read_part(corpus, "train")).save(folder / "counts.npz"),
-        kind="counts",
-    )
+
+    def count_tokens(folder: Path) -> None:
+        known = _counts_of(corpus, teacher)
+        if known.exists():  # this corpus was split for this teacher
+            shutil.copyfile(known, folder / "counts.npz")
+        else:
+            count(teacher, read_part(corpus, "train")).save(folder / "counts.npz")
+
+    inputs = {"teacher": fingerprint, "corpus": corpus.name}
+    counted = stages("count tokens", inputs, count_tokens, kind="counts")
 
     def build(folder: Path) -> dict[str, Any]:
         artifact.require_space(

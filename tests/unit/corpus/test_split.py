@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,6 +32,23 @@ def test_parts_are_disjoint_whole_and_without_duplicates(tmp_path):
     assert sorted(train + valid) == sorted(d.text for d in docs(300))
     assert facts["documents"] == 600 and facts["duplicates"] == 300
     assert facts["train"]["documents"] == len(train)
+
+
+@pytest.mark.parametrize("taken", [0, 5, None])
+def test_a_reader_sees_the_train_part_while_it_is_written(taken, tmp_path):
+    seen = []
+
+    def reader(documents):
+        seen.extend(itertools.islice(documents, taken))
+
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    write_split([*docs(60), *docs(60)], tmp_path / "a", 0.2, reader=reader)
+    write_split([*docs(60), *docs(60)], tmp_path / "b", 0.2)
+    train = list(read_part(tmp_path / "a", "train"))
+    assert seen == train[:taken]
+    for part in ("train.jsonl.zst", "valid.jsonl.zst"):
+        assert (tmp_path / "a" / part).read_bytes() == (tmp_path / "b" / part).read_bytes()
 
 
 def test_moving_documents_between_files_moves_none_between_parts(tmp_path):
