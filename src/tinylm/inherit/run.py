@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tinylm.artifact import hash_of, refuse_filled, resumable_directory, write_json
+from tinylm.artifact import file_hash, hash_of, refuse_filled, resumable_directory, write_json
 from tinylm.errors import InputError
 from tinylm.inherit import bill
 from tinylm.inherit.calibration import calibration_chunks
@@ -21,7 +21,7 @@ from tinylm.inherit.options import InheritOptions, Streaming
 from tinylm.inherit.progress import Progress
 from tinylm.inherit.repair import check_repairs
 from tinylm.inherit.score import needs_text, score_weights
-from tinylm.inherit.scores import Scores
+from tinylm.inherit.scores import FILE, Scores
 from tinylm.inherit.select import select
 from tinylm.inherit.stack import Stack, streamed_teacher
 from tinylm.machine import choose_device, fast_dtype
@@ -77,7 +77,8 @@ def inherit_files(
     device = choose_device(options.device)
     dtype = fast_dtype(device) if options.dtype == "auto" else getattr(torch, options.dtype)
     check_repairs(options.repair)
-    asked = {**vars(options), "scores": known and hash_of(known.metadata), "target": target}
+    scored = file_hash(options.scores / FILE) if options.scores else None
+    asked = {**vars(options), "scores": scored, "target": target}
     text = None if ids is None else hashlib.sha256(ids.numpy().tobytes()).hexdigest()
     identity = hash_of([fingerprint(folder), asked, text, str(dtype)])
     with resumable_directory(out) as scratch:

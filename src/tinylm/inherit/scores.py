@@ -16,6 +16,7 @@ from tinylm.errors import InputError
 from tinylm.models.shape import Shape
 
 AXES = ("ffn", "q_heads", "hidden", "layers")
+FILE = "scores.safetensors"
 
 
 @dataclass
@@ -63,13 +64,13 @@ class Scores:
         with atomic_directory(Path(folder), replace=True) as scratch:
             save_file(
                 {axis: getattr(self, axis).contiguous() for axis in AXES},
-                scratch / "scores.safetensors",
+                scratch / FILE,
             )
             write_json(scratch / "scores.json", self.metadata)
 
     @staticmethod
     def load(folder: Path) -> "Scores":
-        path = Path(folder) / "scores.safetensors"
+        path = Path(folder) / FILE
         try:
             with safe_open(path, framework="pt") as file:
                 values = {axis: file.get_tensor(axis) for axis in AXES}
