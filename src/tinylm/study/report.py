@@ -78,10 +78,15 @@ def _sections(results: dict[str, Any]) -> list[tuple[str, str]]:
             f"{floor['runs']} runs of {floor['baseline']!r} that differ in the seed alone have a"
             f" standard deviation of {floor['sd']:.{decimals}f} {results['measure']['label']}."
         )
+        if floor.get("visible"):
+            noise += (
+                f" Differences below about {floor['visible']:.{decimals}f} cannot be told with so"
+                " many seeds, unless the seeds move both sides alike."
+            )
         if floor["interval"]:
             low, high = floor["interval"]
             noise += (
-                " Judged like a variation against itself with other seeds it gives:"
+                " Its seeds against its other seeds (unpaired) give:"
                 f" {floor['verdict']} ({floor['difference']:+.{decimals}f}, 95 % interval"
                 f" {low:+.{decimals}f} to {high:+.{decimals}f}); anything but 'no difference seen'"
                 " there would be chance, about once in twenty studies."

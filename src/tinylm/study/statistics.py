@@ -56,6 +56,23 @@ def compare(a: Sequence[float], b: Sequence[float]) -> Comparison:
     return Comparison(n, mean, sd, low, high, p, "studentised bootstrap")
 
 
+def compare_groups(a: Sequence[float], b: Sequence[float]) -> Comparison:
+    """The mean of ``a`` minus that of ``b``, values of different seeds of one thing: two samples
+    of one distribution, so that nothing is paired and the spread is that of both. Three values or
+    more in all, else there is no interval."""
+    n, mean = len(a) + len(b), float(np.mean(a) - np.mean(b))
+    if n < 3:
+        return Comparison(n, mean, math.nan, math.nan, math.nan, math.nan, "two runs")
+    from scipy.stats import ttest_ind
+
+    sd = math.sqrt((len(a) * np.var(a) + len(b) * np.var(b)) / (n - 2))
+    if sd <= 1e-12 * max(1.0, abs(mean)):  # to the last digit
+        return Comparison(n, mean, 0.0, mean, mean, 1.0 if mean == 0 else 0.0, "no spread")
+    found = ttest_ind(a, b)
+    low, high = found.confidence_interval(CONFIDENCE)
+    return Comparison(n, mean, sd, float(low), float(high), float(found.pvalue), "two groups")
+
+
 def half_width(sd: float, n: int) -> float:
     """Half of Student's interval of a mean of ``n`` values."""
     from scipy.stats import t as student_t

@@ -18,7 +18,15 @@ from tinylm.errors import InputError
 from tinylm.evaluate.tasks.catalog import tasks_in_bits
 from tinylm.study import gate
 from tinylm.study.spec import Study, recipe_hash
-from tinylm.study.statistics import Comparison, compare, holm, mean_with_error, verdict
+from tinylm.study.statistics import (
+    Comparison,
+    compare,
+    compare_groups,
+    half_width,
+    holm,
+    mean_with_error,
+    verdict,
+)
 
 Values = dict[str, dict[int, float]]  # variation -> seed -> value
 
@@ -277,18 +285,21 @@ def _total_gain(
 def _noise_floor(
     study: dict[str, Any], records: dict[str, dict[str, Any]], measure: dict[str, Any]
 ) -> dict[str, Any]:
-    """The baseline against itself with other seeds, judged like any variation: what "no difference"
-    looks like."""
+    """The baseline against itself with other seeds, which share nothing: what "no difference" looks
+    like. ``visible``: the difference that so many seeds of two such variations would just see, were
+    they no more alike than other seeds."""
     baseline = next(v["name"] for v in study["variations"] if v["reference"] is None)
     own = _values(study, records, measure["key"])[baseline]
     again = _values(study, records, measure["key"], noise=True)[baseline]
     a, b = [again[seed] for seed in sorted(again)], [own[seed] for seed in sorted(own)]
-    pairs = min(len(a), len(b))
-    placebo = compare(a[:pairs], b[:pairs]) if pairs else None
+    placebo = compare_groups(a, b) if a and b else None
+    sd = float(np.std(a + b, ddof=1)) if len(a + b) > 1 else math.nan
+    visible = half_width(sd * math.sqrt(2), len(b)) if len(b) > 1 else math.nan
     return {
         "baseline": baseline,
         "runs": len(a) + len(b),
-        "sd": _number(np.std(a + b, ddof=1)) if len(a + b) > 1 else None,
+        "sd": _number(sd),
+        "visible": _number(visible),
         **_comparison(placebo),
         "verdict": verdict(placebo, math.nan if placebo is None else placebo.p, measure["better"]),
     }

@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from tinylm.study import statistics
-from tinylm.study.statistics import Comparison, compare, holm, mean_with_error, verdict
+from tinylm.study.statistics import (
+    Comparison,
+    compare,
+    compare_groups,
+    holm,
+    mean_with_error,
+    verdict,
+)
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 7])
@@ -19,6 +26,34 @@ def test_few_seeds_equal_scipy_paired_test(n):
     assert ours.p == pytest.approx(theirs.pvalue, rel=1e-9)
     assert (ours.low, ours.high) == pytest.approx((interval.low, interval.high), rel=1e-9)
     assert (ours.seeds, ours.method) == (n, "Student's t")
+
+
+@pytest.mark.parametrize(("n", "m"), [(1, 3), (2, 3), (3, 3), (3, 1)])
+def test_other_seeds_of_one_thing_are_two_groups(n, m):
+    random = np.random.default_rng(n)
+    a, b = random.normal(1.0, 0.1, n), random.normal(1.0, 0.1, m)
+    ours = compare_groups(a, b)
+    # by the book: pooled variance, n + m - 2 degrees of freedom
+    squares = sum(((group - group.mean()) ** 2).sum() for group in (a, b))
+    error = math.sqrt(squares / (n + m - 2) * (1 / n + 1 / m))
+    half = stats.t.ppf(0.975, n + m - 2) * error
+    mean = a.mean() - b.mean()
+    assert (ours.low, ours.high) == pytest.approx((mean - half, mean + half), rel=1e-9)
+    assert ours.sd == pytest.approx(math.sqrt(squares / (n + m - 2)))
+    assert ours.p == pytest.approx(2 * stats.t.sf(abs(mean) / error, n + m - 2))
+
+
+def test_two_runs_have_no_interval_and_equal_ones_no_spread():
+    assert math.isnan(compare_groups([1.0], [1.1]).low)
+    assert compare_groups([1.0, 1.0], [1.0]).method == "no spread"
+
+
+def test_a_thing_against_itself_differs_once_in_twenty_times():
+    random, hits = np.random.default_rng(0), 0
+    for _ in range(800):
+        found = compare_groups(random.normal(0, 1, 1), random.normal(0, 1, 3))
+        hits += not found.low <= 0 <= found.high
+    assert 0.025 < hits / 800 < 0.085
 
 
 def coverage(draw, truth, n, trials=600):
