@@ -190,3 +190,30 @@ def family_model(
             elif "embed" not in name and "lm_head" not in name:
                 parameter.mul_(8)  # the default 0.02 leaves the layers with next to no effect
     return model.eval()
+
+
+# of `tinylm run`: seconds; {teacher}, {corpus}
+TINY_RECIPE = """
+name = "tiny"
+teacher = "{teacher}"
+[corpus]
+paths = ["{corpus}"]
+valid_fraction = 0.1
+eval_bytes = 5000
+[tokenizer]
+vocab_size = 384
+[architecture]
+shape = {{ num_layers = 3, hidden_size = 48, intermediate_size = 96, num_attention_heads = 4, num_key_value_heads = 2, head_dim = 16 }}
+[inherit]
+calibration_chunks = 8
+calibration_length = 32
+[train]
+sequence_length = 32
+batch_size = 4
+steps = 24
+rounds = 2
+checkpoint_every = 4
+compile = false
+[evaluate]
+prompts = ["The river"]
+"""  # noqa: E501

@@ -14,3 +14,15 @@ def teacher_dir(tmp_path_factory) -> Path:
     from builders import tiny_teacher
 
     return tiny_teacher(tmp_path_factory.mktemp("models") / "teacher")
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory, teacher_dir) -> Path:
+    """A recipe of seconds, beside its corpus."""
+    from builders import TINY_RECIPE, corpus_file
+
+    folder = tmp_path_factory.mktemp("recipe")
+    corpus = corpus_file(folder / "corpus.jsonl", count=300)
+    path = folder / "tiny.toml"
+    path.write_text(TINY_RECIPE.format(teacher=teacher_dir, corpus=corpus))
+    return path

@@ -9,17 +9,6 @@ import time
 from pathlib import Path
 
 import pytest
-from builders import corpus_file
-from test_run import RECIPE
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory, teacher_dir) -> Path:
-    folder = tmp_path_factory.mktemp("recipe")
-    corpus = corpus_file(folder / "corpus.jsonl", count=300)
-    path = folder / "tiny.toml"
-    path.write_text(RECIPE.format(teacher=teacher_dir, corpus=corpus))
-    return path
 
 
 def start(*arguments, processes: int = 2, torchrun: bool = False) -> subprocess.Popen:
