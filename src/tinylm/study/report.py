@@ -186,9 +186,8 @@ def _html(results: dict[str, Any], figures: dict[str, str]) -> str:
     captions = {
         "levels": "Dots: single runs. Diamonds: means over seeds with their 95 % interval.",
         "differences": (
-            "Paired differences with 95 % intervals (the noise floor unpaired). Filled: better or worse"
-            " after correction;"
-            " open: not."
+            "Paired differences with 95 % intervals (the noise floor unpaired). Filled: better or"
+            " worse after correction; open: not."
         ),
     }
     drawn = "".join(html.figure(svg, captions[name]) for name, svg in figures.items())
