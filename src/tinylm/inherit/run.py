@@ -37,7 +37,7 @@ from tinylm.models.teacher import (
     load_tokenizer,
     resolve,
 )
-from tinylm.terminal import console
+from tinylm.terminal import console, quiet_transformers
 
 PROGRESS = "progress"  # in the folder being worked in
 
@@ -54,6 +54,7 @@ def inherit_files(
     if min(chunks, length) < 1:
         raise InputError(f"--chunks {chunks} and --length {length} must be 1 or more")
     refuse_filled(out)
+    quiet_transformers()
     folder = resolve(teacher)
     config = load_config(folder)
     read_generation(folder)
