@@ -8,6 +8,7 @@ import torch
 
 from tinylm.inherit.calibration import DEPTH_TOKENS, TAYLOR_TOKENS
 from tinylm.inherit.criteria import CRITERIA
+from tinylm.inherit.depth import CANDIDATES
 from tinylm.inherit.layers import LAYER_RULES
 from tinylm.inherit.masks import MaskTraining
 from tinylm.inherit.memory import BATCH, activation_bytes, must_recompute
@@ -17,8 +18,6 @@ from tinylm.models.cost import forward_flops
 from tinylm.models.parameters import parameters, parameters_by_part
 from tinylm.models.shape import Shape
 from tinylm.render.numbers import hours
-
-CANDIDATES = 8  # layers that greedy measures again after each removal
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,11 @@ class Job:
     @property
     def tokens(self) -> int:
         return self.chunks * self.length
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Numbers that go into the two matrices of a student's layer that the refit solves."""
+        return self.target.num_attention_heads * self.target.head_dim, self.target.intermediate_size
 
     @property
     def refits(self) -> bool:
@@ -73,14 +77,13 @@ def memory(job: Job, streamed: bool) -> dict[str, int]:
     repairing = {"student": student}
     if job.refits:
         # as it was, to go back to where the refit does harm
-        widths = (job.target.num_attention_heads * teacher.head_dim, job.target.intermediate_size)
-        matrices = job.target.num_layers * job.target.hidden_size * sum(widths) * size
+        matrices = job.target.num_layers * job.target.hidden_size * sum(job.widths) * size
         repairing["what the refit changes"] = matrices
         # the streams of both, before and after a layer
         narrow = job.target.hidden_size * size
         repairing["states for the refit"] = job.tokens * 2 * (state + narrow)
         # x^T x in float32 and float64 with its factor, and as much of the errors: of the widest
-        widest = max(widths)
+        widest = max(job.widths)
         repairing["its equations"] = 24 * widest**2 + 20 * widest * job.target.hidden_size
     if job.scored:
         scoring = {}
@@ -116,17 +119,8 @@ def arithmetic(job: Job, streamed: bool) -> dict[str, float]:
         seen = 1 + _attention_share(teacher) * target.num_layers / teacher.num_layers
         through = forward_flops(target, job.length) - 2 * target.vocab_size * target.hidden_size
         student = through * (2 + _attention_share(target))
-        equations = (
-            2
-            * target.num_layers
-            * sum(
-                width * (width + 2 * target.hidden_size)
-                for width in (
-                    target.num_attention_heads * target.head_dim,
-                    target.intermediate_size,
-                )
-            )
-        )
+        squares = sum(width * (width + 2 * target.hidden_size) for width in job.widths)
+        equations = 2 * target.num_layers * squares
         parts["refit"] = job.tokens * (seen * body + student + equations)
     return parts
 

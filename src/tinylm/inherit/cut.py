@@ -237,12 +237,13 @@ def build(
                 name: plain.get(name) for name in GENERATION if plain.get(name) not in (None, -1)
             }
             model.generation_config = type(generation).from_dict(told)
-    missing = dict(model.named_parameters())  # a tied head is not among them
-    for name, tensor in weights:
-        missing.pop(name)
-        # a copy: what is kept whole is the teacher's own
-        own = tensor.to("cpu", dtype, copy=True, memory_format=torch.contiguous_format)
-        model.load_state_dict({name: own}, strict=False, assign=True)
-    assert not missing, list(missing)
+    # copies: what is kept whole is the teacher's own
+    own = {
+        name: tensor.to("cpu", dtype, copy=True, memory_format=torch.contiguous_format)
+        for name, tensor in weights
+    }
+    needed = {name for name, _ in model.named_parameters()}  # a tied head is not among them
+    assert own.keys() == needed, own.keys() ^ needed
+    model.load_state_dict(own, strict=False, assign=True)
     model.tie_weights()
     return model.requires_grad_(True).eval()

@@ -14,6 +14,7 @@ from tinylm.terminal import progress_bar
 
 # the loss at every 4th token ranks layers as well and spares three quarters of the head
 LOSS_STRIDE = 4
+CANDIDATES = 8  # layers that greedy measures again after each removal
 
 
 def first_last(num_layers: int) -> Tensor:
@@ -51,7 +52,7 @@ def skip_loss(teacher: Any, chunks: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def greedy(teacher: Any, chunks: Tensor, num_layers: int, candidates: int = 8) -> Tensor:
+def greedy(teacher: Any, chunks: Tensor, num_layers: int, candidates: int = CANDIDATES) -> Tensor:
     """Skip-one-layer loss, measured again after each removal, until ``num_layers`` are left.
     float32 [num_layers].
 
@@ -119,13 +120,15 @@ def _losses_without(
             if step.index in layers:
                 walk.around[step.index] = step.before
             walk.start, walk.through = step.index + 1, step.after
-            stack.progress.save(name, walk.tensors())
+            if stack.progress.is_due(name):
+                stack.progress.put(name, walk.tensors())
             bar.advance(a_layer)
         walk.base += _mean_loss(stack, group, walk.through, len(chunks))
         for skipped in layers:
             walk.losses[skipped] += _mean_loss(stack, group, walk.around.pop(skipped), len(chunks))
         walk.group, walk.start, walk.through = number + 1, 0, []
-        stack.progress.save(name, walk.tensors())
+        if stack.progress.is_due(name):
+            stack.progress.put(name, walk.tensors())
     stack.progress.drop(name)
     return walk.losses, float(walk.base)
 

@@ -169,7 +169,8 @@ def learn(
             row = {"loss": loss} | _hold_targets(log_alpha, kept, reached)
             history.append(row)
             bar.advance(1, f"loss {row['loss']:.3f}")
-            stack.progress.save(NAME, _tensors(log_alpha, optimizer, generator, history))
+            if stack.progress.is_due(NAME):
+                stack.progress.put(NAME, _tensors(log_alpha, optimizer, generator, history))
     stack.progress.drop(NAME)
     found = {axis: values.detach() for axis, values in log_alpha.items()}
     # groups decide first

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -50,6 +49,7 @@ class Progress:
         scratch = self.folder / f".{name}"
         save_file({key: t.detach().contiguous().cpu() for key, t in tensors.items()}, scratch)
         os.replace(scratch, self._path(name))
+        self._saved[name] = time.monotonic()
 
     def get(self, name: str) -> Tensors | None:
         """What is kept under ``name``; None where nothing whole is."""
@@ -75,21 +75,20 @@ class Progress:
         if self.folder is not None:
             self._path(name).unlink(missing_ok=True)
 
-    def save(self, name: str, tensors: Tensors) -> None:
-        """:meth:`put` where there is a folder, and not more often than every ``seconds``."""
+    def is_due(self, name: str) -> bool:
+        """Whether to :meth:`put` what has been found so far: where there is a folder, and not more
+        often than every ``seconds``."""
         now = time.monotonic()
-        if self.folder is None or now - self._saved.setdefault(name, now) < self.seconds:
-            return
-        self.put(name, tensors)
-        self._saved[name] = time.monotonic()
+        return self.folder is not None and now - self._saved.setdefault(name, now) >= self.seconds
 
     def once(self, name: str, make: Callable[[], Tensors]) -> Tensors:
         """What ``make`` gives, made once."""
-        found = self.get(name) if self.folder is not None else None
+        if self.folder is None:
+            return make()
+        found = self.get(name)
         if found is None:
             found = make()
-            if self.folder is not None:
-                self.put(name, found)
+            self.put(name, found)
         return found
 
     def _path(self, name: str) -> Path:
@@ -107,7 +106,3 @@ def as_list(tensors: Tensors, prefix: str = "", like: Tensor | None = None) -> l
     count = sum(name.startswith(prefix) and name.removeprefix(prefix).isdigit() for name in tensors)
     found = [tensors[f"{prefix}{number}"] for number in range(count)]
     return found if like is None else [tensor.to(like.device) for tensor in found]
-
-
-def whole_number(value: int) -> Tensor:
-    return torch.tensor(value)

@@ -73,7 +73,8 @@ def refit(
                 fitting.begin_layer(step)
             if step.index == last:
                 fitting.end_layer(step.after)
-            stack.progress.save(NAME, fitting.tensors(step))
+            if stack.progress.is_due(NAME):
+                stack.progress.put(NAME, fitting.tensors(step))
             del step  # or its stream would stay while the next layer makes its own
             bar.advance()
     stack.progress.drop(NAME)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from tinylm.inherit.cut import model_weights
 from tinylm.inherit.memory import recomputed_layers
-from tinylm.inherit.progress import Progress, Tensors, as_list, numbered, whole_number
+from tinylm.inherit.progress import Progress, Tensors, as_list, numbered
 from tinylm.models import families
 from tinylm.models.initialise import hollow_model
 from tinylm.models.shards import Shards
@@ -208,9 +208,8 @@ class Stack:
                 loss.backward()
                 losses.append(float(loss.detach()))
                 tick(1)
-                if keep:
-                    state = {"done": whole_number(number + 1), **sums}
-                    self.progress.save(keep, state)
+                if keep and self.progress.is_due(keep):
+                    self.progress.put(keep, {"done": torch.tensor(number + 1), **sums})
         self.progress.drop(keep)
         return losses
 
@@ -254,8 +253,9 @@ class Stack:
                     gradients[number] = leaf.grad
             del inputs
             tick(2 * share)
-            back = {"done": whole_number(index), **numbered(gradients, "gradient"), **sums}
-            progress.save(f"{keep}-back", back)
+            if progress.is_due(f"{keep}-back"):
+                back = {"done": torch.tensor(index), **numbered(gradients, "gradient"), **sums}
+                progress.put(f"{keep}-back", back)
             if progress.folder is None:  # on disk a kill may need it again
                 progress.drop(f"{keep}-{index}")
         for number, batch in enumerate(batches):
@@ -278,10 +278,9 @@ class Stack:
                 done()
             if start:
                 states = as_list(progress.get(f"{keep}-{start}") or {}, like=batches[0])
-            else:
-                first = [self.enter(batch)[0] for batch in batches]
-                progress.put(f"{keep}-0", numbered(first))
             for step in self.walk(batches, start=start, states=states):
+                if step.index == 0:
+                    progress.put(f"{keep}-0", numbered(step.before))
                 progress.put(f"{keep}-{step.index + 1}", numbered(step.after))
                 done()
 

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from tinylm.inherit import bill
-from tinylm.machine import free_bytes
 from tinylm.models import teacher as teachers
 from tinylm.models.cost import forward_flops
 from tinylm.models.parameters import parameters
@@ -132,7 +131,7 @@ def _inherit(recipe: Recipe, teacher: Shape, student: Shape, note: str) -> Stage
         layers=config.layers,
         repair=config.repair,
     )
-    streamed = sum(bill.memory(job, streamed=False).values()) > free_bytes(job.device)
+    streamed = not bill.fits(job)
     needed = sum(bill.memory(job, streamed).values())
     how = ", its layers read from disk" if streamed else ""
     what = f"scoring, cut and repair, {needed / 1e9:.0f} GB of memory{how}{note}"

@@ -103,9 +103,6 @@ def test_text_of_unknown_size_is_said() -> None:
 
 
 def test_what_is_streamed_is_said(monkeypatch) -> None:
-    from tinylm.pipeline import stage_costs as module
-
-    monkeypatch.setattr(module, "free_bytes", lambda device: 10e9)
     monkeypatch.setattr(bill, "free_bytes", lambda device: 10e9)
     stages = {stage.name: stage for stage in stage_costs(read_recipe("pangu-pi-1b-pro"), PRO)}
     assert "its layers read from disk" in stages["inherit"].what
