@@ -106,14 +106,24 @@ def resumable_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
     partial = path.with_name(path.name + ".partial")
     with alone_in(partial):
         try:
-            with clear_disk_errors(path):
+            with partial_directory(path, replace=replace):
                 yield partial
-                _share(partial)
-                _put(partial, path, replace)
-                (path / LOCK).unlink()
+            (path / LOCK).unlink()
         except Exception:
             shutil.rmtree(partial, ignore_errors=True)
             raise
+
+
+@contextmanager
+def partial_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yield the folder PATH.partial, which becomes ``path`` when the block ends well and stays when
+    it does not. For one process at a time: see :func:`one_builder`."""
+    partial = path.with_name(path.name + ".partial")
+    with clear_disk_errors(path):
+        partial.mkdir(parents=True, exist_ok=True)
+        yield partial
+        _share(partial)
+        _put(partial, path, replace)
 
 
 def _put(scratch: Path, path: Path, replace: bool) -> None:

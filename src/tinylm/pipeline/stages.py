@@ -1,11 +1,9 @@
 """The stages of a run: each makes one artifact, a folder named by the hash of what made it, with a
 manifest."""
 
-import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -13,10 +11,9 @@ from typing import Any
 from tinylm.artifact import (
     STAGE_VERSIONS,
     atomic_directory,
-    clear_disk_errors,
-    flush,
     hash_of,
     one_builder,
+    partial_directory,
     read_json,
     write_json,
 )
@@ -63,7 +60,8 @@ def _build(
     path: Path, name: str, inputs: Mapping[str, Any], build: Callable[[Path], Any], resumable: bool
 ) -> None:
     before = 0.0
-    with _partial_directory(path) if resumable else atomic_directory(path, replace=True) as folder:
+    directory = partial_directory if resumable else atomic_directory
+    with directory(path, replace=True) as folder:
         clock = folder / ".seconds"
         if clock.exists():
             before = float(clock.read_text(encoding="utf-8") or 0)
@@ -80,16 +78,6 @@ def _build(
             folder / MANIFEST,
             {"stage": name, "inputs": dict(inputs), "seconds": seconds, "result": result},
         )
-
-
-@contextmanager
-def _partial_directory(path: Path) -> Iterator[Path]:
-    partial = path.with_name(path.name + ".partial")
-    with clear_disk_errors(path):
-        partial.mkdir(parents=True, exist_ok=True)
-        yield partial
-        flush(partial)
-        os.replace(partial, path)
 
 
 def manifest(path: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ cluster, otherwise a local one is started.
 """
 
 import json
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
+from tinylm.corpus.pack import Encoded
 from tinylm.errors import InputError, WorkError
 from tinylm.tokenizer.count import count_shard
-from tinylm.tokenizer.engines import Encoded, Engine
+from tinylm.tokenizer.engines import Engine
 from tinylm.tokenizer.shards import Shard
 from tinylm.tokenizer.source import Source
 
-SHARDS_WAITING = 2  # per worker: bounds the memory of what was read and not yet counted
+WAITING = 2  # a worker: bounds the memory of what was read and is not done yet
 
 
 class Worker:
@@ -78,10 +80,24 @@ def count_with_ray(
         for number, shard in enumerate(shards):
             task = actors[number % len(actors)].count.remote(shard, parts)
             waiting[task] = Shard([], shard.bytes, shard.documents)
-            if len(waiting) >= SHARDS_WAITING * len(actors):
+            if len(waiting) >= WAITING * len(actors):
                 yield _first(ray, waiting)
         while waiting:
             yield _first(ray, waiting)
+
+
+def encode_with_ray(
+    source: Source, workers: int | None, batches: Iterator[list[str]]
+) -> Iterator[Encoded]:
+    """What each batch of texts becomes, in their order."""
+    with ray_workers(source, workers) as (ray, actors):
+        waiting: deque[Any] = deque()
+        for number, texts in enumerate(batches):
+            waiting.append(actors[number % len(actors)].encode.remote(texts))
+            if len(waiting) >= WAITING * len(actors):
+                yield ray.get(waiting.popleft())
+        while waiting:
+            yield ray.get(waiting.popleft())
 
 
 def _first(ray: Any, waiting: dict[Any, Shard]) -> tuple[Shard, np.ndarray, str]:

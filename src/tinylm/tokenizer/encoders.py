@@ -4,40 +4,30 @@ An encoder takes batches of texts and gives what each becomes, in their order, w
 same time: the store is the same with one process and with many.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-Encode = Callable[[Iterator[list[str]]], Iterator[Any]]  # of :mod:`tinylm.corpus.pack`
-WAITING = 2  # batches a worker: bounds the memory of what was read and not yet written
+if TYPE_CHECKING:
+    from tinylm.corpus.pack import Encode
 
 
-def _local(tokenizer: Any, workers: int | None) -> Encode:
+def _local(tokenizer: Any, workers: int | None) -> "Encode":
     from tinylm.tokenizer.engines import engine_of
 
     engine = engine_of(tokenizer)
     return lambda batches: map(engine.encode, batches)
 
 
-def _ray(tokenizer: Any, workers: int | None) -> Encode:
-    from tinylm.tokenizer.cluster import ray_workers
+def _ray(tokenizer: Any, workers: int | None) -> "Encode":
+    from tinylm.tokenizer.cluster import encode_with_ray
     from tinylm.tokenizer.engines import source_of
 
-    def encode(batches: Iterator[list[str]]) -> Iterator[Any]:
-        with ray_workers(source_of(tokenizer), workers) as (ray, actors):
-            waiting: deque[Any] = deque()
-            for number, texts in enumerate(batches):
-                waiting.append(actors[number % len(actors)].encode.remote(texts))
-                if len(waiting) >= WAITING * len(actors):
-                    yield ray.get(waiting.popleft())
-            while waiting:
-                yield ray.get(waiting.popleft())
-
-    return encode
+    return partial(encode_with_ray, source_of(tokenizer), workers)
 
 
 # (fast `transformers` tokenizer, workers) -> batches of texts -> (ids, lengths) of each batch
-ENCODERS: dict[str, Callable[[Any, int | None], Encode]] = {
+ENCODERS: "dict[str, Callable[[Any, int | None], Encode]]" = {
     "local": _local,  # the fastest exact engine here
     "ray": _ray,  # batches spread over a cluster
 }
@@ -47,7 +37,7 @@ else:
     Encoder = Literal[tuple(ENCODERS)]
 
 
-def encoder_of(tokenizer: Any, engine: str = "local", workers: int | None = None) -> Encode:
+def encoder_of(tokenizer: Any, engine: str = "local", workers: int | None = None) -> "Encode":
     """What tokenises as ``tokenizer`` does, by ``engine`` of ``ENCODERS``; ``workers``: processes
     at work at once (ray; by default one a CPU of the cluster)."""
     return ENCODERS[engine](tokenizer, workers)

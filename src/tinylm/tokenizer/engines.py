@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import regex
 
+from tinylm.corpus.pack import Encoded
 from tinylm.models.tokenizer import MATCHING_FLAGS
 from tinylm.tokenizer.source import Source, byte_letters
 
-Encoded = tuple[np.ndarray, np.ndarray]  # ids of all texts, and the number of each text's
 SAMPLE_BYTES = 48_000  # of every shard, checked against `tokenizers`
 PROBES = (
     " leading and  double   spaces\t\ttabs\r\n\r\nlines \n",
