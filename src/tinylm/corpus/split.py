@@ -29,7 +29,11 @@ SEEN = ".seen"
 def is_valid(text: str, valid_fraction: float, seed: int = 0) -> bool:
     """True when the document belongs to the held-out part. White space at the ends does not
     count."""
-    return int.from_bytes(_digest(text, seed), "little") < valid_fraction * 2**64
+    return _is_low(_digest(text, seed), valid_fraction)
+
+
+def _is_low(digest: bytes, fraction: float) -> bool:
+    return int.from_bytes(digest, "little") < fraction * 2**64
 
 
 def write_split(
@@ -60,12 +64,12 @@ def write_split(
     writers = {part: _writer(folder / f"{part}.jsonl.zst") for part in PARTS}
 
     def train_part() -> Iterator[Document]:
-        for document, is_new in _told_apart(documents, folder / SEEN, seed):
+        for document, digest, is_new in _told_apart(documents, folder / SEEN, seed):
             facts["documents"] += 1
             if not is_new:
                 facts["duplicates"] += 1
                 continue
-            part = "valid" if is_valid(document.text, valid_fraction, seed) else "train"
+            part = "valid" if _is_low(digest, valid_fraction) else "train"
             values: dict = {"text": document.text, "source": document.source}
             values |= {"path": document.path} if document.path else {}
             values |= {"taught": document.taught} if document.taught else {}
@@ -101,15 +105,16 @@ def write_split(
 
 def _told_apart(
     documents: Iterable[Document], path: Path, seed: int
-) -> Iterator[tuple[Document, bool]]:
-    """Each document, and whether its text is new. Texts are known by digests in a file at ``path``
-    while it lasts: a corpus may have more of them than memory holds."""
+) -> Iterator[tuple[Document, bytes, bool]]:
+    """Each document, the digest of its text, and whether that is new. The digests are in a file at
+    ``path`` while it lasts: a corpus may have more of them than memory holds."""
     try:
         with _digests(path) as seen:
             for document in documents:
-                number = int.from_bytes(_digest(document.text, seed), "little", signed=True)
+                digest = _digest(document.text, seed)
+                number = int.from_bytes(digest, "little", signed=True)
                 added = seen.execute("INSERT OR IGNORE INTO seen VALUES (?)", (number,))
-                yield document, added.rowcount == 1
+                yield document, digest, added.rowcount == 1
     except sqlite3.OperationalError as error:
         raise OSError(errno.ENOSPC, str(error)) from error
 

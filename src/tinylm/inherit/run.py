@@ -23,7 +23,7 @@ from tinylm.inherit.repair import check_repairs
 from tinylm.inherit.score import needs_text, score_weights
 from tinylm.inherit.scores import FILE, Scores
 from tinylm.inherit.select import select
-from tinylm.inherit.stack import Stack, streamed_teacher
+from tinylm.inherit.stack import Stack, checked_weights, streamed_teacher
 from tinylm.machine import choose_device, fast_dtype
 from tinylm.models import block, families
 from tinylm.models.config import read_generation
@@ -156,10 +156,8 @@ def inherit_streamed(
     shards of ``folder``: one teacher tensor in memory at a time."""
     started = time.perf_counter()
     config = load_config(folder)
-    weights, teacher = Shards(folder, bool(config.tie_word_embeddings)), Shape.from_config(config)
+    weights, teacher = checked_weights(folder, config), Shape.from_config(config)
     check_target(teacher, target, vocab)
-    families.check_weights(weights.sizes(), config)
-    weights.check(config)
     scores = scores or score_weights(
         weights, config, options.criterion, options.layers, options.seed
     )

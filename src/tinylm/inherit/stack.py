@@ -308,6 +308,14 @@ def _restored(known: Tensors | None, sums: Tensors) -> int:
     return int(known["done"])
 
 
+def checked_weights(folder: Path, config: Any) -> Shards:
+    """The weights of ``folder``, which are all that ``config`` and its family call for."""
+    weights = Shards(folder, bool(config.tie_word_embeddings))
+    families.check_weights(weights.sizes(), config)
+    weights.check(config)
+    return weights
+
+
 def streamed_teacher(
     folder: Path, dtype: torch.dtype, device: torch.device, progress: Progress | None = None
 ) -> Stack:
@@ -318,9 +326,7 @@ def streamed_teacher(
         InputError: what is not there, damaged, or not what its config.json calls for.
     """
     config = load_config(folder)
-    weights = Shards(folder, bool(config.tie_word_embeddings))
-    families.check_weights(weights.sizes(), config)
-    weights.check(config)
+    weights = checked_weights(folder, config)
     model = hollow_model(config, dtype)
     outside = {name: weights[name].to(dtype) for name in weights if families.layer_of(name) is None}
     model.load_state_dict(outside, strict=False, assign=True)

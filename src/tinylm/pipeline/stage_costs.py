@@ -16,6 +16,7 @@ from tinylm.models.parameters import parameters
 from tinylm.models.shape import Shape
 from tinylm.pipeline.recipe import Recipe
 from tinylm.render.numbers import hours, millions
+from tinylm.tokenizer.count import estimated_bytes
 
 # bytes of text a second, one process: reading and splitting .jsonl; reading it again and counting,
 # or packing, by gigatoken. AMD EPYC (Zen 5), benchmarks/pack.py
@@ -109,11 +110,9 @@ def _text(recipe: Recipe) -> list[StageCost]:
 def text_bytes(recipe: Recipe) -> float:
     """Bytes of text that the recipe reads: at most what it allows, or what lies there; 0: not
     known."""
-    from tinylm.tokenizer.count import estimated_bytes
-
-    local = [path for path in recipe.corpus.paths if Path(path).exists()]
-    known = len(local) == len(recipe.corpus.paths)
-    size = float(estimated_bytes(local) or 0) if known and local else 0.0
+    paths = recipe.corpus.paths
+    here = all(Path(path).exists() for path in paths)
+    size = float(estimated_bytes(paths) or 0) if here else 0.0
     most = recipe.corpus.max_bytes
     return min(size, most) if size and most else size or float(most)
 
