@@ -1,11 +1,11 @@
 """Depth at equal parameters on a GPU, where shape can say something: 2.5M parameters, vocabulary
 4,096, 50M tokens (20 a parameter), random weights with GPT-2's deviations.
 
-Four shapes at three learning rates with seed 0, and three more seeds of the second shape for the
-noise: 15 runs of 763 batches of 256 x 256, all at once, each in a process of its own (they are
+Four shapes at three learning rates with seed 0, then two more seeds of each shape at its own best
+rate: 20 runs of 763 batches of 256 x 256, many at once, each in a process of its own (they are
 bound by kernel launches, so one GPU serves many). `--store` holds packed text: train/ and valid/,
 made by `tinylm corpus pack` with a vocabulary of 4,096. Every run that ends is a line of
-OUT/depth-rows.jsonl. `ratio` is the best loss of the shallowest shape over that of the deepest.
+OUT/depth-rows.jsonl. `ratio` is the mean loss of the shallowest shape over that of the deepest.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from transformers import LlamaConfig
@@ -30,7 +31,7 @@ from tinylm.train.loop import train
 # layers, hidden, FFN: 2.5M parameters with a tied vocabulary of 4,096, heads of 32
 SHAPES = [(4, 192, 488), (8, 128, 472), (16, 96, 328), (24, 96, 176)]
 RATES = [2e-3, 4e-3, 8e-3]  # base_lr at the batch of 65,536 tokens
-SEEDS = [1, 2, 3]  # of the second shape at the middle rate, beside seed 0
+SEEDS = [1, 2]  # of each shape at its own best rate, beside seed 0
 FULL = TrainConfig(
     sequence_length=256,
     batch_size=256,
@@ -53,7 +54,7 @@ def main() -> None:
     parser.add_argument("--sizes", choices=["full", "tiny"], default="full")
     parser.add_argument("--store", default="")
     parser.add_argument("--out", type=Path, default=Path("runs/gpu"))
-    parser.add_argument("--processes", type=int, default=15)
+    parser.add_argument("--processes", type=int, default=16)
     parser.add_argument("--run", nargs=5, help=argparse.SUPPRESS)  # layers hidden FFN rate seed
     options = parser.parse_args()
     tiny = options.sizes == "tiny"
@@ -63,22 +64,40 @@ def main() -> None:
         config = replace(config, base_lr=float(rate), seed=int(seed))
         return one_run([int(size) for size in shape], config, Path(options.store))
     shapes = [(2, 64, 128), (4, 64, 64)] if tiny else SHAPES
-    runs = [(*shape, rate, 0) for shape in shapes for rate in (RATES[:1] if tiny else RATES)]
-    runs += [] if tiny else [(*shapes[1], RATES[1], seed) for seed in SEEDS]
+    rates = RATES[:2] if tiny else RATES
     with tempfile.TemporaryDirectory() as folder:
         source = Path(options.store or folder)
         if not options.store:
             made_up_text(source, 5_000 if tiny else 50_000_000)
-        with ThreadPoolExecutor(1 if tiny else options.processes) as pool:
-            done = list(pool.map(lambda run: start(run, source, options), runs))
-    rows = [row for row in done if row]
-    best = {
-        row["layers"]: min(r["valid_loss"] for r in rows if r["layers"] == row["layers"])
-        for row in rows
-        if row["seed"] == 0
+
+        def run_all(runs: list[tuple[Any, ...]]) -> list[dict]:
+            with ThreadPoolExecutor(1 if tiny else options.processes) as pool:
+                done = pool.map(lambda run: start(run, source, options), runs)
+                return [row for row in done if row]
+
+        rows = run_all([(*shape, rate, 0) for shape in shapes for rate in rates])
+        best = {
+            shape: min(
+                (row["valid_loss"], row["base_lr"]) for row in rows if row["layers"] == shape[0]
+            )[1]
+            for shape in shapes
+        }
+        rows += run_all([(*shape, best[shape], seed) for shape in shapes for seed in SEEDS])
+    losses = {
+        layers: [
+            row["valid_loss"]
+            for row in rows
+            if row["layers"] == layers and row["base_lr"] == best[shape]
+        ]
+        for shape in shapes
+        for layers in shape[:1]
     }
-    ratio = best[min(best)] / best[max(best)]
-    print(json.dumps({"ratio": ratio, "peer": f"{max(best)} layers", "best": best, "rows": rows}))
+    ratio = mean(losses[shapes[0][0]]) / mean(losses[shapes[-1][0]])
+    print(
+        json.dumps(
+            {"ratio": ratio, "peer": f"{shapes[-1][0]} layers", "losses": losses, "rows": rows}
+        )
+    )
 
 
 def start(run: tuple[Any, ...], source: Path, options: argparse.Namespace) -> dict | None:

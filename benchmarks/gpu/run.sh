@@ -5,7 +5,8 @@
 #                         [--skip PART]
 #
 # Run 1: the tests marked `gpu`, then training speed at 50M, 300M and 1B beside Trainer's.
-# Run 2: Taylor scores of a 7B teacher, decoding speed of 1B models by depth, and the depth study.
+# Run 2: Taylor scores of a 7B teacher and its whole inheritance to 1B, decoding speed of 1B models by
+# depth, and the depth study.
 # Every part has a time limit and writes OUT/PART.json as soon as it has it; a part that fails stops
 # no other, and a run ends within 290 seconds (`--within`, 580 for all): what is left then is told.
 # `--sizes tiny` goes the whole way on any machine. DIR of --store holds the packed text of the
@@ -51,9 +52,10 @@ part() { # NAME SECONDS COMMAND...: the last line of its output that begins with
 
 if [ "$sizes" = tiny ]; then
   export TINYLM_REHEARSE=1 TORCHDYNAMO_DISABLE=1  # minutes of C++ on a CPU
-  train=(tiny) plan=(--budget 2e6 --vocab-size 512 --depths 4,6 --new-tokens 6 --device cpu)
+  train=(tiny) cut=(--model tiny --length 64)
+  plan=(--budget 2e6 --vocab-size 512 --depths 4,6 --new-tokens 6 --device cpu)
 else
-  train=(1B 300M 50M)
+  train=(1B 300M 50M) cut=(--device cuda --stream auto)
   plan=(--budget 1e9 --vocab-size 48000 --depths 15,20,25,30 --new-tokens 510 --device cuda)
 fi
 if [ "$which" != 2 ]; then
@@ -64,6 +66,8 @@ if [ "$which" != 2 ]; then
 fi
 if [ "$which" != 1 ]; then
   part taylor 60 "$python" benchmarks/gpu/taylor.py --sizes "$sizes"
+  part inherit 120 "$python" benchmarks/inherit_7b.py --work "$out/teacher" "${cut[@]}"
+  rm -rf "$out/teacher"
   part speed 140 "$python" benchmarks/gpu/speed.py "${plan[@]}"
   part depth 200 "$python" benchmarks/gpu/depth.py --sizes "$sizes" --out "$out" --store "$store"
 fi

@@ -13,10 +13,13 @@ import torch
 from tinylm.corpus.document import Document
 from tinylm.corpus.store import open_store
 from tinylm.evaluate.bits_per_byte import bits_per_byte
+from tinylm.inherit.bill import Job
+from tinylm.inherit.run import inherit_folder
 from tinylm.inherit.score import score
 from tinylm.machine import choose_device
 from tinylm.models.generate import generate
-from tinylm.models.teacher import load_model, load_tokenizer
+from tinylm.models.shape import Shape
+from tinylm.models.teacher import load_config, load_model, load_tokenizer
 from tinylm.train.config import TrainConfig
 from tinylm.train.loop import train
 
@@ -109,6 +112,24 @@ def test_scores_equal_the_cpus(criterion, teacher_dir):
     for ours, theirs in ((gpu.ffn, cpu.ffn), (gpu.q_heads, cpu.q_heads), (gpu.hidden, cpu.hidden)):
         assert ours.device.type == "cpu"
         torch.testing.assert_close(ours, theirs, rtol=2e-2, atol=1e-4 * float(theirs.max()))
+
+
+@pytest.mark.parametrize("stream", ["never", "always"])
+def test_an_inheritance_equals_the_cpus(stream, teacher_dir):
+    ids = torch.randint(0, 400, (16, 64), generator=torch.Generator().manual_seed(0))
+    teacher = Shape.from_config(load_config(teacher_dir))
+    target = dataclasses.replace(
+        teacher, num_layers=teacher.num_layers - 1, intermediate_size=teacher.intermediate_size // 2
+    )
+    rows = {}
+    for device in (torch.device("cpu"), DEVICE):
+        repair = ("norms", "refit")
+        job = Job(
+            teacher, target, torch.float32, device, *ids.shape, "taylor", "similarity", repair
+        )
+        rows[device] = inherit_folder(teacher_dir, job, ids, stream).model
+    cpu, gpu = (rows[device](ids).logits for device in (torch.device("cpu"), DEVICE))
+    torch.testing.assert_close(gpu, cpu, rtol=0, atol=2e-2 * float(cpu.detach().abs().max()))
 
 
 def test_bits_per_byte_equal_the_cpus(teacher_dir):

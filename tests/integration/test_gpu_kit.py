@@ -20,7 +20,7 @@ def test_every_part_of_the_gpu_kit_ends_well(tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     parts = json.loads((tmp_path / "gpu.json").read_text())["parts"]
-    assert set(parts) == {"train-tiny", "taylor", "speed", "depth"}
+    assert set(parts) == {"train-tiny", "taylor", "inherit", "speed", "depth"}
     assert {"tiny tinylm", "tiny trainer"} == set(parts["train-tiny"]["rows"])
     assert all(part["ratio"] > 0 for part in parts.values())
 

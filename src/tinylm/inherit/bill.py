@@ -12,6 +12,7 @@ from tinylm.inherit.depth import CANDIDATES
 from tinylm.inherit.layers import LAYER_RULES
 from tinylm.inherit.masks import MaskTraining
 from tinylm.inherit.memory import BATCH, activation_bytes, must_recompute
+from tinylm.inherit.options import Streaming
 from tinylm.inherit.repair import REPAIRS
 from tinylm.machine import free_bytes, peak_flops
 from tinylm.models.cost import forward_flops
@@ -140,9 +141,12 @@ def _walks(rule: str, layers: int, kept: int) -> float:
     return passed / layers
 
 
-def fits(job: Job) -> bool:
-    """Whether the job with all weights of the teacher in memory takes no more than is free."""
-    return sum(memory(job, streamed=False).values()) <= free_bytes(job.device)
+def is_streamed(job: Job, stream: Streaming) -> bool:
+    """Whether the teacher's layers stay on disk: with "auto" when the job with all its weights in
+    memory takes more than is free."""
+    if stream == "auto":
+        return sum(memory(job, streamed=False).values()) > free_bytes(job.device)
+    return stream == "always"
 
 
 def compare(job: Job, streamed: bool, seconds: Mapping[str, float]) -> str:

@@ -122,7 +122,7 @@ def inherit_folder(
     """What ``job`` says, of the teacher in ``folder``: in memory where it fits, else with its
     layers on disk. Tells before what that will take, and after what it took. ``progress``: what an
     earlier run of it found; the rest as in :func:`~tinylm.inherit.inheritance.inherit`."""
-    streamed = stream == "always" or (stream == "auto" and not bill.fits(job))
+    streamed = bill.is_streamed(job, stream)
     console.print(bill.describe(job, streamed), highlight=False)
     progress = progress or Progress()
     if streamed:

@@ -130,7 +130,7 @@ def _inherit(recipe: Recipe, teacher: Shape, student: Shape, note: str) -> Stage
         layers=config.layers,
         repair=config.repair,
     )
-    streamed = not bill.fits(job)
+    streamed = bill.is_streamed(job, "auto")
     needed = sum(bill.memory(job, streamed).values())
     how = ", its layers read from disk" if streamed else ""
     what = f"scoring, cut and repair, {needed / 1e9:.0f} GB of memory{how}{note}"

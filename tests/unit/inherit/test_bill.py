@@ -42,7 +42,7 @@ def test_the_lines_say_what_is_needed_and_why(monkeypatch) -> None:
     monkeypatch.setattr(bill, "peak_flops", lambda device, dtype: 1e12)
     monkeypatch.setattr(bill, "free_bytes", lambda device: 10e9)
     monkeypatch.setattr(memory, "free_bytes", lambda device: 10e9)
-    assert not bill.fits(JOB)
+    assert bill.is_streamed(JOB, "auto")
     lines = bill.describe(JOB, True).splitlines()
     assert "read from disk one at a time" in lines[0] and "10.0 GB free" in lines[0]
     assert "taylor 6 min" in lines[1] and "1,000 GFLOP/s" in lines[1]
