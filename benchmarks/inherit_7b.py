@@ -68,7 +68,9 @@ def make_teacher(name: str, folder: Path, device: torch.device) -> None:
             tensors[key] = drawn.normal_(0, 0.02, generator=generator).cpu()
         save_file(tensors, folder / file, metadata={"format": "pt"})
     index = {key: file for file, keys in by_shard.items() for key in keys}
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": index})
+    )
     config.architectures = [f"{type(config).__name__.removesuffix('Config')}ForCausalLM"]
     config.save_pretrained(folder)
 

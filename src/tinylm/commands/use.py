@@ -133,14 +133,14 @@ def export(
     format: Format = "gguf",
     options: Annotated[ExportOptions, tyro.conf.arg(name="")] = ExportOptions(),  # noqa: B008
 ) -> None:
-    """Write a model for phones and laptops (GGUF, ONNX), and prove that it is the same.
+    """Write a model for phones and laptops (GGUF, MLX, ONNX), and prove that it is the same.
 
     Args:
         model: directory, .gguf file, hub id or smollm2-135m.
         out: the file to write, e.g. student-Q8_0.gguf; a report lands beside it as
             student-Q8_0.gguf.json.
-        format: gguf (for llama.cpp), onnx (a folder for onnxruntime-genai), or card: the model
-            card, README.md of the model's folder.
+        format: gguf (for llama.cpp), mlx (a folder for mlx-lm), onnx (a folder for
+            onnxruntime-genai), or card: the model card, README.md of the model's folder.
     """
     from tinylm.export.run import export as run_export
 

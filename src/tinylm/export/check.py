@@ -45,7 +45,8 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "Q4_K_S": (0.60, 0.25),
     "Q4_1": (0.60, 0.25),
     "Q4_0": (0.60, 0.25),
-    "INT4": (0.60, 0.25),  # ONNX
+    "INT8": (0.05, 0.02),  # MLX
+    "INT4": (0.60, 0.25),  # ONNX, MLX
 }
 GREEDY_TOKENS = 64
 _WINDOW = 256  # tokens scored at once: logits are float32[256, vocab_size]

@@ -31,6 +31,19 @@ def _onnx(model_dir: Path, out: Path | None, options: ExportOptions, texts: list
     )
 
 
+def _mlx(model_dir: Path, out: Path | None, options: ExportOptions, texts: list[str]) -> Any:
+    from tinylm.export.mlx import export_mlx
+
+    return export_mlx(
+        model_dir,
+        _named(out),
+        options.quantize or "F16",
+        check=options.check,
+        texts=texts,
+        overwrite=options.overwrite,
+    )
+
+
 def _card(model_dir: Path, out: Path | None, options: ExportOptions, texts: list[str]) -> Any:
     from tinylm.export.card import sort_facts, write_card
 
@@ -54,6 +67,7 @@ def _named(out: Path | None) -> Path:
 FORMATS: dict[str, Callable[[Path, Path | None, ExportOptions, list[str]], dict[str, Any]]] = {
     "gguf": _gguf,  # one file for llama.cpp
     "onnx": _onnx,  # a folder for onnxruntime-genai
+    "mlx": _mlx,  # a folder for Apple's mlx-lm
     "card": _card,  # the model card, README.md of the model's folder
 }
 if TYPE_CHECKING:

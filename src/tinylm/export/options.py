@@ -11,7 +11,7 @@ class ExportOptions:
     # JSON files a card is made from: results.json of a run, reports of exports, the device table
     facts: list[Path] = field(default_factory=list)
     # F32, F16 (default), BF16, Q8_0, Q6_K, Q5_K_M, Q5_K_S, Q5_1, Q5_0, Q4_K_M, Q4_K_S, Q4_1, Q4_0;
-    # of onnx F32 (default) or INT4
+    # of onnx F32 (default) or INT4; of mlx F32, F16 (default), BF16, INT8 or INT4
     quantize: str | None = None
     # run the file in llama.cpp and compare tokens, distributions, greedy text and bits per byte
     # with transformers; nothing is written when they differ

@@ -17,6 +17,7 @@ from tinylm.inherit.scores import Scores
 from tinylm.inherit.select import select
 from tinylm.inherit.stack import Stack
 from tinylm.models import families
+from tinylm.models.save import save_model
 from tinylm.models.shape import Shape
 from tinylm.terminal import console
 
@@ -102,7 +103,7 @@ def save(result: Inherited, out: Path, tokenizer: Any = None) -> None:
     """
     from safetensors.torch import save_file
 
-    result.model.save_pretrained(out)
+    save_model(result.model, out)
     if tokenizer is not None:
         tokenizer.save_pretrained(out)
     result.scores.save(Path(out) / "scores")

@@ -17,6 +17,7 @@ from tinylm.errors import InputError
 from tinylm.models.families import FAMILIES
 from tinylm.models.gguf_header import check_header
 from tinylm.models.initialise import new_model
+from tinylm.models.save import add_old_keys
 from tinylm.terminal import track
 
 PRE_TOKENIZER_KEY = "tokenizer.ggml.pre"
@@ -91,6 +92,7 @@ def convert(gguf_path: Path, folder: Path) -> None:
     config.architectures = [type(empty).__name__]
     config.dtype = torch.float32
     config.save_pretrained(folder)
+    add_old_keys(folder)
     generation = GenerationConfig.from_model_config(config)
     if generation.eos_token_id is not None:
         generation.eos_token_id = _stops(reader, generation.eos_token_id)

@@ -21,6 +21,7 @@ from tinylm.errors import InputError
 from tinylm.machine import choose_device, fast_dtype
 from tinylm.models.block import apply, block_of
 from tinylm.models.initialise import random_model
+from tinylm.models.save import save_model
 from tinylm.models.shape import Shape
 from tinylm.pipeline.plan_options import PlanOptions
 from tinylm.terminal import console, print_table, quiet_transformers
@@ -106,7 +107,7 @@ def llamacpp_once(shape: Shape, config: Any, protocol: Protocol) -> Timing:
         model = speed.timed_model(
             shape, config, Protocol(dtype="float32", new_tokens=protocol.new_tokens)
         )
-        model.save_pretrained(folder)
+        save_model(model, folder)
         byte_tokenizer(shape.vocab_size).save_pretrained(folder)
         del model
         file = Path(folder) / "model.gguf"

@@ -23,6 +23,7 @@ from tinylm.models import block
 from tinylm.models import teacher as teachers
 from tinylm.models.initialise import random_model
 from tinylm.models.parameters import parameters
+from tinylm.models.save import save_model
 from tinylm.models.shape import Shape, read_shape
 from tinylm.pipeline.publish import copy_tokenizer
 from tinylm.pipeline.recipe import Recipe
@@ -141,7 +142,7 @@ def _calibration(tokens, chunks: int, length: int, seed: int) -> torch.Tensor:
 def random_stage(recipe: Recipe, stages: Stages, compact: Path, shape: Path) -> Path:
     def build(folder: Path) -> dict[str, Any]:
         config = _student_config(recipe, shape, compact)
-        random_model(config, recipe.seed, recipe.inherit.scheme).save_pretrained(folder / "model")
+        save_model(random_model(config, recipe.seed, recipe.inherit.scheme), folder / "model")
         copy_tokenizer(compact / "model", folder / "model")
         return {}
 

@@ -11,6 +11,7 @@ import torch
 
 from tinylm.artifact import optional_json, read_object, write_json
 from tinylm.errors import InputError
+from tinylm.models.save import with_old_keys
 from tinylm.models.shards import weight_files
 from tinylm.models.token_ids import IdMap, cut_config
 
@@ -95,7 +96,7 @@ def write_model(model, parent: Path, mapping: IdMap, rows: int, folder: Path) ->
         # old ids would not pass its checks; written below
         model.generation_config = type(model.generation_config)()
     model.save_pretrained(folder)
-    write_json(folder / "config.json", settings)
+    write_json(folder / "config.json", with_old_keys(settings))
     generation = optional_json(parent / "generation_config.json")
     (folder / "generation_config.json").unlink(missing_ok=True)
     if generation:

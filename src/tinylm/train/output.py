@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinylm.artifact import atomic_directory, read_json, write_json
 from tinylm.errors import InputError
+from tinylm.models.save import save_model
 from tinylm.train.evaluation import pool_losses
 from tinylm.train.parallel import full_tensor
 from tinylm.train.resampling import measure_forgetting
@@ -74,7 +75,7 @@ def write_model(run: "Run", folder: Path, tokenizer: Any) -> None:
             weights[name] = full_tensor(value).cpu()
     if run.world.is_main:
         with atomic_directory(folder, replace=True) as scratch:
-            model.save_pretrained(scratch, state_dict=weights)
+            save_model(model, scratch, state_dict=weights)
             # it says what the model computes in, not what is written
             config = read_json(scratch / "config.json") | {"dtype": str(dtype)[len("torch.") :]}
             write_json(scratch / "config.json", config)

@@ -1,0 +1,159 @@
+"""A folder for Apple's MLX (mlx-lm, LM Studio), with the same checks as GGUF. MLX runs on Linux
+too, so they are made anywhere.
+
+mlx-lm writes the folder and packs the weights. It still reads the rotary settings as `transformers`
+4 wrote them and takes its own default where they are missing, so it is given both.
+"""
+
+import contextlib
+import importlib.util
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tinylm.artifact import atomic_directory, read_object
+from tinylm.errors import InputError, WorkError
+from tinylm.export.check import compare_greedy, compare_logits
+from tinylm.export.check_tokens import compare_tokens
+from tinylm.models.config import first_line
+from tinylm.models.save import with_old_keys
+from tinylm.models.teacher import load_model, load_tokenizer
+
+DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+BITS = {"INT8": 8, "INT4": 4}
+GROUPS = (64, 32)  # weights that share a scale; mlx-lm's first choice, and where it does not divide
+# int4 of a tied embedding costs most (docs/export.md): it stays at 8 bits
+EMBEDDING_BITS = 8
+
+
+def export_mlx(
+    model_dir: str | Path,
+    out: str | Path,
+    quantize: str = "F16",
+    *,
+    check: bool = True,
+    texts: Sequence[str] = (),
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Write the folder ``out`` for mlx-lm. ``quantize``: F32, F16, BF16, INT8 or INT4. Returns a
+    report as for GGUF.
+
+    With ``check`` tokens, distributions, greedy text and bits per byte are compared with
+    `transformers` before ``out`` appears. Raises InputError when mlx-lm is missing or there is no
+    such precision, WorkError when it cannot build this family or computes something else.
+    """
+    model_dir, out, quantize = Path(model_dir), Path(out), quantize.upper()
+    if quantize not in DTYPES | BITS:
+        raise InputError(
+            f"no MLX quantisation {quantize!r}: choose one of {', '.join(DTYPES | BITS)}"
+        )
+    if importlib.util.find_spec("mlx_lm") is None:
+        raise InputError("MLX needs mlx-lm: pip install 'tinylm[mlx]'")
+    with atomic_directory(out, replace=overwrite) as folder:
+        fallbacks = _write(model_dir, folder, quantize)
+        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        model = load_model(model_dir, torch.float32)
+        report: dict[str, Any] = {
+            "file": str(out),
+            "bytes": size,
+            "quantize": quantize,
+            "architecture": model.config.model_type,
+            "parameters": model.num_parameters(),
+            "bits_per_weight": round(8 * size / model.num_parameters(), 3),
+            "fallbacks": fallbacks,
+        }
+        if check:
+            report["check"] = check_mlx(model, load_tokenizer(model_dir), folder, quantize, texts)
+    return report
+
+
+def check_mlx(
+    model: Any, tokenizer: Any, folder: Path, quantize: str, texts: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The comparisons of :func:`tinylm.export.check.check` that need no knowledge of the file, for
+    a folder of mlx-lm."""
+    runtime = MlxModel(folder)
+    facts: dict[str, Any] = {"quantize": quantize, "tokens": compare_tokens(runtime, tokenizer)}
+    facts |= compare_logits(runtime, model, tokenizer, quantize, texts)
+    tie = max(0.1, 4 * facts["max_dlogp"])
+    return facts | compare_greedy(runtime, model, tokenizer, quantize, tie=tie)
+
+
+class MlxModel:
+    """A folder run by mlx-lm, with the few methods the checks call."""
+
+    runtime = "mlx"
+
+    def __init__(self, folder: Path) -> None:
+        self._model, self._tokenizer, _ = _load(folder, {})
+
+    def tokenize(self, text: str, *, add_special: bool = False) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=add_special)
+
+    def logits(self, ids: Sequence[int]) -> np.ndarray:
+        """Logits float32[T, vocab_size] of a fresh sequence."""
+        import mlx.core as mx
+
+        return np.array(self._model(mx.array([list(ids)])).astype(mx.float32))[0]
+
+    def greedy(self, ids: Sequence[int], new_tokens: int) -> list[int]:
+        """The likeliest continuation; the end-of-text token that stops it is not among it."""
+        import mlx.core as mx
+        from mlx_lm.generate import generate_step
+
+        made: list[int] = []
+        for token, _ in generate_step(mx.array(list(ids)), self._model, max_tokens=new_tokens):
+            if int(token) in self._tokenizer.eos_token_ids:
+                break
+            made.append(int(token))
+        return made
+
+
+def _write(model_dir: Path, folder: Path, quantize: str) -> dict[str, str]:
+    """The folder; returns which matrices kept their float weights, and why."""
+    import mlx.core as mx
+    from mlx.utils import tree_map
+    from mlx_lm.utils import quantize_model, save
+
+    model, tokenizer, config = _load(
+        model_dir, with_old_keys(read_object(model_dir / "config.json"))
+    )
+    dtype = getattr(mx, DTYPES.get(quantize, "float16"))
+    model.update(tree_map(lambda weight: weight.astype(dtype), model.parameters()))
+    config["torch_dtype"] = config["dtype"] = DTYPES.get(quantize, "float16")
+    fallbacks: dict[str, str] = {}
+    if bits := BITS.get(quantize):
+        matrices = {
+            name: module.weight.shape[-1]
+            for name, module in model.named_modules()
+            if hasattr(module, "to_quantized")
+        }
+        group = min(GROUPS, key=lambda size: sum(width % size > 0 for width in matrices.values()))
+
+        def precision(path: str, _: Any) -> bool | dict[str, Any]:
+            outside = path.endswith(("embed_tokens", "lm_head"))
+            if outside and bits < EMBEDDING_BITS:
+                return {"group_size": group, "bits": EMBEDDING_BITS, "mode": "affine"}
+            return True
+
+        model, config = quantize_model(model, config, group, bits, quant_predicate=precision)
+        fallbacks = {
+            name: f"F16 instead of {quantize}" for name, width in matrices.items() if width % group
+        }
+    with contextlib.redirect_stdout(io.StringIO()):
+        save(folder, model_dir, model, tokenizer, config)
+    return fallbacks
+
+
+def _load(folder: Path, settings: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
+    from mlx_lm import load
+
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # a bar for one file
+            return load(str(folder), model_config=settings, return_config=True)
+    except (ValueError, TypeError, KeyError) as error:  # a family, a setting that it does not know
+        raise WorkError(f"mlx-lm cannot build this model: {first_line(error)}") from error
