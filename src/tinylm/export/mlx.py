@@ -154,6 +154,7 @@ def _load(folder: Path, settings: dict[str, Any]) -> tuple[Any, Any, dict[str, A
 
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # a bar for one file
-            return load(str(folder), model_config=settings, return_config=True)
+            loaded: Any = load(str(folder), model_config=settings, return_config=True)
+            return loaded
     except (ValueError, TypeError, KeyError) as error:  # a family, a setting that it does not know
         raise WorkError(f"mlx-lm cannot build this model: {first_line(error)}") from error
