@@ -47,6 +47,7 @@ def model_card(
         name: of the model; default: the folder's (or the folder's above it, when it is called
             "model").
         license: of this model; default: the teacher's, which its weights were made from.
+        languages: codes such as "en"; default: the recipe's ``corpus.languages``.
 
     A section without facts is left out; nothing is estimated.
     """
@@ -55,8 +56,9 @@ def model_card(
     name = name or (resolved.parent.name if resolved.name == "model" else resolved.name)
     teacher = {**model_facts(model_dir), **results.get("teacher", {})}
     license = license or teacher.get("license")
+    corpus = results.get("recipe", {}).get("corpus", {})
     sections = [
-        metadata(name, license, teacher, languages, results),
+        metadata(name, license, teacher, languages or corpus.get("languages", ()), results),
         f"# {name}\n\n{_summary(model_dir, teacher, results)}",
         _use(name, exports),
         _ladder(results),
@@ -265,6 +267,8 @@ def _making(results: Mapping[str, Any]) -> str:
             )
     for source, size in (corpus.get("sources") or {}).items():
         rows.append((f"of which {source}", f"{size / 1e6:.2f} MB"))
+    if terms := recipe.get("corpus", {}).get("license"):
+        rows.append(("licence of the text", terms))
     if results.get("tokens_trained"):
         rows.append(("tokens trained", f"{results['tokens_trained']:,}"))
     if results.get("seconds"):

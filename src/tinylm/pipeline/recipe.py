@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import re
 import tomllib
 import types
 import typing
@@ -42,6 +43,9 @@ class CorpusConfig:
     max_bytes: int = 0
     valid_fraction: float = 0.03  # of documents, chosen by the hash of their text
     eval_bytes: int = 300_000  # held-out text scored for bits per byte
+    # for the model card: codes such as "en", "zh" or "yue"
+    languages: tuple[str, ...] = ()
+    license: str = ""  # of the text, in words, for the model card
 
     def validate(self) -> None:
         _require(len(self.paths) > 0, "corpus.paths", self.paths, "at least one file or folder")
@@ -56,6 +60,8 @@ class CorpusConfig:
             "between 0 and 1",
         )
         _require(self.max_bytes >= 0, "corpus.max_bytes", self.max_bytes, "0 (all) or more")
+        coded = all(re.fullmatch("[a-z]{2,3}", language) for language in self.languages)
+        _require(coded, "corpus.languages", self.languages, 'codes of two or three letters ("en")')
         _require(self.eval_bytes >= 1000, "corpus.eval_bytes", self.eval_bytes, "1000 or more")
 
 

@@ -13,7 +13,7 @@ PIQA = {"metric": "acc", "n": 150, "chance": 0.5}
 RESULTS = {
     "recipe": {
         "name": "demo",
-        "corpus": {"paths": ["embedded"]},
+        "corpus": {"paths": ["embedded"], "languages": ["sl"], "license": "CC BY 4.0"},
         "train": {"sequence_length": 512},
     },
     "teacher": {"spec": "smollm2-135m", "name": "SmolLM2: 135M", "license": "apache-2.0"},
@@ -63,12 +63,12 @@ def model_dir(tmp_path_factory):
 
 
 def test_every_fact_is_told(model_dir):
-    card = model_card(model_dir, RESULTS, exports=[EXPORT], device=[ROW], languages=["en"])
+    card = model_card(model_dir, RESULTS, exports=[EXPORT], device=[ROW])
     header = yaml.safe_load(card.split("---")[1])
     assert (
         header["license"] == "apache-2.0"
         and header["base_model"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
-        and header["language"] == ["en"]
+        and header["language"] == ["sl"]
     )
     assert card.index("| teacher | 1.0000 ± 0.0100 |") < card.index(
         "| this model | 1.7500 ± 0.0200 |"
@@ -81,6 +81,7 @@ def test_every_fact_is_told(model_dir):
         "| s-Q8_0.gguf | 42.5 | 8.50 | +0.50 % in llama.cpp |",
         "| student | Q8_0 | 42.5 | 0.10 | 900 | 120.2 | 61 |",
         "10 documents, 5.00 MB",
+        "| licence of the text | CC BY 4.0 |",
         "| tokens trained | 1,228,800 |",
         "x1.044 longer",
         "sequences of 512 tokens",

@@ -54,6 +54,7 @@ def test_defaults_and_values(tmp_path):
         ("[train]\nrounds = 0", ["train.rounds", "0"]),
         ("[inherit]\ncriterion = 'magic'", ["inherit.criterion", "magic", "taylor"]),
         ("[corpus]\nvalid_fraction = 1.5", ["corpus.valid_fraction", "1.5"]),
+        ("[corpus]\nlanguages = ['English']", ["corpus.languages", "English", "two or three"]),
         ("[corpus]\npaths = 'x.txt'", ["corpus.paths", "list"]),
         ("corpus = 3", ["corpus", "table"]),
         ("name = '../up'", ["name", "../up"]),
