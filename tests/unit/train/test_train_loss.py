@@ -2,7 +2,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tinylm.train.loss import IGNORE, Head, TeacherTargets, chunked_loss
+from tinylm.train.loss import (
+    IGNORE,
+    Head,
+    LogitRule,
+    TeacherTargets,
+    chunked_loss,
+    loss_and_gradient,
+)
 
 N, D, V = 37, 12, 50
 
@@ -139,3 +146,19 @@ def test_without_gradients_only_the_losses_are_made():
     with torch.no_grad():
         loss, nats = chunked_loss(hidden, Head(weight), targets)
     assert not loss.requires_grad and nats.shape == (N,)
+
+
+@pytest.mark.parametrize("cap", [0.0, 30.0])
+@pytest.mark.parametrize("z_loss", [0.0, 1e-4])
+def test_a_sure_and_right_token_has_its_small_gradient(cap, z_loss):
+    """p - 1 near p = 1, with logits in bfloat16: subtracted there it would be mostly rounding."""
+    logits = torch.randn(8, 50, generator=torch.Generator().manual_seed(0)).bfloat16()
+    targets = torch.arange(8)
+    logits[torch.arange(8), targets] = 12.0
+    share = torch.full((8,), 1 / 8)
+    gradient, _, _ = loss_and_gradient(logits, targets, share, LogitRule(1.0, cap, z_loss))
+    exact = logits.double().requires_grad_()
+    scores = cap * torch.tanh(exact / cap) if cap else exact
+    log_z = scores.logsumexp(1)
+    (log_z - scores[torch.arange(8), targets] + z_loss * log_z**2).mean().backward()
+    torch.testing.assert_close(gradient.double(), exact.grad, rtol=2**-8, atol=1e-12)
