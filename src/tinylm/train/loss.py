@@ -176,14 +176,17 @@ def loss_and_gradient(
     nats = log_z - scores.gather(1, targets)
     probabilities = torch.exp(scores - log_z)
     loss = nats * (1 - weight) + z_loss * log_z**2
-    gradient = probabilities * (1 - weight + 2 * z_loss * log_z)
+    own = 1 - weight + 2 * z_loss * log_z  # what is not the teacher's part counts so
+    # at the target p - 1, in float32: near p = 1 the difference of two bfloat16 numbers is rounding
+    gradient, at_target = probabilities * own, torch.exp(-nats) * own + (weight - 1)
     if teacher_logits is not None:
         student = torch.log_softmax(scores / temperature, dim=1)
         wanted = torch.log_softmax(teacher_logits.float() / temperature, dim=1)
         loss = loss + weight * temperature**2 * (wanted.exp() * (wanted - student)).sum(
             1, keepdim=True
         )
-        gradient = gradient + weight * temperature * (student.exp() - wanted.exp())
+        apart = weight * temperature * (student.exp() - wanted.exp())
+        gradient, at_target = gradient + apart, at_target + apart.gather(1, targets)
     elif top_ids is not None and top_log_probs is not None:
         # KL over the k tokens and one bucket for all others: sum q log(q / p) + r log(r / p_rest).
         # Its gradient is p - q at a token of the k, and p - r * p / p_rest = p * (1 - r / p_rest)
@@ -194,13 +197,13 @@ def loss_and_gradient(
         bucket = rest * (rest.log() - student_rest.log())
         loss = loss + weight * ((wanted.exp() * (wanted - student)).sum(1, keepdim=True) + bucket)
         outside = probabilities * (1 - rest / student_rest)
-        gradient = gradient + weight * outside.scatter(1, top_ids, student.exp() - wanted.exp())
-    gradient, at_target = gradient * share, share * (weight - 1)
+        apart = weight * outside.scatter(1, top_ids, student.exp() - wanted.exp())
+        gradient, at_target = gradient + apart, at_target + apart.gather(1, targets)
+    gradient, at_target = gradient * share, at_target * share
     if slope is not None:
         gradient, at_target = gradient * slope, at_target * slope.gather(1, targets)
-    # p - 1 in float32: near p = 1 the difference of two bfloat16 numbers is mostly rounding
-    at_target = gradient.gather(1, targets) + at_target
-    gradient = gradient.to(logits.dtype).scatter(1, targets, at_target.to(logits.dtype))
+    gradient = gradient.to(logits.dtype)
+    gradient.scatter_(1, targets, at_target.to(logits.dtype))
     return gradient, loss.squeeze(1), nats.squeeze(1)
 
 
