@@ -21,27 +21,17 @@ def _gguf(model_dir: Path, out: Path | None, options: ExportOptions, texts: list
 def _onnx(model_dir: Path, out: Path | None, options: ExportOptions, texts: list[str]) -> Any:
     from tinylm.export.onnx import export_onnx
 
-    return export_onnx(
-        model_dir,
-        _named(out),
-        options.quantize or "F32",
-        check=options.check,
-        texts=texts,
-        overwrite=options.overwrite,
-    )
+    return export_onnx(model_dir, _named(out), options.quantize or "F32", **_how(options, texts))
 
 
 def _mlx(model_dir: Path, out: Path | None, options: ExportOptions, texts: list[str]) -> Any:
     from tinylm.export.mlx import export_mlx
 
-    return export_mlx(
-        model_dir,
-        _named(out),
-        options.quantize or "F16",
-        check=options.check,
-        texts=texts,
-        overwrite=options.overwrite,
-    )
+    return export_mlx(model_dir, _named(out), options.quantize or "F16", **_how(options, texts))
+
+
+def _how(options: ExportOptions, texts: list[str]) -> dict[str, Any]:
+    return {"check": options.check, "texts": texts, "overwrite": options.overwrite}
 
 
 def _card(model_dir: Path, out: Path | None, options: ExportOptions, texts: list[str]) -> Any:

@@ -13,15 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from tinylm.artifact import atomic_directory, read_object
+from tinylm.artifact import read_object
 from tinylm.errors import InputError, WorkError
-from tinylm.export.check import compare_greedy, compare_logits
-from tinylm.export.check_tokens import compare_tokens
+from tinylm.export.folder import export_folder
 from tinylm.models.config import first_line
 from tinylm.models.save import with_old_keys
-from tinylm.models.teacher import load_model, load_tokenizer
 
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 BITS = {"INT8": 8, "INT4": 4}
@@ -31,56 +28,26 @@ EMBEDDING_BITS = 8
 
 
 def export_mlx(
-    model_dir: str | Path,
-    out: str | Path,
-    quantize: str = "F16",
-    *,
-    check: bool = True,
-    texts: Sequence[str] = (),
-    overwrite: bool = False,
+    model_dir: str | Path, out: str | Path, quantize: str = "F16", **how: Any
 ) -> dict[str, Any]:
-    """Write the folder ``out`` for mlx-lm. ``quantize``: F32, F16, BF16, INT8 or INT4. Returns a
-    report as for GGUF.
+    """Write the folder ``out`` for mlx-lm. ``quantize``: F32, F16, BF16, INT8 or INT4. ``how`` and
+    the report: see :func:`~tinylm.export.folder.export_folder`.
 
-    With ``check`` tokens, distributions, greedy text and bits per byte are compared with
-    `transformers` before ``out`` appears. Raises InputError when mlx-lm is missing or there is no
-    such precision, WorkError when it cannot build this family or computes something else.
+    Raises InputError when mlx-lm is missing or there is no such precision, WorkError when it cannot
+    build this family or computes something else.
     """
-    model_dir, out, quantize = Path(model_dir), Path(out), quantize.upper()
+    model_dir, quantize = Path(model_dir), quantize.upper()
     if quantize not in DTYPES | BITS:
         raise InputError(
             f"no MLX quantisation {quantize!r}: choose one of {', '.join(DTYPES | BITS)}"
         )
     if importlib.util.find_spec("mlx_lm") is None:
         raise InputError("MLX needs mlx-lm: pip install 'tinylm[mlx]'")
-    with atomic_directory(out, replace=overwrite) as folder:
-        fallbacks = _write(model_dir, folder, quantize)
-        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-        model = load_model(model_dir, torch.float32)
-        report: dict[str, Any] = {
-            "file": str(out),
-            "bytes": size,
-            "quantize": quantize,
-            "architecture": model.config.model_type,
-            "parameters": model.num_parameters(),
-            "bits_per_weight": round(8 * size / model.num_parameters(), 3),
-            "fallbacks": fallbacks,
-        }
-        if check:
-            report["check"] = check_mlx(model, load_tokenizer(model_dir), folder, quantize, texts)
-    return report
 
+    def write(folder: Path) -> dict[str, str]:
+        return _write(model_dir, folder, quantize)
 
-def check_mlx(
-    model: Any, tokenizer: Any, folder: Path, quantize: str, texts: Sequence[str] = ()
-) -> dict[str, Any]:
-    """The comparisons of :func:`tinylm.export.check.check` that need no knowledge of the file, for
-    a folder of mlx-lm."""
-    runtime = MlxModel(folder)
-    facts: dict[str, Any] = {"quantize": quantize, "tokens": compare_tokens(runtime, tokenizer)}
-    facts |= compare_logits(runtime, model, tokenizer, quantize, texts)
-    tie = max(0.1, 4 * facts["max_dlogp"])
-    return facts | compare_greedy(runtime, model, tokenizer, quantize, tie=tie)
+    return export_folder(model_dir, Path(out), quantize, write, MlxModel, **how)
 
 
 class MlxModel:

@@ -16,74 +16,38 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from tinylm.artifact import atomic_directory
 from tinylm.errors import InputError, WorkError
-from tinylm.export.check import compare_greedy, compare_logits
-from tinylm.export.check_tokens import compare_tokens
-from tinylm.models.teacher import load_config, load_model, load_tokenizer
+from tinylm.export.folder import export_folder
+from tinylm.models.teacher import load_config
 
 # --quantize -> the builder's name; what its CPU kernels have
 PRECISIONS = {"F32": "fp32", "INT4": "int4"}
 
 
 def export_onnx(
-    model_dir: str | Path,
-    out: str | Path,
-    quantize: str = "F32",
-    *,
-    check: bool = True,
-    texts: Sequence[str] = (),
-    overwrite: bool = False,
+    model_dir: str | Path, out: str | Path, quantize: str = "F32", **how: Any
 ) -> dict[str, Any]:
-    """Write the folder ``out``: model.onnx, its weights, tokenizer and genai_config.json. Returns a
-    report as for GGUF.
+    """Write the folder ``out``: model.onnx, its weights, tokenizer and genai_config.json. ``how``
+    and the report: see :func:`~tinylm.export.folder.export_folder`.
 
-    With ``check`` tokens, distributions, greedy text and bits per byte are compared with
-    `transformers` before ``out`` appears. Raises InputError when onnxruntime-genai is missing or
-    has no such precision, WorkError when it cannot build this family or computes something else.
+    Raises InputError when onnxruntime-genai is missing or has no such precision, WorkError when it
+    cannot build this family or computes something else.
     """
-    model_dir, out = Path(model_dir), Path(out)
-    quantize = quantize.upper()
+    model_dir, quantize = Path(model_dir), quantize.upper()
     if quantize not in PRECISIONS:
         raise InputError(
             f"no ONNX quantisation {quantize!r}: choose one of {', '.join(PRECISIONS)}"
         )
     if any(importlib.util.find_spec(name) is None for name in ("onnxruntime_genai", "onnx_ir")):
         raise InputError("ONNX needs onnxruntime-genai: pip install 'tinylm[onnx]'")
-    config = load_config(model_dir).get_text_config()
-    with atomic_directory(out, replace=overwrite) as folder:
-        _build(model_dir, folder, PRECISIONS[quantize], config.model_type)
-        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-        parameters = load_model(model_dir).num_parameters()
-        report: dict[str, Any] = {
-            "file": str(out),
-            "bytes": size,
-            "quantize": quantize,
-            "architecture": config.model_type,
-            "parameters": parameters,
-            "bits_per_weight": round(8 * size / parameters, 3),
-            "fallbacks": {},
-        }
-        if check:
-            report["check"] = check_onnx(model_dir, folder, quantize, texts)
-    return report
+    model_type = load_config(model_dir).get_text_config().model_type
 
+    def write(folder: Path) -> dict[str, str]:
+        _build(model_dir, folder, PRECISIONS[quantize], model_type)
+        return {}
 
-def check_onnx(
-    model_dir: Path, folder: Path, quantize: str, texts: Sequence[str] = ()
-) -> dict[str, Any]:
-    """The comparisons of :func:`tinylm.export.check.check` that need no knowledge of the file, for
-    an ONNX folder."""
-    tokenizer, model = load_tokenizer(model_dir), load_model(model_dir, torch.float32)
-    runtime = OnnxModel(folder)
-    facts: dict[str, Any] = {"quantize": quantize, "tokens": compare_tokens(runtime, tokenizer)}
-    facts |= compare_logits(runtime, model, tokenizer, quantize, texts)
-    facts |= compare_greedy(
-        runtime, model, tokenizer, quantize, tie=max(0.1, 4 * facts["max_dlogp"])
-    )
-    return facts
+    return export_folder(model_dir, Path(out), quantize, write, OnnxModel, **how)
 
 
 class OnnxModel:
