@@ -30,7 +30,7 @@ STAGE_VERSIONS = {
     "pack": 1,
     "inherit": 4,  # calibration is spread over the text, the refit weighs tokens by their stream
     "random": 1,
-    "train": 2,  # the best state by held-out loss is published; longer warm-up
+    "train": 3,  # the best state by held-out loss is published; p - 1 in float32
     "score": 2,  # documents begin after the separator they were trained with
     "floors": 1,
     "tasks": 1,
