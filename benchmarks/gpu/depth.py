@@ -76,28 +76,19 @@ def main() -> None:
                 return [row for row in done if row]
 
         rows = run_all([(*shape, rate, 0) for shape in shapes for rate in rates])
+        ranked = sorted(rows, key=lambda row: row["valid_loss"], reverse=True)
         best = {
-            shape: min(
-                (row["valid_loss"], row["base_lr"]) for row in rows if row["layers"] == shape[0]
-            )[1]
-            for shape in shapes
-        }
-        rows += run_all([(*shape, best[shape], seed) for shape in shapes for seed in SEEDS])
+            row["layers"]: row["base_lr"] for row in ranked
+        }  # the lowest loss has the last word
+        rows += run_all([(*shape, best[shape[0]], seed) for shape in shapes for seed in SEEDS])
     losses = {
-        layers: [
-            row["valid_loss"]
-            for row in rows
-            if row["layers"] == layers and row["base_lr"] == best[shape]
-        ]
-        for shape in shapes
-        for layers in shape[:1]
+        layers: [r["valid_loss"] for r in rows if (r["layers"], r["base_lr"]) == (layers, rate)]
+        for layers, rate in best.items()
     }
-    ratio = mean(losses[shapes[0][0]]) / mean(losses[shapes[-1][0]])
-    print(
-        json.dumps(
-            {"ratio": ratio, "peer": f"{shapes[-1][0]} layers", "losses": losses, "rows": rows}
-        )
-    )
+    first, last = shapes[0][0], shapes[-1][0]
+    ratio = mean(losses[first]) / mean(losses[last])
+    report = {"ratio": ratio, "peer": f"{last} layers", "losses": losses, "rows": rows}
+    print(json.dumps(report))
 
 
 def start(run: tuple[Any, ...], source: Path, options: argparse.Namespace) -> dict | None:

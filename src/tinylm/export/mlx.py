@@ -89,9 +89,9 @@ def _write(model_dir: Path, folder: Path, quantize: str) -> dict[str, str]:
     model, tokenizer, config = _load(
         model_dir, with_old_keys(read_object(model_dir / "config.json"))
     )
-    dtype = getattr(mx, DTYPES.get(quantize, "float16"))
-    model.update(tree_map(lambda weight: weight.astype(dtype), model.parameters()))
-    config["torch_dtype"] = config["dtype"] = DTYPES.get(quantize, "float16")
+    dtype = DTYPES.get(quantize, "float16")
+    model.update(tree_map(lambda weight: weight.astype(getattr(mx, dtype)), model.parameters()))
+    config["torch_dtype"] = config["dtype"] = dtype
     fallbacks: dict[str, str] = {}
     if bits := BITS.get(quantize):
         matrices = {
