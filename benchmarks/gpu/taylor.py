@@ -12,7 +12,7 @@ import time
 import torch
 from transformers import LlamaConfig
 
-from tinylm.inherit.calibration import TAYLOR_TOKENS
+from tinylm.inherit.criteria import TAYLOR_TOKENS
 from tinylm.inherit.score import score
 from tinylm.machine import choose_device, peak_flops, peak_memory
 from tinylm.models.initialise import new_model

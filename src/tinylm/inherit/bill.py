@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from tinylm.inherit.calibration import DEPTH_TOKENS, TAYLOR_TOKENS
-from tinylm.inherit.criteria import CRITERIA
+from tinylm.inherit.calibration import DEPTH_TOKENS
+from tinylm.inherit.criteria import CRITERIA, OBS_TOKENS, TAYLOR_TOKENS
 from tinylm.inherit.depth import CANDIDATES
 from tinylm.inherit.layers import LAYER_RULES
 from tinylm.inherit.masks import MaskTraining
@@ -75,6 +75,10 @@ def memory(job: Job, streamed: bool) -> dict[str, int]:
         scoring = {"activations": activation_bytes(teacher, job.dtype, rows, recompute)}
     # them, two gradients, float32 log-softmax
     scoring["logits"] = rows * teacher.vocab_size * (3 * size + 4)
+    if job.criterion == "obs":
+        scoring["gradients by layer"] = 4 * teacher.num_layers * teacher.hidden_size**2
+        # one layer's units: x^T x in float32, its inverse in float64 and what replaces it
+        scoring["equations of one layer"] = 28 * teacher.intermediate_size**2
     repairing = {"student": student}
     if job.refits:
         # as it was, to go back to where the refit does harm
@@ -107,6 +111,8 @@ def arithmetic(job: Job, streamed: bool) -> dict[str, float]:
         if units.from_text is not None:
             passes = a_token if job.criterion == "activation" else there_and_back
             parts[job.criterion] = few * passes
+        if job.criterion == "obs":
+            parts["obs"] += _elimination(job, body)
         if units.learned or rule.learned:
             steps = MaskTraining().steps
             parts["learned masks"] = steps * BATCH * job.length * there_and_back
@@ -124,6 +130,19 @@ def arithmetic(job: Job, streamed: bool) -> dict[str, float]:
         equations = 2 * target.num_layers * squares
         parts["refit"] = job.tokens * (seen * body + student + equations)
     return parts
+
+
+def _elimination(job: Job, body: float) -> float:
+    """A walk through the layers, the two Gram matrices of each, and the updates as units go."""
+    teacher = job.teacher
+    tokens, hidden, units = (
+        min(job.tokens, OBS_TOKENS),
+        teacher.hidden_size,
+        teacher.intermediate_size,
+    )
+    grams = 2 * min(job.tokens, TAYLOR_TOKENS) * hidden**2 + 2 * tokens * units**2
+    updates = 2 / 3 * units**3 + hidden * units**2 + 2 * hidden**2 * units
+    return tokens * body + teacher.num_layers * (grams + updates)
 
 
 def _attention_share(shape: Shape) -> float:

@@ -15,7 +15,6 @@ from tinylm.corpus.pack import find_separator, find_start
 from tinylm.corpus.read import documents, first_bytes
 from tinylm.errors import InputError
 
-TAYLOR_TOKENS = 8192  # for unit scores: the ranking hardly moves beyond
 DEPTH_TOKENS = 8192  # for layer scores: they cost a forward pass a layer
 CHOSEN_FROM = 32  # times the text that is needed is read, and what is used is spread over it
 BYTES_A_TOKEN = 4

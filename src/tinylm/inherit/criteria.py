@@ -8,6 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+TAYLOR_TOKENS = 8192  # of text: the ranking hardly moves beyond
+OBS_TOKENS = 32768  # a Gram matrix of thousands of units wants more
+
 
 @dataclass(frozen=True)
 class UnitCriterion:
@@ -18,6 +21,7 @@ class UnitCriterion:
     # (teacher, chunks int64 [N, T])
     from_text: Callable[[Any, Any], dict[str, Any]] | None = None
     learned: bool = False
+    tokens: int = TAYLOR_TOKENS  # of text that it reads, at most
 
 
 def _random(weights: Mapping[str, Any], config: Any, seed: int) -> dict[str, Any]:
@@ -51,12 +55,19 @@ def _activation(teacher: Any, chunks: Any) -> dict[str, Any]:
     return activation(teacher, chunks)
 
 
+def _obs(teacher: Any, chunks: Any) -> dict[str, Any]:
+    from tinylm.inherit.obs import obs
+
+    return obs(teacher, chunks)
+
+
 CRITERIA: dict[str, UnitCriterion] = {
     "random": UnitCriterion(from_weights=_random),
     "l1": UnitCriterion(from_weights=_l1),
     "l2": UnitCriterion(from_weights=_l2),
     "taylor": UnitCriterion(from_text=_taylor),
     "activation": UnitCriterion(from_text=_activation),
+    "obs": UnitCriterion(from_text=_obs, tokens=OBS_TOKENS),
     "learned": UnitCriterion(from_text=_taylor, learned=True),
 }
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tinylm.errors import InputError
 from tinylm.inherit import masks
-from tinylm.inherit.calibration import DEPTH_TOKENS, TAYLOR_TOKENS, first_chunks, usable_chunks
+from tinylm.inherit.calibration import DEPTH_TOKENS, first_chunks, usable_chunks
 from tinylm.inherit.criteria import CRITERIA
 from tinylm.inherit.layers import LAYER_RULES
 from tinylm.inherit.scores import Scores
@@ -126,7 +126,7 @@ def _unit_scores(
     if chosen.from_weights is not None:
         return chosen.from_weights(stack.tensors(), stack.model.config, seed)
     assert chosen.from_text is not None, criterion
-    return chosen.from_text(stack, first_chunks(calibration_ids, criterion, TAYLOR_TOKENS))
+    return chosen.from_text(stack, first_chunks(calibration_ids, criterion, chosen.tokens))
 
 
 def _layer_scores(

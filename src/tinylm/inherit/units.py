@@ -80,13 +80,17 @@ def _power_sums(weight: Tensor, power: int) -> list[Tensor]:
     return [torch.cat(rows), columns]
 
 
-def taylor(teacher: Any, chunks: Tensor, batch_size: int = BATCH) -> UnitScores:
+def taylor(
+    teacher: Any, chunks: Tensor, batch_size: int = BATCH, outputs: Tensor | None = None
+) -> UnitScores:
     """First-order Taylor: |sum of w * dL/dw| over a unit's output weights, taken per chunk and
     summed over chunks.
 
     For the output weights of a unit that sum equals (activation * its gradient) summed over tokens,
     so only activations need gradients: the weights stay frozen and a backward pass costs half.
     ``teacher`` is a model or a :class:`~tinylm.inherit.stack.Stack`, ``chunks`` int64 [N, T].
+    ``outputs`` float32 [L, H, H] gets the sum of g g^T over tokens, g the gradient at a down_proj's
+    output.
     """
     stack = Stack.of(teacher)
     model, shape = stack.model, Shape.from_config(stack.model.config)
@@ -104,6 +108,11 @@ def taylor(teacher: Any, chunks: Tensor, batch_size: int = BATCH) -> UnitScores:
     def add_hidden(product: Tensor) -> None:  # [B, hidden]
         hidden[running] += product
 
+    def add_gradient(layer: int, gradient: Tensor) -> None:  # [B, T, hidden]
+        assert outputs is not None
+        flat = gradient.float().flatten(0, -2)
+        outputs[layer].addmm_(flat.T, flat)
+
     def begin(number: int) -> None:
         nonlocal running
         running = number
@@ -111,7 +120,7 @@ def taylor(teacher: Any, chunks: Tensor, batch_size: int = BATCH) -> UnitScores:
     recompute = must_recompute(shape, model.dtype, batch_size * chunks.shape[1], model.device)
     with (
         frozen_weights(model),
-        _hooks() as hooks,
+        hooks_on() as hooks,
         torch.enable_grad(),
         progress_bar("Taylor scores", len(batches), "batches") as bar,
     ):
@@ -125,11 +134,14 @@ def taylor(teacher: Any, chunks: Tensor, batch_size: int = BATCH) -> UnitScores:
                 add_units(families.Q_HEADS, index, shape.head_dim),
                 add_units(families.FFN, index, 1),
             )
-            hooks.append(_on_input(layer.self_attn.o_proj, partial(_Watched.apply, heads)))
-            hooks.append(_on_input(layer.mlp.down_proj, partial(_Watched.apply, units)))
+            hooks.append(on_input(layer.self_attn.o_proj, partial(_Watched.apply, heads)))
+            hooks.append(on_input(layer.mlp.down_proj, partial(_Watched.apply, units)))
+            if outputs is not None:
+                seen = partial(_Gradient.apply, partial(add_gradient, index))
+                hooks.append(on_output(layer.mlp.down_proj, seen))
             writers += residual_writers(layer, model.config)
         for module in writers:
-            hooks.append(_on_output(module, partial(_Watched.apply, add_hidden)))
+            hooks.append(on_output(module, partial(_Watched.apply, add_hidden)))
         stack.backward(
             batches,
             _loss_by_chunk,
@@ -137,7 +149,9 @@ def taylor(teacher: Any, chunks: Tensor, batch_size: int = BATCH) -> UnitScores:
             begin=begin,
             tick=bar.advance,
             keep="taylor",
-            sums=scores | numbered(hidden, "hidden of batch "),
+            sums=scores
+            | numbered(hidden, "hidden of batch ")
+            | ({} if outputs is None else {"outputs": outputs}),
         )
     scores[families.HIDDEN] += torch.cat(hidden).abs().sum(0)
     return {axis: values.cpu() for axis, values in scores.items()}
@@ -164,6 +178,20 @@ class _Watched(torch.autograd.Function):
         return None, gradient
 
 
+class _Gradient(torch.autograd.Function):
+    """The identity; its backward pass tells ``add`` the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, add: Callable[[Tensor], None], x: Tensor) -> Tensor:
+        ctx.add = add
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
+        ctx.add(gradients[0])
+        return None, gradients[0]
+
+
 @torch.no_grad()
 def activation(teacher: Any, chunks: Tensor, batch_size: int = 8) -> UnitScores:
     """Mean absolute activation over the tokens of a chunk, then L2 over chunks (Minitron, arXiv
@@ -184,15 +212,15 @@ def activation(teacher: Any, chunks: Tensor, batch_size: int = 8) -> UnitScores:
 
         return add_one
 
-    with _hooks() as hooks:
+    with hooks_on() as hooks:
         for index, layer in enumerate(model.base_model.layers):
             hooks.append(
-                _on_input(layer.self_attn.o_proj, add(families.Q_HEADS, index, shape.head_dim))
+                on_input(layer.self_attn.o_proj, add(families.Q_HEADS, index, shape.head_dim))
             )
-            hooks.append(_on_input(layer.mlp.down_proj, add(families.FFN, index, 1)))
+            hooks.append(on_input(layer.mlp.down_proj, add(families.FFN, index, 1)))
         for name, module in model.named_modules():
             if families.family_of(model.config).axes(f"{name}.weight") == ((families.HIDDEN,),):
-                hooks.append(_on_output(module, add(families.HIDDEN, None, 1)))
+                hooks.append(on_output(module, add(families.HIDDEN, None, 1)))
         with progress_bar("activation scores", len(batches), "batches") as bar:
             stack.forward(batches, tick=bar.advance)
     return {axis: values.sqrt().cpu() for axis, values in scores.items()}
@@ -237,12 +265,12 @@ def residual_writers(layer: Any, config: Any) -> list[nn.Module]:
     return [layer.self_attn.o_proj, *([] if shortcut is None else [shortcut]), layer.mlp.down_proj]
 
 
-def _on_input(module: nn.Module, hook: Callable[[Tensor], Tensor | None]):
+def on_input(module: nn.Module, hook: Callable[[Tensor], Tensor | None]):
     """``hook`` gets what goes into ``module``; what it returns goes in instead."""
     return module.register_forward_pre_hook(lambda module, args: hook(args[0]))
 
 
-def _on_output(module: nn.Module, hook: Callable[[Tensor], Tensor | None]):
+def on_output(module: nn.Module, hook: Callable[[Tensor], Tensor | None]):
     return module.register_forward_hook(lambda module, args, out: hook(out))
 
 
@@ -260,7 +288,7 @@ def frozen_weights(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _hooks() -> Iterator[list]:
+def hooks_on() -> Iterator[list]:
     handles: list = []
     try:
         yield handles

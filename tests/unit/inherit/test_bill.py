@@ -64,6 +64,7 @@ def test_what_it_took_stands_beside_the_least(monkeypatch) -> None:
     [
         ("taylor", "first-last", ()),
         ("activation", "similarity", ()),
+        ("obs", "first-last", ()),
         ("l2", "skip-loss", ()),
         ("l2", "greedy", ()),
         ("l2", "first-last", ("refit",)),

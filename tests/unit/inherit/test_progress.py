@@ -9,7 +9,7 @@ import pytest
 import torch
 from builders import family_model
 
-from tinylm.inherit import depth, masks, refit, units
+from tinylm.inherit import depth, masks, obs, refit, units
 from tinylm.inherit.inheritance import inherit
 from tinylm.inherit.progress import Progress, as_list, numbered
 from tinylm.inherit.stack import Stack, streamed_teacher
@@ -58,6 +58,7 @@ def half() -> Shape:
 
 SCORINGS = {
     "taylor": lambda stack: units.taylor(stack, IDS),
+    "obs": lambda stack: obs.obs(stack, IDS),
     "skip-loss": lambda stack: {"layers": depth.skip_loss(stack, IDS.repeat(20, 1))},
     "greedy": lambda stack: {"layers": depth.greedy(stack, IDS, 2, candidates=2)},
     "masks": lambda stack: masks.learn(stack, IDS, half(), masks.MaskTraining(steps=5)).scores,

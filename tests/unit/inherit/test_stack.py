@@ -9,7 +9,7 @@ import torch
 from builders import FAMILIES, family_model
 
 from tinylm.errors import InputError
-from tinylm.inherit import depth, masks, units
+from tinylm.inherit import depth, masks, obs, units
 from tinylm.inherit.inheritance import inherit
 from tinylm.inherit.stack import Stack, streamed_teacher
 from tinylm.models.shape import Shape
@@ -29,7 +29,7 @@ def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(
-    "score", [units.taylor, units.activation, depth.similarity, depth.skip_loss]
+    "score", [units.taylor, units.activation, obs.obs, depth.similarity, depth.skip_loss]
 )
 def test_scores_are_those_of_the_whole_teacher(family: str, score: Any, tmp_path: Path) -> None:
     model = family_model(family)
