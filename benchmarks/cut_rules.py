@@ -55,11 +55,9 @@ def flap(teacher: Any, chunks: Tensor, share: float) -> tuple[Any, float]:
     """
     model, shape = copy.deepcopy(teacher), Shape.from_config(teacher.config)
     sums: dict[nn.Module, list[Tensor]] = {}
-    modules = [
-        m
-        for layer in model.base_model.layers
-        for m in (layer.self_attn.o_proj, layer.mlp.down_proj)
-    ]
+    layers = model.base_model.layers
+    heads: list[Any] = [layer.self_attn.o_proj for layer in layers]
+    modules: list[Any] = heads + [layer.mlp.down_proj for layer in layers]
     handles = [
         m.register_forward_pre_hook(lambda m, args: _add_moments(sums, m, args[0])) for m in modules
     ]
@@ -69,19 +67,18 @@ def flap(teacher: Any, chunks: Tensor, share: float) -> tuple[Any, float]:
         handle.remove()
     tokens = chunks.numel()
     means = {m: first / tokens for m, (first, _) in sums.items()}
-    units: list[tuple[float, int, nn.Module, slice]] = []  # score, parameters, matrix, columns
-    for m in modules:
+    units: list[tuple[float, int, Any, slice]] = []  # score, parameters, matrix, columns
+    for place, m in enumerate(modules):
         variance = sums[m][1] / tokens - means[m].square()
         score = variance * m.weight.float().square().sum(0)
         score = (score - score.mean()) / score.std()
-        if m.in_features == shape.intermediate_size:
-            width, cost = 1, 3 * shape.hidden_size
-        else:
+        width, cost = 1, 3 * shape.hidden_size
+        if place < len(heads):
             width = shape.heads_per_group * shape.head_dim
             cost = shape.hidden_size * (2 * width + 2 * shape.head_dim)
         for number, value in enumerate(score.view(-1, width).mean(1).tolist()):
             units.append((value, cost, m, slice(number * width, (number + 1) * width)))
-    biases = {m: torch.zeros(m.out_features) for m in modules}
+    biases: dict[Any, Tensor] = {m: torch.zeros(m.out_features) for m in modules}
     goal, removed = share * count(shape), -sum(map(len, biases.values()))
     for _, cost, m, columns in sorted(units, key=lambda unit: unit[0]):
         if removed >= goal:
