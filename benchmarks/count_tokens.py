@@ -37,7 +37,7 @@ def texts_of(corpora: list[str], megabytes: float) -> list[Document]:
 
 def count_ours(engine: Engine, texts: Sequence[Document]) -> np.ndarray:
     return sum(
-        (engine.count(shard.texts) for shard in shards(texts, SHARD_BYTES)),
+        (engine.count(shard.texts)[0] for shard in shards(texts, SHARD_BYTES)),
         np.zeros(engine.source.size, np.int64),
     )
 

@@ -24,8 +24,8 @@ from tinylm.errors import PATH_ERRORS, InputError
 STAGE_VERSIONS = {
     "teacher": 3,  # a GGUF's spaces, BOS and all its ends of text are read
     "corpus": 2,  # line ends stay as they are
-    "counts": 1,
-    "compact": 2,  # a document's end ends a text; no chat template
+    "counts": 2,  # by stretches of the text
+    "compact": 3,  # the growth of new text is foretold from stretches left out
     "architecture": 1,
     "pack": 1,
     "inherit": 4,  # calibration is spread over the text, the refit weighs tokens by their stream

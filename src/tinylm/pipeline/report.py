@@ -89,7 +89,7 @@ def _facts_text(results: dict[str, Any]) -> str:
     return (
         f"Vocabulary {tokenizer['parent_vocab_size']:,} -> {tokenizer['vocab_size']:,}, which"
         f" covers {100 * tokenizer['coverage']:.2f} % of the corpus' tokens. Held-out text becomes"
-        f" {100 * (held_out['growth'] - 1):.2f} % longer in tokens (predicted:"
+        f" {100 * (held_out['growth'] - 1):.2f} % longer in tokens (expected:"
         f" {100 * (tokenizer['growth_predicted'] - 1):.2f} %); {tokenizer['unreachable']} tokens"
         f" became unreachable. The certificate passed all {len(tokenizer['lines'])} checks."
     )

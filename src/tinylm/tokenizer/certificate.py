@@ -283,6 +283,7 @@ def summary(
     size = len(cut.kept)
     row = cut.ranking.curve([size])[0]
     growth = Expansion.load(child.folder).growth(counts.counts)
+    expected = growth if cut.ranking.new_growth is None else row["expected_growth"]
     reachable = next(one for one in lines if one["check"] == "newly unreachable tokens")
     result = {
         "passed": all(one["passed"] for one in lines),
@@ -291,9 +292,10 @@ def summary(
         "forced": cut.ranking.forced,
         "unreachable": int(reachable["found"]),
         "coverage": row["coverage"],
-        "growth_predicted": growth,
+        "growth_counted": growth,
+        "growth_predicted": expected,
         "tokens_per_byte_before": counts.tokens_per_byte,
-        "tokens_per_byte_predicted": counts.tokens_per_byte * growth,
+        "tokens_per_byte_predicted": counts.tokens_per_byte * expected,
         "counted": {"bytes": counts.bytes, "documents": counts.documents, "tokens": counts.tokens},
         "lines": lines,
     }

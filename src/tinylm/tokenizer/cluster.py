@@ -73,17 +73,23 @@ def ray_workers(source: Source, workers: int | None) -> Iterator[tuple[Any, list
 def count_with_ray(
     source: Source, shards: Iterator[Shard], parts: Path | None, workers: int | None
 ) -> Iterator[tuple[Shard, np.ndarray, str]]:
-    """(shard without its texts, int64[V], "ray: what ran") for every shard, in the order they
-    finish. ``parts`` must be a folder that every machine sees."""
+    """(shard without its texts, int64[BLOCKS, V], "ray: what ran") for every shard, in their
+    order. ``parts`` must be a folder that every machine sees."""
     with ray_workers(source, workers) as (ray, actors):
-        waiting: dict[Any, Shard] = {}
+        waiting: deque[tuple[Any, Shard]] = deque()
+
+        def first() -> tuple[Shard, np.ndarray, str]:
+            task, shard = waiting.popleft()
+            vectors, ran = ray.get(task)
+            return shard, vectors, f"ray: {ran}"
+
         for number, shard in enumerate(shards):
             task = actors[number % len(actors)].count.remote(shard, parts)
-            waiting[task] = Shard([], shard.bytes, shard.documents)
+            waiting.append((task, Shard([], shard.bytes, shard.documents)))
             if len(waiting) >= WAITING * len(actors):
-                yield _first(ray, waiting)
+                yield first()
         while waiting:
-            yield _first(ray, waiting)
+            yield first()
 
 
 def encode_with_ray(
@@ -98,9 +104,3 @@ def encode_with_ray(
                 yield ray.get(waiting.popleft())
         while waiting:
             yield ray.get(waiting.popleft())
-
-
-def _first(ray: Any, waiting: dict[Any, Shard]) -> tuple[Shard, np.ndarray, str]:
-    done, _ = ray.wait(list(waiting), num_returns=1)
-    vector, ran = ray.get(done[0])
-    return waiting.pop(done[0]), vector, f"ray: {ran}"

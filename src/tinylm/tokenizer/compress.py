@@ -119,8 +119,9 @@ def print_certificate(certificate: dict[str, Any], out: Path) -> None:
             f" {row['tokens_per_byte_after']:.4f} tokens per byte (x{row['growth']:.4f})"
         )
     print(
-        f"{certificate['parent_vocab_size']:,} -> {certificate['vocab_size']:,} tokens: text"
-        f" x{certificate['growth_predicted']:.4f} longer (predicted),"
+        f"{certificate['parent_vocab_size']:,} -> {certificate['vocab_size']:,} tokens: new text"
+        f" about x{certificate['growth_predicted']:.4f} longer (the counted text"
+        f" x{certificate['growth_counted']:.4f}),"
         f" {certificate['tokens_per_byte_predicted']:.4f} tokens per byte, coverage"
         f" {100 * certificate['coverage']:.2f} %, in {out}"
     )

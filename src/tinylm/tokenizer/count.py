@@ -1,9 +1,10 @@
 """Count how often each token is emitted over a corpus of any size: shard by shard, in constant
 memory, resumable.
 
-A shard is some megabytes of text. Each gives one int64[V] vector and two totals; sums merge. With
-``parts`` given, the vector of each shard is kept on disk under the hash of (tokenizer, its text): a
-second run of the same command reads the text again but tokenizes only what is new.
+A shard is some megabytes of text. Each gives an int64[V] vector for each block of it, and two
+totals; sums merge. With ``parts`` given, the vectors of each shard are kept on disk under the hash
+of (tokenizer, its text): a second run of the same command reads the text again but tokenizes only
+what is new.
 """
 
 import shutil
@@ -24,13 +25,18 @@ from tinylm.tokenizer.engines import Engine
 from tinylm.tokenizer.shards import SHARD_BYTES, Shard, shards
 from tinylm.tokenizer.source import Source, read_source
 
-Results = Iterator[tuple[Shard, np.ndarray, str]]  # shard, int64[V], what ran
+# A corpus in so many stretches of about the same length: each is new text to the others. An eighth
+# is long enough to hold what a corpus has by stretches (a book, a project): see expected_growth.
+STRETCHES = 8
+BLOCKS = 16  # of a shard, counted apart
+
+Results = Iterator[tuple[Shard, np.ndarray, str]]  # shard, int64[BLOCKS, V], what ran
 
 
 @dataclass(frozen=True)
 class Counts:
     """What was counted. ``counts[t]`` = times token t was emitted; ``bytes`` are UTF-8 bytes of
-    text."""
+    text. ``stretches``: ``counts`` by consecutive parts of the text; None in files of before."""
 
     counts: np.ndarray  # int64[V]
     bytes: int
@@ -39,6 +45,7 @@ class Counts:
     tokenizer: str  # where the tokenizer was read
     corpora: tuple[str, ...] = ()
     engine: str = ""
+    stretches: np.ndarray | None = None  # int64[at most STRETCHES, V]
 
     @property
     def tokens(self) -> int:
@@ -60,12 +67,18 @@ class Counts:
             documents=self.documents + other.documents,
             corpora=tuple(dict.fromkeys(self.corpora + other.corpora)),
             engine=self.engine if other.engine == self.engine else f"{self.engine}; {other.engine}",
+            stretches=None
+            if self.stretches is None or other.stretches is None
+            else np.concatenate([self.stretches, other.stretches]),
         )
 
     def save(self, path: str | Path) -> None:
         """Write an .npz, atomically. Keys are the field names."""
         path = Path(path)
         with atomic_file(path) as scratch, open(scratch, "wb") as file:
+            stretches = (
+                np.zeros((0, len(self.counts))) if self.stretches is None else self.stretches
+            )
             np.savez_compressed(
                 file,
                 counts=self.counts,
@@ -75,6 +88,7 @@ class Counts:
                 tokenizer=self.tokenizer,
                 corpora=np.array(self.corpora, dtype=str),
                 engine=self.engine,
+                stretches=stretches,
             )
 
     @staticmethod
@@ -84,6 +98,7 @@ class Counts:
         path = Path(path)
         try:
             with np.load(path, allow_pickle=False) as data:
+                stretches = data.get("stretches", [])
                 return Counts(
                     counts=data["counts"].astype(np.int64),
                     bytes=int(data["bytes"]),
@@ -92,6 +107,7 @@ class Counts:
                     tokenizer=str(data["tokenizer"]),
                     corpora=tuple(map(str, data["corpora"])),
                     engine=str(data["engine"]),
+                    stretches=stretches if len(stretches) else None,
                 )
         except FileNotFoundError as error:
             raise InputError(
@@ -122,22 +138,54 @@ def count(
         raise InputError(f"engine {engine!r} is unknown: use one of {', '.join(COUNTERS)}")
     source = read_source(tokenizer_dir)
     items, corpora = _as_documents(texts)
-    total, names, done = np.zeros(source.size, dtype=np.int64), [], [0, 0]
+    stretches, names, done = _Stretches(), [], [0, 0]
     stream = shards(items, shard_bytes)
     results = COUNTERS[engine](source, stream, parts, workers)
     start = time.perf_counter()
     with progress_bar("counting", total_bytes / 1e6 if total_bytes else None, "MB") as bar:
-        for shard, vector, ran in results:
-            total += vector
+        for shard, vectors, ran in results:
+            stretches.add(vectors)
             names.append(ran)
             done = [done[0] + shard.bytes, done[1] + shard.documents]
             bar.advance(
                 shard.bytes / 1e6, f"{done[0] / 1e6 / (time.perf_counter() - start):.1f} MB/s"
             )
-    if not done[1]:
+    if not stretches.vectors:
         raise InputError("the corpus holds no text: nothing to count")
     ran = "; ".join(dict.fromkeys(names))
-    return Counts(total, done[0], done[1], source.hash, str(tokenizer_dir), corpora, ran)
+    even = stretches.even()
+    return Counts(
+        even.sum(0),
+        done[0],
+        done[1],
+        source.hash,
+        str(tokenizer_dir),
+        corpora,
+        ran,
+        even,
+    )
+
+
+class _Stretches:
+    """The counts of consecutive stretches of a text of unknown length: when there are many,
+    neighbours become one."""
+
+    def __init__(self) -> None:
+        self.vectors: list[np.ndarray] = []  # int64[V] each
+
+    def add(self, vectors: np.ndarray) -> None:
+        """``vectors`` int64[n, V] of what comes next."""
+        self.vectors += [vector for vector in vectors if vector.any()]
+        while len(self.vectors) > 4 * BLOCKS:
+            pairs = range(0, len(self.vectors), 2)
+            self.vectors = [np.sum(self.vectors[at : at + 2], axis=0) for at in pairs]
+
+    def even(self) -> np.ndarray:
+        """int64[at most STRETCHES, V]: neighbours put together to stretches of about one length."""
+        every = np.stack(self.vectors)
+        tokens = every.sum(1)
+        places = ((np.cumsum(tokens) - tokens / 2) * STRETCHES / tokens.sum()).astype(int)
+        return np.stack([every[places == place].sum(0) for place in np.unique(places)])
 
 
 def count_files(
@@ -173,20 +221,21 @@ def corpus_of(counts: Counts) -> Iterator[Document] | None:
 def count_shard(
     engine: Engine, shard: Shard, parts: Path | None, tokenizer_hash: str
 ) -> tuple[np.ndarray, str]:
-    """The counts of one shard, from ``parts`` if they are there. Returns (int64[V], what ran)."""
+    """The counts of one shard, from ``parts`` if they are there. Returns (int64[BLOCKS, V], what
+    ran)."""
     if parts is None:
-        return engine.count(shard.texts), engine.name
-    path = parts / f"{tokenizer_hash}-{shard.digest()}.npz"
+        return engine.count(shard.texts, BLOCKS), engine.name
+    path = parts / f"{tokenizer_hash}-{shard.digest()}-{BLOCKS}.npz"
     if path.exists():
         try:
             with np.load(path, allow_pickle=False) as data:
                 return data["counts"], str(data["engine"])
         except Exception as error:  # a file of ours that does not read back
             raise WorkError(f"{path} is damaged ({error}): remove it and run again") from error
-    vector, ran = engine.count(shard.texts), engine.name
+    vectors, ran = engine.count(shard.texts, BLOCKS), engine.name
     with atomic_file(path) as scratch, open(scratch, "wb") as file:
-        np.savez_compressed(file, counts=vector, engine=ran)
-    return vector, ran
+        np.savez_compressed(file, counts=vectors, engine=ran)
+    return vectors, ran
 
 
 def count_here(

@@ -22,7 +22,8 @@ def _ray(source: Any, stream: Any, parts: Any, workers: int | None) -> Any:
     return count_with_ray(source, stream, parts, workers)
 
 
-# (source, shards, folder of finished shards, workers) -> (shard, int64[V], what ran) of each shard
+# (source, shards, folder of finished shards, workers) -> of each shard, in their order: (shard,
+# int64[BLOCKS, V], what ran)
 COUNTERS: dict[str, Callable[[Any, Any, Any, int | None], Any]] = {
     "local": _local,  # the fastest exact engine here
     "tokenizers": _tokenizers,  # the reference

@@ -139,12 +139,13 @@ def print_study(result: dict[str, Any]) -> None:
 
 
 def _curve_table(curve: list[dict[str, float]]) -> tuple[list[str], list[list[str]]]:
-    columns = ["vocabulary", "coverage %", "growth x", "tokens/byte"]
+    columns = ["vocabulary", "coverage %", "growth x", "of new text x", "tokens/byte"]
     rows = [
         [
             f"{row['vocab_size']:,}",
             f"{100 * row['coverage']:.2f}",
             f"{row['growth']:.4f}",
+            f"{row['expected_growth']:.4f}",
             f"{row['tokens_per_byte']:.4f}",
         ]
         for row in curve

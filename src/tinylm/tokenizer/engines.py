@@ -43,14 +43,19 @@ class Engine:
             self.name = "gigatoken" if self._fast else f"tokenizers ({reason})"
         self._check(PROBES, "the probe strings")
 
-    def count(self, texts: Sequence[str]) -> np.ndarray:
-        """int64[V]: emitted tokens by id."""
+    def count(self, texts: Sequence[str], blocks: int = 1) -> np.ndarray:
+        """int64[blocks, V]: emitted tokens by id, in consecutive texts of about the same length
+        together."""
         self._check(_sample(texts), "a sample of the text")
-        if self._fast:
-            return np.bincount(self._fast.encode(texts)[0], minlength=self.source.size)
-        counts = np.zeros(self.source.size, dtype=np.int64)
-        for part in _few(texts):
-            counts += np.bincount(self._reference(part)[0], minlength=self.source.size)
+        counts = np.zeros((blocks, self.source.size), dtype=np.int64)
+        lengths = np.array([len(text) for text in texts])
+        middles = np.cumsum(lengths) - lengths / 2
+        places = (middles * blocks / max(1, lengths.sum())).astype(int)
+        ends = np.searchsorted(places, np.arange(blocks), side="right")
+        for row, start, end in zip(counts, [0, *ends[:-1]], ends):
+            for part in [texts[start:end]] if self._fast else _few(texts[start:end]):
+                encode = self._fast.encode if self._fast else self._reference
+                row += np.bincount(encode(part)[0], minlength=self.source.size)
         return counts
 
     def encode(self, texts: Sequence[str]) -> Encoded:

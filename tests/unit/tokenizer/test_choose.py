@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from tokenizer_builders import byte_level_dir, corpus
@@ -6,6 +8,7 @@ from tinylm.errors import InputError
 from tinylm.tokenizer import choose
 from tinylm.tokenizer.count import Counts, count
 from tinylm.tokenizer.source import read_source
+from tinylm.tokenizer.splits import splits_of
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +27,6 @@ def test_bytes_specials_and_template_literals_come_first(ranked):
 
 def test_order_is_by_formed_then_shorter_then_lower_id(ranked):
     source, counts, ranking = ranked
-    from tinylm.tokenizer.splits import splits_of
-
     splits = splits_of(source)
     formed, rest = splits.formed(counts.counts), ranking.order[ranking.forced :]
     keys = [(-formed[i], splits.lengths[i], i) for i in rest if formed[i]]
@@ -116,3 +117,29 @@ def test_literals_of_a_template():
     template = "{% for m in x %}{{ '<a>' + m['role'] + \"\\n\" }} told {% endfor %}"
     assert {"<a>", "role", "\n"} <= set(choose.template_literals(template))
     assert any("told" in text for text in choose.template_literals(template))
+
+
+def test_expected_growth_is_that_of_each_stretch_without_the_choice_it_made(ranked, monkeypatch):
+    source, counts, ranking = ranked
+    assert ranking.new_growth is None, "the corpus is too short to leave a part of it out"
+    monkeypatch.setattr(choose, "LEAST_BYTES", 1)
+    found = choose.rank(source, counts).expected_growth()
+    splits = splits_of(source)
+    for size in (ranking.forced + 5, ranking.forced + 60, len(found)):
+        after = 0
+        for stretch in counts.stretches:
+            others = dataclasses.replace(counts, counts=counts.counts - stretch, stretches=None)
+            gone = choose.rank(source, others).order[size:]
+            cost = splits.formed(stretch) * (splits.arity() - 1)
+            after += stretch.sum() + cost[gone].sum()
+        assert found[size - 1] == pytest.approx(after / counts.tokens)
+    assert found[-1] == 1
+
+
+def test_the_growth_that_is_asked_for_is_that_of_new_text(ranked, monkeypatch):
+    source, counts, ranking = ranked
+    monkeypatch.setattr(choose, "LEAST_BYTES", 1)
+    left_out = choose.rank(source, counts)
+    size = left_out.smallest(max_growth=1.3)
+    assert left_out.expected_growth()[size - 1] <= 1.3 < left_out.expected_growth()[size - 2]
+    assert size > ranking.smallest(max_growth=1.3)

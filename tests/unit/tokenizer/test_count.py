@@ -1,3 +1,4 @@
+import dataclasses
 import sys
 
 import numpy as np
@@ -8,7 +9,7 @@ from tinylm.artifact import write_json
 from tinylm.corpus.document import Document
 from tinylm.errors import InputError, WorkError
 from tinylm.tokenizer import engines
-from tinylm.tokenizer.count import Counts, count, count_files
+from tinylm.tokenizer.count import STRETCHES, Counts, count, count_files
 from tinylm.tokenizer.counters import COUNTERS
 from tinylm.tokenizer.engines import Engine
 from tinylm.tokenizer.source import read_source
@@ -96,11 +97,11 @@ def test_without_gigatoken_the_reference_runs(tokenizer, monkeypatch):
 def test_resume_tokenizes_only_what_is_new(tokenizer, tmp_path, monkeypatch):
     parts, calls, real = tmp_path / "parts", [], Engine.count
 
-    def counted(self, texts):
+    def counted(self, texts, blocks):
         calls.append(len(texts))
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return real(self, texts)
+        return real(self, texts, blocks)
 
     monkeypatch.setattr(Engine, "count", counted)
     with pytest.raises(KeyboardInterrupt):
@@ -112,6 +113,37 @@ def test_resume_tokenizes_only_what_is_new(tokenizer, tmp_path, monkeypatch):
     assert np.array_equal(found.counts, whole.counts) and found.bytes == whole.bytes
     shards = len(list(parts.iterdir()))
     assert len(calls) == 3 + shards - 2  # the two finished shards were not tokenized again
+
+
+@pytest.mark.parametrize("engine", ["local", "tokenizers"])
+@pytest.mark.parametrize("shard_bytes", [700, 3000, 10**9])
+def test_stretches_are_consecutive_parts_of_the_text(tokenizer, shard_bytes, engine):
+    words = " ".join(one.text for one in corpus()).split()
+    texts = [Document(" ".join(words[at : at + 7]), "x") for at in range(0, 1400, 7)]
+    found = count(tokenizer, texts, engine=engine, shard_bytes=shard_bytes)
+    assert found.stretches.shape == (STRETCHES, len(found.counts))
+    assert np.array_equal(found.stretches.sum(0), found.counts)
+    tokens = found.stretches.sum(1)
+    assert tokens.min() > 0.5 * tokens.mean() and tokens.max() < 1.5 * tokens.mean()
+    # any number of the first stretches is any number of the first documents, whole
+    running, prefixes = np.zeros_like(found.counts), []
+    for text in texts:
+        running = running + plain_counts(tokenizer, [text])
+        prefixes.append(running)
+    for stretch in np.cumsum(found.stretches, axis=0):
+        assert any(np.array_equal(stretch, prefix) for prefix in prefixes)
+
+
+def test_stretches_of_two_corpora_follow_each_other(tokenizer, tmp_path):
+    first, second = count(tokenizer, corpus()), count(tokenizer, list(corpus())[:9])
+    both = first + second
+    assert np.array_equal(both.stretches, np.concatenate([first.stretches, second.stretches]))
+    both.save(tmp_path / "c.npz")
+    assert np.array_equal(Counts.load(tmp_path / "c.npz").stretches, both.stretches)
+    old = dataclasses.replace(first, stretches=None)  # a file of before
+    old.save(tmp_path / "old.npz")
+    assert Counts.load(tmp_path / "old.npz").stretches is None
+    assert (old + second).stretches is None
 
 
 def test_a_damaged_part_is_named(tokenizer, tmp_path):
