@@ -316,8 +316,8 @@ def _limits(results: Mapping[str, Any], license: str | None, teacher: Mapping[st
     growth = (results.get("tokenizer") or {}).get("growth_predicted")
     if growth:
         limits.append(
-            f"Its compact vocabulary makes new text like its corpus about x{growth:.3f} longer in tokens"
-            " than the teacher's, and text of other languages or domains much longer."
+            f"Its compact vocabulary makes new text like its corpus about x{growth:.3f} longer in"
+            " tokens than the teacher's, and text of other languages or domains much longer."
         )
     source = _teacher_name(teacher) or "the teacher"
     limits.append(
