@@ -82,7 +82,7 @@ def test_zeros_and_ranks_are_as_many_as_are_counted(rules) -> None:
 
 
 def test_what_has_low_rank_or_repeats_is_removed_without_loss(rules) -> None:
-    """Values and outputs of rank 4 of 8; FFN units in equal pairs; a stream in 16 of 32 numbers."""
+    """Values and outputs of rank 4 of 8; FFN units that four span; a stream in 16 of 32 numbers."""
     model = family_model("llama")
     shape = Shape.from_config(model.config)
     layer = model.model.layers[1]
@@ -98,7 +98,8 @@ def test_what_has_low_rank_or_repeats_is_removed_without_loss(rules) -> None:
         rules._keep_values(layer.self_attn, root, inverse, shape, 4)
     torch.testing.assert_close(model(IDS).logits, before, rtol=1e-3, atol=1e-3)
     down = torch.nn.Linear(8, 5, bias=False).requires_grad_(False)
-    x = torch.randn(200, 4).repeat(1, 2)
+    x = torch.randn(200, 4)
+    x = torch.cat([x, 0.05 * x @ torch.randn(4, 4)], 1)
     expected = down(x)
     rules._nystrom(down, (x.T @ x).double(), 4, 0.01)
     torch.testing.assert_close(down(x), expected, rtol=1e-2, atol=1e-2)
