@@ -138,9 +138,15 @@ class Work:
         return self.scores[criterion]
 
     def _best_shape(self, share: float) -> Shape:
-        """Of all even depths at the share the one with the lowest loss of a quick cut."""
+        """Of the depths at the share the one with the lowest loss of a quick cut."""
+        targets = shapes_at(self.shape, share)
+        found = self._kept(f"shapes {share:.2f}", lambda: self._tried(targets))
+        return min(targets, key=lambda target: found[f"{target.num_layers} layers"])
+
+    def _tried(self, targets: list[Shape]) -> dict[str, float]:
+        """Nats per token of a quick cut to each shape."""
         tried = {}
-        for target in shapes_at(self.shape, share):
+        for target in targets:
             made = inherit(
                 self.teacher,
                 target,
@@ -148,12 +154,10 @@ class Work:
                 scores=self._scored("obs"),
                 repair=("refit",),
             )
-            tried[target] = math.log(self.perplexity(made.model, self.apart))
-            print(
-                f"  {target.num_layers} x {target.intermediate_size}: {tried[target]:.4f}",
-                flush=True,
-            )
-        return min(tried, key=tried.__getitem__)
+            name = f"{target.num_layers} layers"
+            tried[name] = math.log(self.perplexity(made.model, self.apart))
+            print(f"  {name}, FFN {target.intermediate_size}: {tried[name]:.4f}", flush=True)
+        return tried
 
     def measured(self, model: Any, removed: float) -> dict[str, float]:
         bits = bits_per_byte(model, self.tokenizer, iter(self.texts), context=LENGTH)
