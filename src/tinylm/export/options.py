@@ -24,6 +24,7 @@ class ExportOptions:
     pre_tokenizer: str | None = None
     overwrite: bool = False  # replace --out when it exists
     threads: int = 1  # of llama.cpp during the check
+    modelfile: bool = False  # of gguf: also write OUT's .Modelfile, for `ollama create`
     # repository of the hub, USER/NAME, that the model with its card goes to, and --out if given
     push: str | None = None
     # more files that go with --push: GGUFs made before

@@ -11,6 +11,7 @@ from tinylm.corpus.read import documents
 from tinylm.errors import InputError
 from tinylm.export.check import check as check_gguf
 from tinylm.export.formats import FORMATS
+from tinylm.export.modelfile import write_modelfile
 from tinylm.export.options import ExportOptions
 from tinylm.export.push import push
 from tinylm.models.teacher import resolve
@@ -55,6 +56,8 @@ def export(
         return checked
     out = None if out is None else Path(out)
     _check_push(options)
+    if options.modelfile and format != "gguf":
+        raise InputError(f"--modelfile is of a GGUF: --format {format} has none")
     if options.push and (options.dry_run or (out is None and format != "card")):
         _push(model_dir, out if out is not None and out.exists() else None, options)
         return {}
@@ -71,6 +74,9 @@ def export(
         print(f"{tensors} tensors have rows that do not divide by the format's block: {change}")
     print(f"{out}  {report['bytes'] / 1e6:.1f} MB, {report['bits_per_weight']:.2f} bits per weight")
     write_json(out.with_name(out.name + ".json"), report)
+    if options.modelfile:
+        written = write_modelfile(model_dir, out)
+        print(f"{written}: ollama create NAME -f {written}")
     if options.push:
         _push(model_dir, out, options)
     return report
