@@ -6,6 +6,7 @@ part of it is spread over the whole text (:func:`spread_order`), whatever source
 
 from collections.abc import Iterator, Sequence
 from itertools import chain, zip_longest
+from typing import Any
 
 import numpy as np
 import torch
@@ -83,3 +84,15 @@ def first_chunks(ids: Tensor | None, what: str, tokens: int) -> Tensor:
     """The first ``tokens`` of the calibration, four chunks at least."""
     chunks = usable_chunks(ids, what)
     return chunks[: max(4, tokens // chunks.shape[1])]
+
+
+@torch.no_grad()
+def chunks_with_numbers(stack: Any, ids: Tensor) -> Tensor:
+    """The numbers of the chunks of ``ids`` int64 [N, T] that leave the last layer of ``stack``
+    without NaN or infinity, int64 [at most N]."""
+    finite = []
+    for group in stack.groups(ids.to(stack.model.device).split(4)):
+        for step in stack.walk(group):
+            after = step.after
+        finite += [torch.isfinite(state).flatten(1).all(1).cpu() for state in after]
+    return torch.cat(finite).nonzero()[:, 0]

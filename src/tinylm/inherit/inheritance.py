@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tinylm.errors import InputError, WorkError
+from tinylm.inherit.calibration import chunks_with_numbers
 from tinylm.inherit.cut import Kept, build, check_target, cut, student_config
 from tinylm.inherit.repair import check_repairs, repair_student
 from tinylm.inherit.score import needs_text, score
@@ -77,19 +79,66 @@ def inherit(
         )
     needs_text(criterion, layers)  # refuses names that are in no table
     check_repairs(repair)
-    seconds: dict[str, float] = {}
-    if scores is None:
-        scores = score(stack, calibration_ids, criterion, layers, target=shape, seed=seed)
-        seconds["score"] = scores.metadata["seconds"]
-    scores.check(teacher_shape, shape)
+
+    def scored(chunks: Tensor | None) -> Scores:
+        return scores or score(stack, chunks, criterion, layers, target=shape, seed=seed)
+
+    def made(found: Scores, chunks: Tensor | None) -> Inherited:
+        inherited = _cut_and_repair(stack, shape, chunks, repair, found, vocab)
+        if scores is None:
+            inherited.seconds["score"] = found.metadata["seconds"]
+        return inherited
+
+    if calibration_ids is None:
+        return made(scored(None), None)
+    known = stack.progress.get("usable text")
+    chunks = calibration_ids if known is None else calibration_ids[known["chunks"]]
+    with suppress(torch.linalg.LinAlgError):  # equations with NaN have no solution
+        found = scored(chunks)
+        if found.are_finite():
+            inherited = made(found, chunks)
+            numbers = [*inherited.model.parameters(), *inherited.repair_losses.values()]
+            if all(torch.isfinite(torch.as_tensor(number)).all() for number in numbers):
+                return inherited
+    usable = chunks_with_numbers(stack, chunks)
+    if not len(usable):
+        raise InputError(
+            "the teacher makes NaN or infinity of all calibration text: its weights are damaged"
+        )
+    if len(usable) == len(chunks):
+        raise InputError(
+            "scores or repaired weights are not finite though the teacher's states are: use another"
+            " criterion or repair"
+        )
+    console.print(
+        f"[yellow]{len(chunks) - len(usable)} of {len(chunks)} calibration chunks make NaN or"
+        " infinity in the teacher: left out[/]"
+    )
+    for name in ("units", "layers"):
+        stack.progress.drop(name)
+    stack.progress.put("usable text", {"chunks": usable})
+    return made(scored(chunks[usable]), chunks[usable])
+
+
+def _cut_and_repair(
+    stack: Stack,
+    shape: Shape,
+    chunks: Tensor | None,
+    repair: Sequence[str],
+    scores: Scores,
+    vocab: Tensor | None,
+) -> Inherited:
+    model, teacher = stack.model, Shape.from_config(stack.model.config)
+    seconds = {}
+    scores.check(teacher, shape)
     started = time.perf_counter()
-    kept = select(scores, teacher_shape, shape, vocab)
-    weights = cut(stack.tensors(), config, shape, kept)
-    student = build(weights, config, shape, kept, model.dtype, model.generation_config)
+    kept = select(scores, teacher, shape, vocab)
+    weights = cut(stack.tensors(), model.config, shape, kept)
+    student = build(weights, model.config, shape, kept, model.dtype, model.generation_config)
     student.to(model.device)  # where the repairs compute
     seconds["cut"] = time.perf_counter() - started
     started = time.perf_counter()
-    losses = repair_student(student, stack, kept, calibration_ids, repair)
+    losses = repair_student(student, stack, kept, chunks, repair)
     seconds["repair"] = time.perf_counter() - started
     return Inherited(student.cpu(), scores, kept, seconds, losses)
 

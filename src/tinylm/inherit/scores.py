@@ -32,6 +32,9 @@ class Scores:
         default_factory=dict
     )  # criterion, calibration, teacher, seconds
 
+    def are_finite(self) -> bool:
+        return all(bool(torch.isfinite(getattr(self, axis)).all()) for axis in AXES)
+
     def check(self, teacher: Shape, target: Shape) -> None:
         """Raise InputError when these are scores of another shape of teacher, of masks for another
         target than ``target``, or are not finite."""
