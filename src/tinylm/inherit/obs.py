@@ -65,7 +65,7 @@ def _orders(stack: Stack, chunks: Tensor, outputs: Tensor, batch_size: int) -> T
     def add(units: Tensor) -> None:  # [B, T, F]
         with torch.autocast(device.type, enabled=False):
             flat = units.float().flatten(0, -2)
-            gram.addmm_(flat.T, flat)
+            gram.add_(flat.T @ flat)
 
     with (
         hooks_on() as hooks,

@@ -111,7 +111,7 @@ def taylor(
     def add_gradient(layer: int, gradient: Tensor) -> None:  # [B, T, hidden]
         assert outputs is not None
         flat = gradient.float().flatten(0, -2)
-        outputs[layer].addmm_(flat.T, flat)
+        outputs[layer] += flat.T @ flat
 
     def begin(number: int) -> None:
         nonlocal running
