@@ -6,6 +6,7 @@ from typing import Annotated
 import tyro
 
 from tinylm.commands.arguments import Corpus
+from tinylm.corpus.conversation import LossOn
 from tinylm.errors import InputError
 from tinylm.inherit.options import InheritOptions
 from tinylm.machine import is_first_process
@@ -65,6 +66,8 @@ def corpus_pack(
     separator: str | None = None,
     engine: Encoder = "local",
     workers: int | None = None,
+    text_key: str = "text",
+    loss_on: LossOn = "assistant",
 ) -> None:
     """Tokenise a corpus into a memory-mapped token store that `train` reads. Run again to go on.
 
@@ -75,7 +78,11 @@ def corpus_pack(
             end-of-text token.
         engine: local is the fastest that is exact here; ray spreads the work over a cluster.
         workers: processes at work at once (ray); by default one a CPU.
+        text_key: field of a record that holds its text; messages: conversations, written by the
+            tokenizer's chat template.
+        loss_on: what of a conversation is learned: what the assistant says, or all of it.
     """
+    from tinylm.corpus.conversation import KEY, render
     from tinylm.corpus.pack import pack
     from tinylm.corpus.read import by_path, documents
     from tinylm.models.teacher import load_tokenizer
@@ -85,7 +92,9 @@ def corpus_pack(
         raise InputError(f"--workers {workers} must be 1 or more")
     fast = load_tokenizer(tokenizer)
     encode = encoder_of(fast, engine, workers)
-    read = by_path(corpus) if len(corpus) > 1 else documents(corpus)
+    read = by_path(corpus, text_key) if len(corpus) > 1 else documents(corpus, text_key)
+    if text_key == KEY:
+        read = render(read, fast, loss_on)
     store = pack(read, fast, out, encode=encode, separator=separator)
     per_token = store.text_bytes / store.num_tokens
     print(

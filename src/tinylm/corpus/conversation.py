@@ -3,13 +3,14 @@ the stretches that the assistant says."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from tinylm.corpus.document import Document
 from tinylm.errors import InputError
 
 KEY = "messages"  # of a record, and the name of the text that asks for conversations
 ASSISTANT = "assistant"
+LossOn = Literal["assistant", "all"]  # what of a conversation is learned
 
 
 def check_messages(messages: Any, where: str) -> list[dict[str, str]]:

@@ -17,6 +17,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
+from tinylm.corpus.conversation import LossOn
 from tinylm.errors import InputError
 from tinylm.inherit.criteria import Criterion
 from tinylm.inherit.layers import LayerRule
@@ -38,7 +39,7 @@ class CorpusConfig:
     # and content), written by the teacher's chat template, and plain records beside them
     text_key: str = "text"
     # of conversations: what the model learns to say; "all": the user's part too
-    loss_on: Literal["assistant", "all"] = "assistant"
+    loss_on: LossOn = "assistant"
     # of text read, from the start; 0: all. A hub data set can be larger than any disk
     max_bytes: int = 0
     valid_fraction: float = 0.03  # of documents, chosen by the hash of their text

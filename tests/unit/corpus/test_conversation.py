@@ -8,6 +8,7 @@ import pytest
 import torch
 from builders import byte_level_tokenizer, texts
 
+from tinylm.cli import main
 from tinylm.corpus.conversation import render
 from tinylm.corpus.document import Document
 from tinylm.corpus.pack import pack
@@ -199,3 +200,25 @@ def test_markers_are_scored_as_they_are_trained():
     assert end not in ids[1]  # there it is text
     changed = dataclasses.replace(talk, taught=())
     assert end not in tokenize_documents(tokenizer, [changed])[0]
+
+
+@pytest.mark.parametrize("files", [1, 2])
+def test_the_command_packs_what_a_recipe_would(files, tmp_path, capsys):
+    tokenizer = chat_tokenizer()
+    tokenizer.save_pretrained(tmp_path / "t")
+    paths = [tmp_path / f"{number}.jsonl" for number in range(files)]
+    for path in paths:
+        path.write_text(
+            json.dumps({"messages": TALK}) + "\n" + json.dumps({"text": "a river"}) + "\n"
+        )
+    command = ["corpus", "pack", "--tokenizer", str(tmp_path / "t"), "--corpus", *map(str, paths)]
+    main([*command, "--text-key", "messages", "--out", str(tmp_path / "store")])
+    store = open_store(tmp_path / "store")
+    read = render(documents(paths, "messages"), tokenizer, "assistant")
+    expected = pack(read, tokenizer, tmp_path / "expected")
+    assert np.array_equal(store.tokens, expected.tokens)
+    assert np.array_equal(store.counted, expected.counted) and 0 < store.counted.mean() < 1
+    main([*command, "--text-key", "messages", "--loss-on", "all", "--out", str(tmp_path / "all")])
+    whole = open_store(tmp_path / "all").counted
+    assert whole is None or whole.all()
+    assert f"{2 * files} documents" in capsys.readouterr().out
