@@ -136,6 +136,8 @@ def count(
     """
     if engine not in COUNTERS:
         raise InputError(f"engine {engine!r} is unknown: use one of {', '.join(COUNTERS)}")
+    if workers is not None and workers < 1:
+        raise InputError(f"--workers {workers} must be 1 or more")
     source = read_source(tokenizer_dir)
     items, corpora = _as_documents(texts)
     stretches, names, done = _Stretches(), [], [0, 0]

@@ -202,3 +202,9 @@ def test_ray_missing_is_an_input_error(tokenizer, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match="pip install ray"):
         count(tokenizer, corpus(), engine="ray")
+
+
+@pytest.mark.parametrize("workers", [0, -1])
+def test_workers_that_cannot_be_are_one_line(tokenizer, workers):
+    with pytest.raises(InputError, match=f"--workers {workers} must be 1 or more"):
+        count(tokenizer, corpus(), engine="ray", workers=workers)
