@@ -43,7 +43,8 @@ LENGTH = 512
 QUICK, APART = 16, 8  # calibration windows that a shape is tried on, and that judge it
 OURS = {
     "tinylm, defaults": ("taylor", ("norms", "refit")),
-    "tinylm, obs and refit-all": ("obs", ("norms", "refit-all")),
+    "tinylm, obs": ("obs", ("norms", "refit")),
+    "tinylm, obs, refit-all": ("obs", ("norms", "refit-all")),
 }
 PEERS: dict[str, Callable[..., tuple[Any, float]]] = {
     "MoDeGPT": cut_rules.modegpt,

@@ -131,7 +131,7 @@ def test_the_program_goes_its_whole_way(tmp_path) -> None:
     command += ["--out", str(tmp_path / "out"), "--chunks", "16", "--windows", "4"]
     subprocess.run([*command, "--shares", "0.5"], check=True, capture_output=True)
     found = json.loads((tmp_path / "out" / "after-cut.json").read_text())
-    assert len(found["table"]) == 6 and found["ratio"] > 0
+    assert len(found["table"]) == 7 and found["ratio"] > 0
     for name, rows in found["table"].items():
         assert rows["0.50"]["removed"] == pytest.approx(0.5, abs=0.1), name
     assert (tmp_path / "out" / "after-cut.svg").read_text().startswith("<svg")
