@@ -106,9 +106,9 @@ class Sliced(nn.Module):
         self.layer, self.before, self.middle = layer, before, middle
 
     def forward(self, hidden_states: Tensor, **call: Any) -> Tensor:
-        layer, state = self.layer, hidden_states @ self.before
+        layer, state = self.layer, projected(hidden_states, self.before)
         state = state + layer.self_attn(hidden_states=layer.input_layernorm(state), **call)[0]
-        state = state @ self.middle
+        state = projected(state, self.middle)
         return state + layer.mlp(layer.post_attention_layernorm(state))
 
 
@@ -134,14 +134,14 @@ def slicegpt(teacher: Any, chunks: Tensor, share: float) -> tuple[Any, float]:
         before = _projection(states, rank)
         middles = []
         for state, call in zip(states, calls, strict=True):
-            state = state @ before
+            state = projected(state, before)
             middles.append(
                 state + layer.self_attn(hidden_states=layer.input_layernorm(state), **call)[0]
             )
         layers[index] = Sliced(layer, before, _projection(middles, rank))
         states = [layers[index](state, **call) for state, call in zip(states, calls, strict=True)]
     last = _projection(states, rank)
-    model.base_model.norm.register_forward_pre_hook(lambda norm, args: args[0] @ last)
+    model.base_model.norm.register_forward_pre_hook(lambda norm, args: projected(args[0], last))
     return model, 1 - _sliced(shape, rank) / count(shape)
 
 
@@ -151,14 +151,21 @@ def _sliced(shape: Shape, rank: int) -> int:
 
 
 def _projection(states: list[Tensor], rank: int) -> Tensor:
-    """Onto the ``rank`` largest principal components of the normalised ``states``, [H, H]."""
+    """Onto the ``rank`` largest principal components of the normalised ``states``, float32 [H,
+    H]."""
     gram = torch.zeros(states[0].shape[-1], states[0].shape[-1])
     for state in states:
         flat = state.float().flatten(0, -2)
         flat = flat * torch.rsqrt(flat.square().mean(-1, keepdim=True).clamp_min(1e-12))
         gram += flat.T @ flat
     vectors = torch.linalg.eigh(gram.double()).eigenvectors[:, -rank:]
-    return (vectors @ vectors.T).to(states[0].dtype)
+    return (vectors @ vectors.T).float()
+
+
+def projected(state: Tensor, onto: Tensor) -> Tensor:
+    """In float32: in bfloat16 the few huge numbers of a stream would leak into all others, which
+    they do not in the rotated, narrower stream that the paper stores."""
+    return (state.float() @ onto).to(state.dtype)
 
 
 @torch.no_grad()
