@@ -114,8 +114,7 @@ def inherit(
         f"[yellow]{len(chunks) - len(usable)} of {len(chunks)} calibration chunks make NaN or"
         " infinity in the teacher: left out[/]"
     )
-    for name in ("units", "layers"):
-        stack.progress.drop(name)
+    stack.progress.clear()
     stack.progress.put("usable text", {"chunks": usable})
     return made(scored(chunks[usable]), chunks[usable])
 

@@ -15,7 +15,8 @@ Streaming = Literal["auto", "always", "never"]
 class InheritOptions:
     """Settings of ``tinylm inherit``."""
 
-    # which units inside a layer stay: taylor by gradients, l1 and l2 by weights, learned by masks
+    # which units inside a layer stay: taylor by gradients, obs by what a refit cannot make up for,
+    # l1 and l2 by weights, learned by masks
     criterion: Criterion = "taylor"
     # which layers stay: skip-loss skips each once; greedy measures again after each that goes,
     # three times as long

@@ -75,6 +75,12 @@ class Progress:
         if self.folder is not None:
             self._path(name).unlink(missing_ok=True)
 
+    def clear(self) -> None:
+        """Keep nothing any more."""
+        self._held.clear()
+        for path in self.folder.glob("*.safetensors") if self.folder else ():
+            path.unlink()
+
     def is_due(self, name: str) -> bool:
         """Whether to :meth:`put` what has been found so far: where there is a folder, and not more
         often than every ``seconds``."""

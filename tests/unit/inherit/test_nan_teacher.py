@@ -8,7 +8,8 @@ from builders import family_model
 
 from tinylm.errors import InputError
 from tinylm.inherit.inheritance import inherit
-from tinylm.inherit.stack import streamed_teacher
+from tinylm.inherit.progress import Progress
+from tinylm.inherit.stack import Stack, streamed_teacher
 from tinylm.models.shape import Shape
 
 BAD = 63
@@ -54,6 +55,22 @@ def test_bad_chunks_are_left_out(criterion, layers, bad, capsys) -> None:
     )
     good = [chunk for chunk in range(20) if chunk not in bad]
     expected = inherit(model, half(model), ids[good], criterion, layers)
+    for (name, weight), other in zip(
+        expected.model.named_parameters(), found.model.parameters(), strict=True
+    ):
+        assert torch.equal(weight, other), name
+
+
+@pytest.mark.parametrize("bad", [3, 18])
+def test_what_was_kept_of_the_first_try_is_not_taken(bad, tmp_path) -> None:
+    """With a folder for what is found so far, kept after every step; 18 is seen by the repair."""
+    model, ids = nan_prone(), IDS.clone()
+    ids[bad, 5] = BAD
+    stack = Stack(model, progress=Progress(tmp_path, seconds=0.0))
+    criterion = "obs" if bad == 3 else "random"
+    found = inherit(stack, half(model), ids, criterion, "first-last")
+    good = [chunk for chunk in range(20) if chunk != bad]
+    expected = inherit(model, half(model), ids[good], criterion, "first-last")
     for (name, weight), other in zip(
         expected.model.named_parameters(), found.model.parameters(), strict=True
     ):
