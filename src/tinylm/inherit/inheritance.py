@@ -66,17 +66,7 @@ def inherit(
             NaN weights.
     """
     stack = Stack.of(teacher)
-    model, config = stack.model, stack.model.config
-    teacher_shape = Shape.from_config(config)
-    families.check_weights({name: tuple(p.shape) for name, p in model.named_parameters()}, config)
-    check_target(teacher_shape, shape, vocab)
-    student_config(config, shape)  # what the family refuses must not cost the scoring
-    largest = -1 if calibration_ids is None else int(calibration_ids.max())
-    if largest >= teacher_shape.vocab_size:
-        raise InputError(
-            f"the calibration text holds token id {largest}, the teacher's embedding has"
-            f" {teacher_shape.vocab_size} rows: leave out texts that spell a token without a row"
-        )
+    _check(stack, shape, calibration_ids, vocab)
     needs_text(criterion, layers)  # refuses names that are in no table
     check_repairs(repair)
 
@@ -117,6 +107,23 @@ def inherit(
     stack.progress.clear()
     stack.progress.put("usable text", {"chunks": usable})
     return made(scored(chunks[usable]), chunks[usable])
+
+
+def _check(
+    stack: Stack, shape: Shape, calibration_ids: Tensor | None, vocab: Tensor | None
+) -> None:
+    """InputError for what cannot be cut; before anything is scored."""
+    model, config = stack.model, stack.model.config
+    teacher_shape = Shape.from_config(config)
+    families.check_weights({name: tuple(p.shape) for name, p in model.named_parameters()}, config)
+    check_target(teacher_shape, shape, vocab)
+    student_config(config, shape)  # what the family refuses must not cost the scoring
+    largest = -1 if calibration_ids is None else int(calibration_ids.max())
+    if largest >= teacher_shape.vocab_size:
+        raise InputError(
+            f"the calibration text holds token id {largest}, the teacher's embedding has"
+            f" {teacher_shape.vocab_size} rows: leave out texts that spell a token without a row"
+        )
 
 
 def _cut_and_repair(

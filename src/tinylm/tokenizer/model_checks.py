@@ -80,7 +80,9 @@ def check_model(
         logits = model(input_ids=torch.as_tensor(expected["probes"])).logits.float()
     gap, before = float("inf"), expected["logits"]
     if logits.shape == before.shape:
-        both = logits.isnan() & before.isnan()  # a teacher that gives NaN is cut as it is
+        # a teacher that overflows on some text is cut as it is; one with a NaN weight is damaged
+        whole = all(bool(torch.isfinite(weight).all()) for weight in model.parameters())
+        both = logits.isnan() & before.isnan() & whole
         gap = float((logits - before).masked_fill(both, 0).abs().max())
     exact = found["embedding"].dtype == torch.float32
     tolerance = LOGIT_TOLERANCE if exact else 0.02 * float(before.nan_to_num().abs().max())
