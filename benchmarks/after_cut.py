@@ -1,15 +1,15 @@
 """Right after the cut: perplexity of WikiText-2 and bits per byte of other text, ours beside four
 published rules of structured pruning, with nothing trained.
 
-    python benchmarks/after_cut.py --wikitext FOLDER --out OUT [--teacher DIR] [--only flap ...]
+    python benchmarks/after_cut.py --wikitext FOLDER --out OUT [--teacher DIR] [--only FLAP ...]
 
 FOLDER holds wiki.validation.raw (calibration) and wiki.test.raw. Each rule removes the same shares
 of the teacher's non-embedding parameters from the same text in windows of 512 tokens; ShortGPT
 removes the nearest number of whole layers. Ours makes plain models of one width for all layers: of
-all depths at the share the one is cut whose quick cut (16 windows, refit) has the lowest loss on
-calibration windows apart. Every row that ends is kept in OUT and not made again; the end writes
-after-cut.json and after-cut.svg. `ratio` is the best rule of others over the best of ours, in
-perplexity, at the share where it is least: above 1, ours is lowest everywhere.
+the depths (in steps of two) at the share the one is cut whose quick cut (16 windows, refit) has the
+lowest loss on calibration windows apart. Every row that ends is kept in OUT and not made again; the
+end writes after-cut.json and after-cut.svg. `ratio` is the best rule of others over the best of
+ours, in perplexity, at the share where it is least: above 1, ours is lowest everywhere.
 """
 
 import argparse
@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tinylm.artifact import read_json, write_json
+from tinylm.corpus.pack import find_start
 from tinylm.corpus.read import documents
 from tinylm.corpus.split import spread
 from tinylm.evaluate.bits_per_byte import bits_per_byte
@@ -77,6 +78,10 @@ def main() -> None:
     summarise(options, work.dense())
 
 
+def kept_in(out: Path, name: str) -> Path:
+    return out / f"{name.replace(' ', '-').replace(',', '')}.json"
+
+
 class Work:
     """A teacher, its calibration and its test text."""
 
@@ -94,7 +99,7 @@ class Work:
 
     def _windows(self, path: Path) -> Tensor:
         ids = self.tokenizer(path.read_text("utf-8"), add_special_tokens=False)["input_ids"]
-        start = self.tokenizer.bos_token_id if self.tokenizer("a")["input_ids"][1:] else None
+        start = find_start(self.tokenizer)
         whole = torch.tensor(ids[: len(ids) // LENGTH * LENGTH]).view(-1, LENGTH)
         if start is not None:  # Gemma's text begins with it
             whole[:, 0] = start
@@ -110,7 +115,7 @@ class Work:
         print(f"{share:.0%} {name:28} {ratio:8.3f} {json.dumps(found)}", flush=True)
 
     def _kept(self, name: str, make: Callable[[], dict]) -> dict:
-        path = self.out / f"{name.replace(' ', '-').replace(',', '')}.json"
+        path = kept_in(self.out, name)
         if not path.exists():
             write_json(path, {"rule": name, "processor": cpu_name(), **make()})
         return read_json(path)
@@ -198,7 +203,7 @@ def summarise(options: argparse.Namespace, dense: dict[str, float]) -> None:
     table: dict[str, dict[str, Any]] = {}
     for name in (*OURS, *PEERS):
         for share in options.shares:
-            path = options.out / f"{f'{name} {share:.2f}'.replace(' ', '-').replace(',', '')}.json"
+            path = kept_in(options.out, f"{name} {share:.2f}")
             if path.exists() and "perplexity" in (row := read_json(path)):
                 ratio = row["perplexity"] / dense["perplexity"]
                 table.setdefault(name, {})[f"{share:.2f}"] = {**row, "ratio": ratio}

@@ -20,6 +20,7 @@ from tinylm.inherit.depth import similarity
 from tinylm.inherit.inheritance import inherit
 from tinylm.inherit.stack import Stack
 from tinylm.models import families
+from tinylm.models.parameters import parameters_by_part
 from tinylm.models.shape import Shape
 
 BATCH = 4
@@ -33,9 +34,8 @@ class NotApplicableError(Exception):
 
 def count(shape: Shape) -> int:
     """Non-embedding parameters of ``shape``, without norms."""
-    heads = 2 * shape.num_attention_heads + 2 * shape.num_key_value_heads
-    a_layer = shape.hidden_size * (heads * shape.head_dim + 3 * shape.intermediate_size)
-    return shape.num_layers * a_layer
+    parts = parameters_by_part(shape)
+    return parts["attention"] + parts["ffn"]
 
 
 def shortgpt(teacher: Any, chunks: Tensor, share: float) -> tuple[Any, float]:

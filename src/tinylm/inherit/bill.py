@@ -77,6 +77,7 @@ def memory(job: Job, streamed: bool) -> dict[str, int]:
     scoring["logits"] = rows * teacher.vocab_size * (3 * size + 4)
     if job.criterion == "obs":
         scoring["gradients by layer"] = 4 * teacher.num_layers * teacher.hidden_size**2
+        scoring["states for obs"] = 2 * min(job.tokens, OBS_TOKENS) * state
         # one layer's units: x^T x in float32, its inverse in float64 and what replaces it
         scoring["equations of one layer"] = 28 * teacher.intermediate_size**2
     repairing = {"student": student}
@@ -135,11 +136,8 @@ def arithmetic(job: Job, streamed: bool) -> dict[str, float]:
 def _elimination(job: Job, body: float) -> float:
     """A walk through the layers, the two Gram matrices of each, and the updates as units go."""
     teacher = job.teacher
-    tokens, hidden, units = (
-        min(job.tokens, OBS_TOKENS),
-        teacher.hidden_size,
-        teacher.intermediate_size,
-    )
+    hidden, units = teacher.hidden_size, teacher.intermediate_size
+    tokens = min(job.tokens, OBS_TOKENS)
     grams = 2 * min(job.tokens, TAYLOR_TOKENS) * hidden**2 + 2 * tokens * units**2
     updates = 2 / 3 * units**3 + hidden * units**2 + 2 * hidden**2 * units
     return tokens * body + teacher.num_layers * (grams + updates)

@@ -76,7 +76,7 @@ def inherit(
     def made(found: Scores, chunks: Tensor | None) -> Inherited:
         inherited = _cut_and_repair(stack, shape, chunks, repair, found, vocab)
         if scores is None:
-            inherited.seconds["score"] = found.metadata["seconds"]
+            inherited.seconds = {"score": found.metadata["seconds"], **inherited.seconds}
         return inherited
 
     if calibration_ids is None:

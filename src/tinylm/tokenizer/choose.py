@@ -5,7 +5,6 @@ formed.
 a cumulative sum.
 """
 
-import dataclasses
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -52,8 +51,7 @@ class Ranking:
     def growth(self) -> np.ndarray:
         """float64[len(order)]: tokens after / before of the text that was counted, for K = 1, 2,
         ..."""
-        cost = self.cost[self.order]
-        return 1 + (cost.sum() - np.cumsum(cost)) / max(1, self.emitted.sum())
+        return _growth(self.cost[self.order], int(self.emitted.sum()))
 
     def expected_growth(self) -> np.ndarray:
         """float64[len(order)]: the same of text that was not: the mean over stretches of the
@@ -92,9 +90,8 @@ class Ranking:
         tied: bool = True,
     ) -> list[dict[str, float]]:
         """One row per K: vocab_size, coverage, growth, tokens_per_byte (of the counted text),
-        expected_growth (of new text) and, with
-        ``hidden_size``, embedding_parameters (embedding + head) and their embedding_share of a
-        model of ``parameters``."""
+        expected_growth (of new text) and, with ``hidden_size``, embedding_parameters (embedding +
+        head) and their embedding_share of a model of ``parameters``."""
         coverage, growth, expected = self.coverage(), self.growth(), self.expected_growth()
         rows = []
         for size in sizes:
@@ -146,9 +143,6 @@ def rank(
     require_counts(source, counts)
     splits = splits or splits_of(source)
     formed, arity = splits.formed(counts.counts), splits.arity()
-    # A single character that falls back to several bytes saves several tokens, and its parents need
-    # it.
-    key = formed * np.maximum(1, arity - 1)
     last = max((token for token in source.strings if token not in source.added), default=-1)
     if rows is not None and last >= rows:
         raise InputError(
@@ -161,29 +155,30 @@ def rank(
         [token for token in source.strings if token in usable and token not in forced],
         dtype=np.int64,
     )
-    # Tokens that no merge reaches come last among equals; none of them is part of another token.
-    dead = ~splits.merged[ids] & (splits.lengths[ids] > 1) & (formed[ids] == 0)
-    ranked = ids[np.lexsort((ids, splits.lengths[ids], dead, -key[ids]))]
-    order = np.concatenate([np.array(sorted(forced), dtype=np.int64), ranked])
-    ranking = Ranking(order, len(forced), counts.counts, formed * (arity - 1), counts.bytes)
-    if counts.stretches is None or counts.bytes < LEAST_BYTES or len(counts.stretches) < 2:
-        return ranking
-    return dataclasses.replace(ranking, new_growth=_left_out(source, counts, splits, rows))
+
+    def ordered(formed: np.ndarray) -> np.ndarray:
+        # A single character that falls back to several bytes saves several tokens, and its parents
+        # need it.
+        key = formed[ids] * np.maximum(1, arity[ids] - 1)
+        # Tokens that no merge reaches come last among equals; none of them is part of another token
+        dead = ~splits.merged[ids] & (splits.lengths[ids] > 1) & (formed[ids] == 0)
+        ranked = ids[np.lexsort((ids, splits.lengths[ids], dead, -key))]
+        return np.concatenate([np.array(sorted(forced), dtype=np.int64), ranked])
+
+    new_growth, stretches = None, counts.stretches
+    if stretches is not None and len(stretches) > 1 and counts.bytes >= LEAST_BYTES:
+        # added tokens by their place in the order that the other stretches give
+        cost = np.zeros(len(forced) + len(ids), dtype=np.int64)
+        for own in map(splits.formed, stretches):
+            cost += (own * (arity - 1))[ordered(formed - own)]
+        new_growth = _growth(cost, counts.tokens)
+    cost = formed * (arity - 1)
+    return Ranking(ordered(formed), len(forced), counts.counts, cost, counts.bytes, new_growth)
 
 
-def _left_out(source: Source, counts: Counts, splits: Splits, rows: int | None) -> np.ndarray:
-    """float64[all that may stay]: see :meth:`Ranking.expected_growth`."""
-    assert counts.stretches is not None
-    total, saved = 0, np.zeros(0)
-    for stretch in counts.stretches:
-        if not stretch.any() or not (counts.counts - stretch).any():
-            continue
-        others = dataclasses.replace(counts, counts=counts.counts - stretch, stretches=None)
-        order = rank(source, others, splits, rows).order
-        cost = (splits.formed(stretch) * (splits.arity() - 1))[order]
-        total += int(cost.sum())
-        saved = np.cumsum(cost) + (saved if len(saved) else 0)
-    return 1 + (total - saved) / max(1, counts.tokens)
+def _growth(cost: np.ndarray, tokens: int) -> np.ndarray:
+    """Tokens after / before when the first K stay, for every K; ``cost``: of each that goes."""
+    return 1 + (cost.sum() - np.cumsum(cost)) / max(1, tokens)
 
 
 def require_counts(source: Source, counts: Counts) -> None:

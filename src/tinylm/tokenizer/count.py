@@ -22,7 +22,7 @@ from tinylm.errors import InputError, WorkError
 from tinylm.terminal import progress_bar
 from tinylm.tokenizer.counters import COUNTERS
 from tinylm.tokenizer.engines import Engine
-from tinylm.tokenizer.shards import SHARD_BYTES, Shard, shards
+from tinylm.tokenizer.shards import SHARD_BYTES, Shard, even_places, shards
 from tinylm.tokenizer.source import Source, read_source
 
 # A corpus in so many stretches of about the same length: each is new text to the others. An eighth
@@ -185,8 +185,7 @@ class _Stretches:
     def even(self) -> np.ndarray:
         """int64[at most STRETCHES, V]: neighbours put together to stretches of about one length."""
         every = np.stack(self.vectors)
-        tokens = every.sum(1)
-        places = ((np.cumsum(tokens) - tokens / 2) * STRETCHES / tokens.sum()).astype(int)
+        places = even_places(every.sum(1), STRETCHES)
         return np.stack([every[places == place].sum(0) for place in np.unique(places)])
 
 

@@ -15,6 +15,7 @@ import regex
 
 from tinylm.corpus.pack import Encoded
 from tinylm.models.tokenizer import MATCHING_FLAGS
+from tinylm.tokenizer.shards import even_places
 from tinylm.tokenizer.source import Source, byte_letters
 
 SAMPLE_BYTES = 48_000  # of every shard, checked against `tokenizers`
@@ -49,9 +50,7 @@ class Engine:
         self._check(_sample(texts), "a sample of the text")
         counts = np.zeros((blocks, self.source.size), dtype=np.int64)
         lengths = np.array([len(text) for text in texts])
-        middles = np.cumsum(lengths) - lengths / 2
-        places = (middles * blocks / max(1, lengths.sum())).astype(int)
-        ends = np.searchsorted(places, np.arange(blocks), side="right")
+        ends = np.searchsorted(even_places(lengths, blocks), np.arange(blocks), side="right")
         for row, start, end in zip(counts, [0, *ends[:-1]], ends):
             for part in [texts[start:end]] if self._fast else _few(texts[start:end]):
                 encode = self._fast.encode if self._fast else self._reference

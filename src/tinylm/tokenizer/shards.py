@@ -5,6 +5,8 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 from tinylm.corpus.document import Document
 
 SHARD_BYTES = 64_000_000
@@ -26,6 +28,11 @@ class Shard:
             data = text.encode()
             hasher.update(len(data).to_bytes(8, "little") + data)
         return hasher.hexdigest()
+
+
+def even_places(sizes: np.ndarray, parts: int) -> np.ndarray:
+    """Which of ``parts`` stretches of about one length each of the consecutive ``sizes`` is in."""
+    return ((np.cumsum(sizes) - sizes / 2) * parts / max(1, sizes.sum())).astype(int)
 
 
 def shards(items: Iterable[Document], shard_bytes: int) -> Iterator[Shard]:
