@@ -24,7 +24,10 @@ $(STAMP): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
-	@$(BIN)/python -c "import torch" || { echo "torch does not import: install a CPU build of the locked version (see README, Two commands)"; exit 1; }
+	@$(BIN)/python -c "import torch" 2> /dev/null || { \
+		echo "the package index has the CUDA build of torch: its libraries come too, 3 GB"; \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check $$(grep ^torch== requirements.lock); }
+	@$(BIN)/python -c "import torch" || { echo "torch does not import (see README, Install)"; exit 1; }
 	@rm -f $(VENV)/.installed-*; touch $@
 
 lint: setup

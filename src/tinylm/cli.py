@@ -5,13 +5,16 @@ Exit codes: 0 done, 1 the work failed, 2 the input is wrong, 130 stopped by Ctrl
 """
 
 import contextlib
+import dataclasses
 import difflib
 import errno
 import functools
+import inspect
 import io
 import os
 import re
 import sys
+import typing
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -143,11 +146,40 @@ def _app() -> tyro.extras.SubcommandApp:
 
 
 def _binder(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
-    @functools.wraps(command)
-    def bind(*args: Any, **kwargs: Any) -> Callable[[], None]:
-        return functools.partial(command, *args, **kwargs)
+    """``command`` as a function that binds its arguments. Settings that are made of several classes
+    become as many arguments: the groups of its help."""
+    hints = typing.get_type_hints(command, include_extras=True)
+    parameters: list[inspect.Parameter] = []
+    settings: dict[str, tuple[Any, list[str]]] = {}
+    for name, parameter in inspect.signature(command).parameters.items():
+        kind: Any = next(iter(typing.get_args(hints[name])), None)
+        parts = _parts(kind) if dataclasses.is_dataclass(kind) else {}
+        if not parts:
+            kept = parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
+            parameters.append(kept)
+            continue
+        settings[name] = (kind, list(parts))
+        for part, group in parts.items():
+            only = inspect.Parameter.KEYWORD_ONLY
+            parameters.append(inspect.Parameter(part, only, default=group(), annotation=group))
 
-    return bind
+    def bind(**given: Any) -> Callable[[], None]:
+        for name, (kind, parts) in settings.items():
+            values = [vars(given.pop(part)) for part in parts]
+            given[name] = kind(**{key: value for one in values for key, value in one.items()})
+        return functools.partial(command, **given)
+
+    functools.update_wrapper(bind, command)
+    bind.__annotations__ = {one.name: one.annotation for one in parameters}
+    bind.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return tyro.conf.configure(tyro.conf.OmitArgPrefixes)(bind)
+
+
+def _parts(kind: Any) -> dict[str, Any]:
+    """The classes that settings are made of, first fields first, by the name of their group:
+    LengthSettings is "length"."""
+    bases: list[Any] = [one for one in kind.__mro__[:0:-1] if dataclasses.is_dataclass(one)]
+    return {base.__name__.removesuffix("Settings").lower(): base for base in bases}
 
 
 def _one_line(box: str) -> str:

@@ -59,6 +59,7 @@ def generate(
     top_k: int = 0,
     top_p: float = 1.0,
     seed: int = 0,
+    whole_sentences: bool = False,
     device: str = "auto",
 ) -> None:
     """Continue a text, streamed as it is made; the speed is told at the end on stderr.
@@ -72,19 +73,22 @@ def generate(
         top_k: draw only among the k likeliest tokens; 0 among all.
         top_p: draw only among the likeliest tokens that hold this share of the probability.
         seed: same seed, same text.
+        whole_sentences: end with the last sentence that the tokens were enough for.
         device: cpu, cuda, or auto (a GPU where there is one).
     """
     from tinylm.machine import choose_device
     from tinylm.models import generate as generation
+    from tinylm.models.sentences import in_sentences
     from tinylm.models.teacher import load_model, load_tokenizer
 
     sampling = generation.Sampling(temperature, top_k, top_p, seed)
     speed = generation.Speed()
     text = sys.stdin.read() if prompt == "-" else prompt
     loaded = load_model(model).to(choose_device(device))
-    for piece in generation.generate(
+    pieces = generation.generate(
         loaded, load_tokenizer(model), text, max_new_tokens, sampling, speed
-    ):
+    )
+    for piece in in_sentences(pieces, speed) if whole_sentences else pieces:
         print(piece, end="", flush=True)
     print()
     print(speed, file=sys.stderr)
@@ -133,14 +137,14 @@ def export(
     format: Format = "gguf",
     options: Annotated[ExportOptions, tyro.conf.arg(name="")] = ExportOptions(),  # noqa: B008
 ) -> None:
-    """Write a model for phones and laptops (GGUF, MLX, ONNX), and prove that it is the same.
+    """Write a model for phones and laptops (GGUF, ExecuTorch, MLX, ONNX) and prove it is the same.
 
     Args:
         model: directory, .gguf file, hub id or smollm2-135m.
         out: the file to write, e.g. student-Q8_0.gguf; a report lands beside it as
             student-Q8_0.gguf.json.
-        format: gguf (for llama.cpp), mlx (a folder for mlx-lm), onnx (a folder for
-            onnxruntime-genai), or card: the model card, README.md of the model's folder.
+        format: gguf (for llama.cpp), or a folder: executorch (model.pte), mlx (for mlx-lm), onnx
+            (for onnxruntime-genai); or card: the model card, README.md of the model's folder.
     """
     from tinylm.export.run import export as run_export
 

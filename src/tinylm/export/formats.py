@@ -30,6 +30,13 @@ def _mlx(model_dir: Path, out: Path | None, options: ExportOptions, texts: list[
     return export_mlx(model_dir, _named(out), options.quantize or "F16", **_how(options, texts))
 
 
+def _executorch(model_dir: Path, out: Path | None, options: ExportOptions, texts: list[str]) -> Any:
+    from tinylm.export.executorch import export_executorch
+
+    what = model_dir, _named(out), options.quantize or "F32"
+    return export_executorch(*what, **_how(options, texts))
+
+
 def _how(options: ExportOptions, texts: list[str]) -> dict[str, Any]:
     return {"check": options.check, "texts": texts, "overwrite": options.overwrite}
 
@@ -56,8 +63,9 @@ def _named(out: Path | None) -> Path:
 # (model directory, --out, options, texts of the check) -> report of the file; {}: nothing to tell
 FORMATS: dict[str, Callable[[Path, Path | None, ExportOptions, list[str]], dict[str, Any]]] = {
     "gguf": _gguf,  # one file for llama.cpp
-    "onnx": _onnx,  # a folder for onnxruntime-genai
+    "executorch": _executorch,  # a folder for PyTorch's runtime of phones
     "mlx": _mlx,  # a folder for Apple's mlx-lm
+    "onnx": _onnx,  # a folder for onnxruntime-genai
     "card": _card,  # the model card, README.md of the model's folder
 }
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ Streaming = Literal["auto", "always", "never"]
 
 
 @dataclass(frozen=True)
-class InheritOptions:
-    """Settings of ``tinylm inherit``."""
+class CutSettings:
+    """What stays of the teacher, and what is mended."""
 
     # which units inside a layer stay: taylor by gradients, obs by what a refit cannot make up for,
     # l1 and l2 by weights, learned by masks
@@ -31,10 +31,22 @@ class InheritOptions:
     scores: Path | None = None
     # id_map.npy naming the teacher's ids that stay, when the target's vocabulary is smaller
     kept_ids: Path | None = None
+    seed: int = 0  # of criterion random
+
+
+@dataclass(frozen=True)
+class DeviceSettings:
+    """Where it is computed, and in how much memory."""
+
     # of the teacher at work and of the student; auto: bfloat16 where it is fast here, else float32
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     device: str = "auto"  # cpu, cuda, cuda:1; auto takes a GPU where there is one
     # whether the teacher's layers stay on disk and are read one at a time: auto does so where the
     # whole would not fit in memory
     stream: Streaming = "auto"
-    seed: int = 0  # of criterion random
+
+
+# the bases stand from the last to the first: a dataclass lists its fields in that order
+@dataclass(frozen=True)
+class InheritOptions(DeviceSettings, CutSettings):
+    """Settings of ``tinylm inherit``."""

@@ -20,6 +20,7 @@ from tinylm.pipeline.stage_costs import stage_costs
 from tinylm.render.numbers import hours, millions
 from tinylm.train.config import TrainConfig
 from tinylm.train.learning_rate import MOST_TRIALS, USUAL_TRIALS, trial_steps
+from tinylm.train.length import steps_within
 from tinylm.train.rounds import later_share, needs_pass
 
 LARGE_FLOPS = 1e17  # four minutes of an H100 at 40 %
@@ -46,7 +47,7 @@ def describe(
         )
     shape, config, note = _shape(recipe)
     parts = parameters_by_part(shape, config)
-    recipe = _settled(recipe, sum(parts.values()))
+    recipe = with_steps(recipe, sum(parts.values()))
     train = recipe.train
     share = (parts["embedding"] + parts["head"]) / sum(parts.values())
     priced = costs(shape, train.sequence_length, config)
@@ -114,7 +115,7 @@ def is_large(recipe: Recipe) -> bool:
 def first_words(recipe: Recipe, machine_flops: float) -> list[str]:
     """What a person should know before a run starts: how long its training takes here, and that
     there is little text for so many parameters."""
-    recipe = _settled(recipe)
+    recipe = with_steps(recipe)
     flops, train = predict_flops(recipe), recipe.train
     if flops is None:
         return []
@@ -212,7 +213,7 @@ def predict_flops(recipe: Recipe) -> float | None:
 
     A budget without a shape counts 6 per parameter and token. The teacher's passes are not in it.
     """
-    recipe = _settled(recipe)
+    recipe = with_steps(recipe)
     config = recipe.train
     if config.steps == 0:
         return None
@@ -233,12 +234,18 @@ def _given_shape(recipe: Recipe) -> Shape | None:
     return Shape.from_dict({"vocab_size": vocabulary, **recipe.architecture.shape})
 
 
-def _settled(recipe: Recipe, size: int = 0) -> Recipe:
-    """``train.tokens_per_parameter`` as steps; 0 parameters: as many as the recipe plans."""
+def with_steps(recipe: Recipe, size: int = 0) -> Recipe:
+    """``train.tokens_per_parameter``, or ``train.hours`` of this machine, as steps; 0 parameters:
+    as many as the recipe plans."""
     if not size and (shape := _given_shape(recipe)):
         size = parameters(shape)
     size = size or round(recipe.architecture.budget)
-    return dataclasses.replace(recipe, train=recipe.train.settle_length(size))
+    train = recipe.train.settle_length(size)
+    if train.hours:
+        # 6 FLOPs a parameter and token, all of the vocabulary's included: a little too slow
+        seconds = 6 * size * train.tokens_per_batch / machine_speed()
+        train = dataclasses.replace(train, hours=0.0, steps=steps_within(train, seconds))
+    return dataclasses.replace(recipe, train=train)
 
 
 def training_passes(recipe: Recipe) -> float:

@@ -29,6 +29,7 @@ from tinylm.pipeline.publish import copy_tokenizer
 from tinylm.pipeline.recipe import Recipe
 from tinylm.pipeline.stages import Stages
 from tinylm.train.distillation import needs_teacher
+from tinylm.train.length import FILE as LENGTH
 from tinylm.train.loop import train
 
 
@@ -74,6 +75,16 @@ def settle_length(recipe: Recipe, shape: Path, compact: Path) -> Recipe:
     config = _student_config(recipe, shape, compact)
     size = parameters(Shape.from_config(config), config)
     return dataclasses.replace(recipe, train=recipe.train.settle_length(size))
+
+
+def settle_hours(recipe: Recipe, trained: Path) -> Recipe:
+    """``train.hours`` as the steps that the finished training ``trained`` found them to be."""
+    if not recipe.train.hours:
+        return recipe
+    steps = artifact.read_json(trained / LENGTH)["steps"]
+    return dataclasses.replace(
+        recipe, train=dataclasses.replace(recipe.train, hours=0.0, steps=steps)
+    )
 
 
 def _student_config(recipe: Recipe, shape: Path, compact: Path) -> Any:
@@ -188,11 +199,14 @@ def train_stage(
             order_from=order_from,
         )
 
+    settings = config.to_dict()
+    if not config.hours:
+        del settings["hours"]  # artifacts made before there was such a key
     inputs = {
         "initial": initial.name,
         "store": store.name,
         "compact": compact.name,
-        **config.to_dict(),
+        **settings,
     }
     if order_from is not None:
         inputs["order_from"] = order_from.name

@@ -8,6 +8,7 @@ from typing import Any
 from tinylm.artifact import write_text
 from tinylm.evaluate.results import with_error
 from tinylm.pipeline.report_figures import CAPTIONS, draw_figures, rung_name
+from tinylm.pipeline.verdict import headline, next_steps, outlook
 from tinylm.render import html
 from tinylm.train.learning_rate import describe_trials
 
@@ -21,26 +22,8 @@ def write_report(results: dict[str, Any], out: Path) -> None:
     write_text(out / "report.md", _markdown(results, figures))
 
 
-def headline(results: dict[str, Any]) -> str:
-    """One sentence: what came out and how good it is."""
-    bpb, size = results["bits_per_byte"], results["parameters"]
-    text = (
-        f"{size['student'] / 1e6:.1f}M parameters from a {size['teacher'] / 1e6:.1f}M teacher: "
-        f"{bpb['student']:.3f} bits per byte on held-out text (teacher {bpb['teacher']:.3f})"
-    )
-    if results.get("train", {}).get("train", {}).get("published_step") == 0:
-        text += "; TRAINING GAINED NOTHING: these are the weights before it"
-    gain = results.get("gain_over_control")
-    if gain is not None:
-        text += (
-            f"; at {gain['tokens'] / 1e6:.2f}M tokens {gain['student']:.3f} against"
-            f" {gain['control']:.3f} for the same shape from random weights,"
-            f" {abs(gain['percent']):.1f} % {'lower' if gain['percent'] > 0 else 'HIGHER'}"
-        )
-    bigram = results.get("floors", {}).get("bigram")
-    if bigram is not None and bpb.get("control", 0) > bigram:
-        text += f". That control is weaker than counting: bigrams of its tokens give {bigram:.3f}"
-    return text + "."
+def _lead(results: dict[str, Any]) -> str:
+    return f"{headline(results)} {outlook(results)}".strip()
 
 
 def _ladder_rows(results: dict[str, Any]) -> list[list[str]]:
@@ -181,6 +164,7 @@ def _html(results: dict[str, Any], figures: dict[str, str]) -> str:
         )
         sections.append(("What it writes (greedy)", samples))
     sections += [
+        ("What next", html.table(["why", "command"], next_steps(results))),
         ("Time", html.table(["stage", "seconds"], _time_rows(results))),
         (
             "How to repeat",
@@ -196,13 +180,13 @@ def _html(results: dict[str, Any], figures: dict[str, str]) -> str:
             ),
         ),
     ]
-    return html.page(f"tinylm run: {results['name']}", headline(results), sections)
+    return html.page(f"tinylm run: {results['name']}", _lead(results), sections)
 
 
 def _markdown(results: dict[str, Any], figures: dict[str, str]) -> str:
     picture = {name: f"![{CAPTIONS[name]}](figures/{name}.svg)\n" for name in figures}
     parts = [
-        f"# tinylm run: {results['name']}\n\n{headline(results)}\n",
+        f"# tinylm run: {results['name']}\n\n{_lead(results)}\n",
         "## The ladder\n\n"
         + html.markdown_table(LADDER_COLUMNS, _ladder_rows(results))
         + "\n"
@@ -226,6 +210,8 @@ def _markdown(results: dict[str, Any], figures: dict[str, str]) -> str:
                 for s in results["samples"]
             )
         )
+    rows = [[why, f"`{command}`"] for why, command in next_steps(results)]
+    parts.append("## What next\n\n" + html.markdown_table(["why", "command"], rows))
     parts.append("## Time\n\n" + html.markdown_table(["stage", "seconds"], _time_rows(results)))
     parts.append(
         "## How to"

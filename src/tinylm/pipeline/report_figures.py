@@ -101,6 +101,7 @@ def _draw_loss(results: dict[str, Any]) -> str:
                 ax.plot(tokens, losses, color=colour, alpha=0.25, linewidth=0.8)
                 ax.plot(tokens, _smooth(losses), color=colour, label=name)
             held_out = results.get("validation", {}).get(name)
+            held_out = held_out or results.get("looks", {}).get(name)
             if held_out:
                 tokens, losses = (
                     [point[0] / 1e6 for point in held_out],

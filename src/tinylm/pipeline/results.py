@@ -62,6 +62,9 @@ def collect(
             ("student" if name == "train" else name): log["validation"]
             for name, log in logs.items()
         },
+        "looks": {
+            ("student" if name == "train" else name): log["looks"] for name, log in logs.items()
+        },
         "forgetting": _forgetting(stages.folders["train"] / "rounds"),
         "tasks": tasks,
         "samples": samples,
@@ -84,19 +87,21 @@ def _gain(bpb: dict[str, float], tokens: dict[str, int]) -> dict[str, float] | N
 
 
 def _log(folder: Path, tokens_per_batch: int) -> dict[str, Any]:
-    """Losses over tokens, on training and on held-out text, and where rounds begin, from
-    metrics.jsonl."""
-    losses, validation, starts, last_round = [], [], [], -1
+    """Losses over tokens, on training and on held-out text (the whole of it, and the little that
+    guards the run), and where rounds begin, from metrics.jsonl."""
+    losses, validation, looks, starts, last_round = [], [], [], [], -1
     for row in read_metrics(folder):
         if "valid_loss" in row:
             validation.append([row["step"] * tokens_per_batch, round(row["valid_loss"], 5)])
+        if "held_out_loss" in row:
+            looks.append([row["step"] * tokens_per_batch, round(row["held_out_loss"], 5)])
         if "loss" not in row:
             continue
         losses.append([(row["step"] + 1) * tokens_per_batch, round(row["loss"], 5)])
         if row["round"] != last_round:
             starts.append(row["step"] * tokens_per_batch)
             last_round = row["round"]
-    return {"losses": losses, "validation": validation, "round_starts": starts}
+    return {"losses": losses, "validation": validation, "looks": looks, "round_starts": starts}
 
 
 def _forgetting(rounds: Path) -> list[dict[str, Any]]:

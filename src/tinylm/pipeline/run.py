@@ -5,7 +5,6 @@ them and is done in seconds, a killed one goes on where it was, and runs of a st
 ``work`` compute shared stages once.
 """
 
-import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,18 +15,19 @@ from tinylm import artifact
 from tinylm.evaluate.tasks.catalog import require_lm_eval
 from tinylm.export.card import write_card
 from tinylm.pipeline.conditions import check_data, check_model, check_tasks
-from tinylm.pipeline.forecast import expected_seconds
+from tinylm.pipeline.forecast import expected_seconds, with_steps
 from tinylm.pipeline.launch import Processes, launched
 from tinylm.pipeline.model_stages import (
     inherit_stage,
     random_stage,
+    settle_hours,
     settle_length,
     shape_stage,
     train_stage,
 )
 from tinylm.pipeline.publish import publish_model
 from tinylm.pipeline.recipe import Recipe
-from tinylm.pipeline.report import headline, write_report
+from tinylm.pipeline.report import write_report
 from tinylm.pipeline.results import collect
 from tinylm.pipeline.score_stages import (
     floors_stage,
@@ -38,6 +38,7 @@ from tinylm.pipeline.score_stages import (
 )
 from tinylm.pipeline.stages import Stages
 from tinylm.pipeline.text_stages import compact_stage, corpus_stage, pack_stage, teacher_stage
+from tinylm.pipeline.verdict import headline, next_steps, outlook
 from tinylm.terminal import print_table, quiet_transformers
 from tinylm.train.inputs import check_batch
 
@@ -85,7 +86,7 @@ def _run(
     shape = shape_stage(recipe, stages, compact)
     recipe = settle_length(recipe, shape, compact)
     store = pack_stage(stages, corpus, compact)
-    processes.alone(check_data, recipe, store, compact / "model")
+    processes.alone(check_data, with_steps(recipe), store, compact / "model")
     initial = inherit_stage(recipe, stages, compact, shape, store)
     models = {"teacher": teacher, "compact": compact / "model", "inherited": initial / "model"}
     context = scored_length(recipe, teacher)
@@ -98,6 +99,7 @@ def _run(
 
     scored()  # what cannot be scored must not cost a training
     student = train_stage(recipe, stages, "train", initial, store, compact)
+    recipe = settle_hours(recipe, student)
     models["student"] = student / "model"
     if recipe.has_control():
         random = random_stage(recipe, stages, compact, shape)
@@ -139,14 +141,9 @@ def print_results(results: dict[str, Any], out: Path) -> None:
         for name, value in results["bits_per_byte"].items()
     ]
     print_table("held-out text", ["model", "bits per byte", "standard error"], rows)
-    print(headline(results))
-    model = shlex.quote(str(out / "model"))
-    file = shlex.quote(str(out / "tiny.gguf"))
-    steps = results["recipe"]["train"]["steps"]
-    print(
-        f"model: {out / 'model'}   report: {out / 'report.html'}\n"
-        f'read it:  tinylm generate --model {model} --prompt "The"\n'
-        f"ship it:  tinylm export --model {model} --quantize Q8_0 --out {file}"
-    )
-    if steps:  # else all of the text was trained on
-        print(f"more:     the same command with --set train.steps={4 * steps}: four times the text")
+    print(f"{headline(results)} {outlook(results)}".strip())
+    print(f"model: {out / 'model'}   report: {out / 'report.html'}")
+    steps = next_steps(results, str(out / "model"))
+    width = max(len(why) for why, _ in steps)
+    for why, command in steps:
+        print(f"{why + ':':<{width + 2}}{command}")

@@ -19,13 +19,14 @@ from tinylm.evaluate.floors import floors
 from tinylm.evaluate.forward import TEXT_CONTEXT, text_context
 from tinylm.machine import choose_device, fast_dtype
 from tinylm.models import teacher as teachers
-from tinylm.models.generate import generate
+from tinylm.models.generate import Speed, generate
+from tinylm.models.sentences import in_sentences
 from tinylm.pipeline.recipe import Recipe
 from tinylm.pipeline.stages import Stages, file_stamps
 from tinylm.train.batches import make_plan
 from tinylm.train.rounds import settle_rounds
 
-SAMPLE_TOKENS = 60  # of each generated sample in the report
+SAMPLE_TOKENS = 100  # of each generated sample in the report, which ends with a sentence
 # of [train]: what decides which tokens are read
 PLAN_SETTINGS = ("sequence_length", "batch_size", "steps", "rounds", "sampling_rate", "strategy")
 
@@ -153,7 +154,9 @@ def samples_stage(recipe: Recipe, stages: Stages, models: dict[str, Path]) -> li
             model = teachers.load_model(models[name], fast_dtype(torch.device("cpu")))
             tokenizer = teachers.load_tokenizer(models[name])
             for prompt in recipe.evaluate.prompts:
-                text = prompt + "".join(generate(model, tokenizer, prompt, SAMPLE_TOKENS))
+                speed = Speed()
+                made = generate(model, tokenizer, prompt, SAMPLE_TOKENS, speed=speed)
+                text = prompt + "".join(in_sentences(made, speed))
                 samples.append({"model": name, "prompt": prompt, "text": text})
         return samples
 

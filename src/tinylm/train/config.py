@@ -29,14 +29,8 @@ Auto = Literal["auto"]  # measured or derived when the run begins
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """Settings of one training run.
-
-    Same config, data, model and machine: bitwise the same weights, on a CPU. On a GPU the backward
-    pass of fused attention adds in no fixed order.
-    """
-
-    # Data and length
+class LengthSettings:
+    """What is read, and for how long."""
 
     sequence_length: Annotated[int, Ge(2)] = 512  # tokens a sequence
     batch_size: AtLeastOne = 8  # sequences an optimiser step, over all processes
@@ -45,12 +39,17 @@ class TrainConfig:
     steps: Count = 0  # optimiser steps over all rounds; 0: each round reads its data once
     # training tokens a parameter, instead of steps: 20 is the usual least, the paper has 50
     tokens_per_parameter: Annotated[float, Ge(0)] = 0.0
+    # of training on this machine, instead of steps: some steps are timed when it begins
+    hours: Annotated[float, Ge(0)] = 0.0
     # share of each source of the store, in the order of the corpus' paths; empty: as they come
     mixture: tuple[float, ...] = ()
     document_mask: bool = False  # attention and positions do not cross document boundaries
     seed: Count = 0  # of the order of the data, the draws and dropout
 
-    # Rounds (formula 4 of the paper)
+
+@dataclass(frozen=True)
+class RoundSettings:
+    """Formula 4 of the paper: passes over the data, and what the later ones see."""
 
     # passes over the data, later ones over what the strategy draws; auto: one while there is fresh
     # text for all steps
@@ -67,7 +66,10 @@ class TrainConfig:
     # learning rate: one cosine over all rounds, or one for each
     round_schedule: RoundSchedule = "one-cosine"
 
-    # Optimiser
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """The optimiser and its learning rate."""
 
     optimizer: Optimizer = "adamw"  # muon moves the matrices inside the layers, adamw the rest
     # lr = (tokens per batch / base_batch_tokens) ** lr_exponent * base_lr
@@ -86,7 +88,10 @@ class TrainConfig:
     clip: Annotated[float, Ge(0)] = 1.0  # largest gradient norm; 0: no limit
     z_loss: Annotated[float, Ge(0)] = 0.0  # weight of log(Z)^2, keeps logits small
 
-    # Distillation
+
+@dataclass(frozen=True)
+class DistillationSettings:
+    """Learning from a teacher's logits."""
 
     # where teacher logits come from: the teacher beside us, or a stored top-k table
     distillation: Distillation = "none"
@@ -95,7 +100,10 @@ class TrainConfig:
     distillation_temperature: Positive = 1.0  # of a live teacher; a stored one has 1
     stored_top_k: AtLeastOne = 32  # tokens kept a position by distillation = "stored"
 
-    # Speed and memory
+
+@dataclass(frozen=True)
+class SpeedSettings:
+    """How fast it runs, and in how much memory."""
 
     bf16: bool = True  # compute in bfloat16, weights kept in float32 too; false: all float32
     compile: bool = True  # compile each decoder layer; the first step is some seconds slower
@@ -104,7 +112,10 @@ class TrainConfig:
     # with torchrun: 1 spreads the model over all processes, more keeps so many whole copies
     model_copies: AtLeastOne = 1
 
-    # Guards
+
+@dataclass(frozen=True)
+class GuardSettings:
+    """What a run does when it goes wrong."""
 
     # skip a step whose loss is this many standard deviations above the recent mean; 0: never
     spike_sigmas: Annotated[float, Ge(0)] = 6.0
@@ -113,7 +124,10 @@ class TrainConfig:
     never_worse: bool = True
     watch_every: Count = 0  # steps between looks at the held-out loss; 0: ten in all
 
-    # Keeping
+
+@dataclass(frozen=True)
+class KeepingSettings:
+    """What is written on the way."""
 
     checkpoint_every: Count = 200  # steps; 0: only when stopped
     keep_checkpoints: AtLeastOne = 2  # the newest; older ones are removed
@@ -123,6 +137,24 @@ class TrainConfig:
     evaluate_every: Count = 0  # steps between losses on the validation store; 0: only at the end
     forgetting: bool = False  # after each round, the loss of every batch in the order it was seen
     trackers: tuple[TrackerName, ...] = ()  # repeat metrics.jsonl to these
+
+
+# the bases stand from the last to the first: a dataclass lists its fields in that order
+@dataclass(frozen=True)
+class TrainConfig(
+    KeepingSettings,
+    GuardSettings,
+    SpeedSettings,
+    DistillationSettings,
+    OptimizerSettings,
+    RoundSettings,
+    LengthSettings,
+):
+    """Settings of one training run.
+
+    Same config, data, model and machine: bitwise the same weights, on a CPU. On a GPU the backward
+    pass of fused attention adds in no fixed order.
+    """
 
     @property
     def tokens_per_batch(self) -> int:
@@ -153,10 +185,11 @@ class TrainConfig:
             words = [allowed for kind in kinds if (allowed := _refused(value, kind))]
             if len(words) == len(kinds):
                 self._refuse(key, " or ".join(words))
-        if self.steps and self.tokens_per_parameter:
-            self._refuse("tokens_per_parameter", "0 beside train.steps: give one of the two")
-        if self.mixture and not (self.steps or self.tokens_per_parameter):
-            self._refuse("mixture", "given with steps or tokens_per_parameter")
+        lengths = [key for key in ("steps", "tokens_per_parameter", "hours") if getattr(self, key)]
+        if len(lengths) > 1:
+            self._refuse(lengths[1], f"0 beside train.{lengths[0]}: give one of the two")
+        if self.mixture and not lengths:
+            self._refuse("mixture", "given with steps, tokens_per_parameter or hours")
         if self.micro_batch_size and self.batch_size % self.micro_batch_size:
             self._refuse("micro_batch_size", f"a divisor of batch_size ({self.batch_size})")
         return self

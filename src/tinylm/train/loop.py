@@ -12,6 +12,7 @@ from tinylm.train.config import TrainConfig
 from tinylm.train.evaluation import evaluate
 from tinylm.train.inputs import check_valid_store
 from tinylm.train.learning_rate import settle_rate
+from tinylm.train.length import settle_hours
 from tinylm.train.output import export_step, finish
 from tinylm.train.resampling import begin_round
 from tinylm.train.resume import resume, save_checkpoint
@@ -55,6 +56,7 @@ def train(
     if store.num_tokens < VERIFIED:
         store.verify()
     config = config.validate().settle_length(model.num_parameters())
+    config = settle_hours(model, store, config, Path(out), teacher)
     config = replace(config, rounds=settle_rounds(config, store.num_tokens))
     if valid_store is not None:
         check_valid_store(valid_store, store, config)

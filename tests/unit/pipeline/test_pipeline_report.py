@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from tinylm.pipeline.report import headline, write_report
+from tinylm.pipeline.report import write_report
 
 PARTS = {"embedding": 4_000_000, "head": 0, "attention": 3_000_000, "ffn": 5_000_000, "norms": 1000}
 SHAPE = {"num_layers": 4, "hidden_size": 64, "vocab_size": 384}
@@ -124,11 +124,9 @@ def test_optional_parts_may_be_missing(tmp_path, absent):
 def test_a_loss_to_the_control_is_shouted(tmp_path):
     results = copy.deepcopy(RESULTS)
     results["gain_over_control"]["percent"] = -5.0
-    assert "5.0 % HIGHER" in headline(results)
     write_report(results, tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert "HIGHER than the same shape" in page and "-5.0 %" not in page
-    assert "33.3 % lower" in headline(RESULTS)
 
 
 def test_what_a_pangu_pi_block_adds_is_drawn_and_counted(tmp_path):

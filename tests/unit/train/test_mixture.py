@@ -110,5 +110,5 @@ def test_shares_that_are_none(mixture):
 
 
 def test_a_mixture_needs_a_length():
-    with pytest.raises(InputError, match="given with steps or tokens_per_parameter"):
+    with pytest.raises(InputError, match="given with steps, tokens_per_parameter or hours"):
         dataclasses.replace(CONFIG, steps=0).validate()
