@@ -11,6 +11,7 @@ import errno
 import functools
 import inspect
 import io
+import logging
 import os
 import re
 import sys
@@ -58,6 +59,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         command = parse(argv)
         limit_threads()
+        _quiet_torchao()
         console.quiet = not is_first_process()
         command()
     except InputError as error:
@@ -84,6 +86,13 @@ def main(argv: list[str] | None = None) -> None:
             " recipe, --batch or --stream where the command has it), or use a larger device",
             1,
         )
+
+
+def _quiet_torchao() -> None:
+    """`transformers` imports torchao where it is installed (for ExecuTorch), which tells of kernels
+    that we do not use, four lines a command."""
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

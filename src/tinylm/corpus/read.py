@@ -20,8 +20,8 @@ from typing import Any
 
 from tinylm.corpus import conversation
 from tinylm.corpus.document import Document
+from tinylm.corpus.embedded import CHAT, embedded_conversations, embedded_documents
 from tinylm.corpus.embedded import NAME as EMBEDDED
-from tinylm.corpus.embedded import embedded_documents
 from tinylm.errors import InputError
 from tinylm.terminal import console
 
@@ -122,8 +122,8 @@ def documents(paths: Sequence[str | Path], text_key: str = "text") -> Iterator[D
     """All non-empty documents of ``paths`` in the order given.
 
     Besides files and folders: ``hub:NAME[@CONFIG][:SPLIT]`` streams a hub dataset, ``embedded`` is
-    the demo's corpus. ``text_key`` names the text in a record of a jsonl, parquet or hub corpus;
-    "text" means "content" too. Raises InputError for a path that is missing, of an unknown kind, or
+    the demo's corpus, ``embedded-chat`` conversations. ``text_key`` names the text in a record of a
+    jsonl, parquet or hub corpus; "text" means "content" too. Raises InputError for a path that is missing, of an unknown kind, or
     damaged.
     """
     if not paths:
@@ -131,6 +131,13 @@ def documents(paths: Sequence[str | Path], text_key: str = "text") -> Iterator[D
     for name in paths:
         if str(name) == EMBEDDED:
             yield from embedded_documents()
+        elif str(name) == CHAT:
+            if text_key != conversation.KEY:
+                raise InputError(
+                    f"corpus {CHAT} holds conversations: say text_key = {conversation.KEY!r}"
+                    " ([corpus] of a recipe, --text-key of `corpus pack`)"
+                )
+            yield from embedded_conversations()
         elif str(name).startswith("hub:"):
             yield from _read_hub(str(name), text_key)
         else:

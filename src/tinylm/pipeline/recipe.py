@@ -31,7 +31,7 @@ from tinylm.train.config import TrainConfig
 
 @dataclass(frozen=True)
 class CorpusConfig:
-    # files, folders, hub:NAME[@CONFIG][:SPLIT], or the embedded corpus
+    # files, folders, hub:NAME[@CONFIG][:SPLIT], embedded or embedded-chat
     paths: tuple[str, ...] = ("embedded",)
     # share of each path in training, e.g. [0.5, 0.5]; empty: as they come
     weights: tuple[float, ...] = ()

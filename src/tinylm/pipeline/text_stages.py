@@ -10,6 +10,7 @@ from typing import Any
 from tinylm import artifact
 from tinylm.corpus.conversation import KEY, render
 from tinylm.corpus.document import Document
+from tinylm.corpus.embedded import CHAT, NAME
 from tinylm.corpus.pack import find_separator, pack
 from tinylm.corpus.read import by_path, documents, expand, first_bytes
 from tinylm.corpus.split import PARTS, read_part, write_split
@@ -112,7 +113,8 @@ def has_conversations(recipe: Recipe) -> bool:
 
 
 def _local_files(paths: tuple[str, ...], text_key: str) -> list[Path]:
-    local = [path for path in paths if path != "embedded" and not path.startswith("hub:")]
+    elsewhere = (NAME, CHAT)
+    local = [path for path in paths if path not in elsewhere and not path.startswith("hub:")]
     return expand(local, text_key)
 
 

@@ -7,6 +7,7 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
+from tinylm.corpus import embedded
 from tinylm.corpus.document import Document
 from tinylm.corpus.read import documents, expand, first_bytes
 from tinylm.errors import InputError
@@ -138,6 +139,20 @@ def test_embedded_corpus_has_three_sources_and_no_repeats():
     found = list(documents(["embedded"]))
     assert {d.source for d in found} == {"encyclopedia", "law", "plots"}
     assert len({d.text for d in found}) == len(found) > 8000
+
+
+def test_embedded_conversations_answer_every_turn_and_leave_the_test_parts_out():
+    found = list(documents(["embedded-chat"], "messages"))
+    assert {d.source for d in found} == {"encyclopedia chat", "plots chat"} and len(found) > 5000
+    for document in found:
+        roles, texts = zip(*document.messages)
+        assert roles == ("user", "assistant") * (len(roles) // 2) and all(map(str.strip, texts))
+        assert all(text[-1] in '.!?"' for text in texts[1::2]) or "encyclopedia" in document.source
+    said = {text for document in found for role, text in document.messages if role == "assistant"}
+    held_out = {text.partition(" -- ")[2] for text in embedded._boolq_held_out()}
+    assert len(held_out) > 2000 and not said & held_out
+    with pytest.raises(InputError, match="say text_key = 'messages'"):
+        next(documents(["embedded-chat"]))
 
 
 def test_what_real_corpora_hold_is_read(tmp_path):
