@@ -123,8 +123,8 @@ def documents(paths: Sequence[str | Path], text_key: str = "text") -> Iterator[D
 
     Besides files and folders: ``hub:NAME[@CONFIG][:SPLIT]`` streams a hub dataset, ``embedded`` is
     the demo's corpus, ``embedded-chat`` conversations. ``text_key`` names the text in a record of a
-    jsonl, parquet or hub corpus; "text" means "content" too. Raises InputError for a path that is missing, of an unknown kind, or
-    damaged.
+    jsonl, parquet or hub corpus; "text" means "content" too. Raises InputError for a path that is
+    missing, of an unknown kind, or damaged.
     """
     if not paths:
         raise InputError("no corpus given")
