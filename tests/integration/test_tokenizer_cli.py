@@ -311,3 +311,22 @@ def test_ids_of_a_config_are_spelled():
         "a.eos_token_id": ["x", "y"],
         "pad_token_id": [],
     }
+
+
+def test_what_each_size_costs_the_model(work, tmp_path, capsys):
+    words = ["tokenizer", "coverage", "--counts", work / "a.npz", "--vocab-size", 300, 400, 600]
+    run(*words, "--measure", work / "b.jsonl", "--out", tmp_path / "out")
+    rows = json.loads((tmp_path / "out" / "coverage.json").read_text())["measured"]
+    assert [row["vocab_size"] for row in rows] == [600, 400, 300]
+    assert rows[0]["cost"] == 0 and rows[0]["cost_low"] == rows[0]["cost_high"] == 0
+    for row in rows[1:]:
+        assert row["cost"] == pytest.approx(row["bits_per_byte"] - rows[0]["bits_per_byte"])
+        assert row["cost_low"] <= row["cost"] <= row["cost_high"]
+    assert "the teacher with each vocabulary" in capsys.readouterr().out
+    code, said = refused(capsys, *words[:3], work / "a.npz", work / "c.npz", "--measure", "x")
+    assert code == 2 and "give one --counts file" in said
+    shutil.copytree(work / "teacher", tmp_path / "bare")
+    (tmp_path / "bare" / "model.safetensors").unlink()
+    measured = ["--measure", work / "b.jsonl", "--tokenizer", tmp_path / "bare"]
+    code, said = refused(capsys, *words, *measured)
+    assert code == 2 and "has no weights: give --tokenizer MODEL" in said

@@ -95,6 +95,7 @@ def tokenizer_coverage(
     hidden_size: int | None = None,
     parameters: float | None = None,
     tied: bool = True,
+    measure: list[str] | None = None,
     out: Path | None = None,
 ) -> None:
     """What a vocabulary of K tokens covers and costs, also from one corpus to another.
@@ -106,10 +107,15 @@ def tokenizer_coverage(
         hidden_size: width of the model to be: adds embedding + head parameters.
         parameters: its size, e.g. 1e9: adds their share and a recommended K.
         tied: whether embedding and head share one table (--no-tied: two tables).
+        measure: held-out text: the model beside the tokenizer is cut to each size and scored on
+            100 KB of it; growth is not the whole cost.
         out: folder for coverage.json and coverage.svg.
     """
+    from tinylm.corpus.read import documents
+    from tinylm.corpus.split import spread
     from tinylm.errors import InputError
     from tinylm.models.teacher import resolve
+    from tinylm.pipeline import vocabulary_cost
     from tinylm.tokenizer import coverage
     from tinylm.tokenizer.count import Counts
 
@@ -129,6 +135,13 @@ def tokenizer_coverage(
         tied=tied,
     )
     coverage.print_study(result)
+    if measure:
+        if len(loaded) > 1:
+            raise InputError("--measure is of one vocabulary: give one --counts file")
+        folder = resolve(tokenizer or loaded[0].tokenizer)
+        text = spread(documents(measure), vocabulary_cost.MEASURED_BYTES)
+        result["measured"] = vocabulary_cost.measure_sizes(folder, loaded[0], result["sizes"], text)
+        vocabulary_cost.print_costs(result["measured"])
     if out is not None:
         coverage.write_coverage(result, out)
         print(out / "coverage.json")

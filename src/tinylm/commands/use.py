@@ -137,7 +137,7 @@ def export(
     format: Format = "gguf",
     options: Annotated[ExportOptions, tyro.conf.arg(name="")] = ExportOptions(),  # noqa: B008
 ) -> None:
-    """Write a model for phones and laptops (GGUF, ExecuTorch, MLX, ONNX) and prove it is the same.
+    """Write a model for devices (GGUF, ExecuTorch, MLX, ONNX), and prove that it is the same.
 
     Args:
         model: directory, .gguf file, hub id or smollm2-135m.
