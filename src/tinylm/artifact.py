@@ -31,7 +31,7 @@ STAGE_VERSIONS = {
     "inherit": 4,  # calibration is spread over the text, the refit weighs tokens by their stream
     "random": 1,
     "train": 3,  # the best state by held-out loss is published; p - 1 in float32
-    "score": 2,  # documents begin after the separator they were trained with
+    "score": 3,  # after the separator they were trained with; the bits of each document are kept
     "floors": 1,
     "tasks": 1,
     "samples": 2,  # they end with a sentence

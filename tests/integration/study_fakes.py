@@ -65,7 +65,8 @@ def fake_pipeline(recipe: Recipe, out: Path, work: Path) -> dict:
                 "by_source": {
                     "law": {"bits_per_byte": value},
                     "plots": {"bits_per_byte": value + 1},
-                }
+                },
+                "by_document": {"bits": [900 * value, 1100 * value], "bytes": [1000, 1000]},
             }
         },
         "versions": {"tinylm": "0"},

@@ -57,6 +57,8 @@ def test_a_whole_study(study_file, tmp_path, monkeypatch):
         two["difference"] == pytest.approx(-0.1, abs=0.02)
         and two["interval"][0] < -0.1 < two["interval"][1]
     )
+    low, high = two["document_interval"]
+    assert low < two["difference"] < high < 0
     assert two["bits_per_byte"] == two["mean"] and two["seeds"] == [0, 1, 2]
     assert (
         results["noise_floor"]["runs"] == 5

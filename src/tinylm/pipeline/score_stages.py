@@ -27,6 +27,7 @@ from tinylm.train.batches import make_plan
 from tinylm.train.rounds import settle_rounds
 
 SAMPLE_TOKENS = 100  # of each generated sample in the report, which ends with a sentence
+MOST_DOCUMENTS = 5000  # whose single scores are kept, for comparisons over documents
 # of [train]: what decides which tokens are read
 PLAN_SETTINGS = ("sequence_length", "batch_size", "steps", "rounds", "sampling_rate", "strategy")
 
@@ -58,7 +59,12 @@ def score_stage(
             return score_documents(loaded, tokenizer, share, context, dtype=None)
 
         parts = [part for part in processes.gather(scores) if part is not None]
-        return {**report(interleave(parts), context), "stride": context}
+        whole = interleave(parts)
+        result = {**report(whole, context), "stride": context}
+        if len(whole.bits) <= MOST_DOCUMENTS:
+            bits = [round(float(one), 3) for one in whole.bits]
+            result["by_document"] = {"bits": bits, "bytes": whole.bytes.tolist()}
+        return result
 
     inputs = {
         "model": _model_id(stages, name, model),

@@ -111,7 +111,8 @@ def _sections(results: dict[str, Any]) -> list[tuple[str, str]]:
         " the paired t-test, corrected by Holm for the number of comparisons. 'No difference seen'"
         " means that the interval contains zero: a difference smaller than the interval may exist."
         " 'Perhaps' means that the interval excludes zero but the corrected p-value is not below"
-        " 0.05."
+        " 0.05, or that the interval over documents (drawn anew, the same for both sides) contains"
+        " zero."
     )
     floors = [("What counting does", gate.sentence(results["rungs"]))]
     return [
@@ -129,6 +130,7 @@ COLUMNS = [
     "bigram",
     "difference",
     "95 % interval",
+    "over documents",
     "p (Holm)",
     "sd",
     "seeds",
@@ -146,6 +148,7 @@ def _rows(rungs: list[dict[str, Any]], decimals: int) -> list[list[str]]:
             _fixed((rung.get("floors") or {}).get("bigram"), decimals),
             _fixed(rung["difference"], decimals, sign=True),
             _interval(rung["interval"], decimals),
+            _interval(rung.get("document_interval"), decimals),
             _p(rung["p_holm"]),
             _fixed(rung["sd"], decimals),
             str(len(rung["seeds"])),

@@ -17,6 +17,7 @@ from tinylm.artifact import hash_of, read_json
 from tinylm.errors import InputError
 from tinylm.evaluate.tasks.catalog import tasks_in_bits
 from tinylm.study import gate
+from tinylm.study.documents import by_document, document_interval, weaken
 from tinylm.study.spec import Study, recipe_hash
 from tinylm.study.statistics import (
     Comparison,
@@ -209,10 +210,16 @@ def _rungs(
         for variation in study["variations"]
     ]
     adjusted = holm([math.nan if c is None else c.p for c in comparisons])
+    documents = by_document(study, records, measure["key"])
     rungs = []
     for variation, comparison, p in zip(study["variations"], comparisons, adjusted, strict=True):
         name, own = variation["name"], values[variation["name"]]
         word = verdict(comparison, p, measure["better"]) if variation["reference"] else "reference"
+        over_documents = (
+            document_interval(documents[name], documents[variation["reference"]])
+            if variation["reference"]
+            else None
+        )
         numbers = list(own.values())
         facts = {
             "name": name,
@@ -225,7 +232,8 @@ def _rungs(
             "evaluation_error": _mean_of(study, records, name, measure["error"]),
             **_comparison(comparison),
             "p_holm": _number(p),
-            "verdict": word,
+            "document_interval": over_documents,
+            "verdict": weaken(word, over_documents),
             "parameters": _mean_of(study, records, name, "parameters.student"),
             "tokens_trained": _mean_of(study, records, name, "tokens_trained"),
         }
