@@ -27,7 +27,7 @@ def headline(results: dict[str, Any]) -> str:
     if bigram is not None:
         percent = 100 * (1 - bpb["student"] / bigram)
         than = f"{abs(percent):.0f} % {'lower' if percent > 0 else 'HIGHER'} than bigrams"
-        weak = " - that control is weaker than counting" if bpb.get("control", 0) > bigram else ""
+        weak = ", which beat the control" if bpb.get("control", 0) > bigram else ""
         sentences.append(f"{than} counted from the same tokens ({bigram:.3f}){weak}")
     sentences.append(
         f"{size['student'] / 1e6:.1f}M parameters from a {size['teacher'] / 1e6:.1f}M teacher:"
@@ -73,6 +73,6 @@ def next_steps(results: dict[str, Any], model: str = "model") -> list[tuple[str,
         found.append((why, f"{again} --set train.steps={2 * steps} name={name}-longer"))
     cost, rows = bpb["compact"] - bpb["teacher"], results["tokenizer"]["vocab_size"]
     if cost > DEAR_VOCABULARY and 2 * rows <= results["tokenizer"].get("parent_vocab_size", 0):
-        why = f"a larger vocabulary: {rows:,} tokens cost {cost:.2f} bits per byte before the cut"
-        found.append((why, f"{again} --set tokenizer.vocab_size={2 * rows} name={name}-wider"))
+        why = f"a larger vocabulary may pay: {rows:,} tokens cost {cost:.2f} bits per byte before the cut"
+        found.append((why, f"{again} --set tokenizer.vocab_size={2 * rows} name={name}-vocabulary"))
     return found
