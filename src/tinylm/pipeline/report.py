@@ -26,6 +26,10 @@ def _lead(results: dict[str, Any]) -> str:
     return f"{headline(results)} {outlook(results)}".strip()
 
 
+def _next_text(results: dict[str, Any]) -> str:
+    return "\n".join(f"# {why}\n{command}" for why, command in next_steps(results))
+
+
 def _ladder_rows(results: dict[str, Any]) -> list[list[str]]:
     rows = []
     for key, value in results["bits_per_byte"].items():
@@ -164,7 +168,7 @@ def _html(results: dict[str, Any], figures: dict[str, str]) -> str:
         )
         sections.append(("What it writes (greedy)", samples))
     sections += [
-        ("What next", html.table(["why", "command"], next_steps(results))),
+        ("What next", html.code(_next_text(results))),
         ("Time", html.table(["stage", "seconds"], _time_rows(results))),
         (
             "How to repeat",
@@ -210,8 +214,7 @@ def _markdown(results: dict[str, Any], figures: dict[str, str]) -> str:
                 for s in results["samples"]
             )
         )
-    rows = [[why, f"`{command}`"] for why, command in next_steps(results)]
-    parts.append("## What next\n\n" + html.markdown_table(["why", "command"], rows))
+    parts.append(f"## What next\n\n```\n{_next_text(results)}\n```\n")
     parts.append("## Time\n\n" + html.markdown_table(["stage", "seconds"], _time_rows(results)))
     parts.append(
         "## How to"

@@ -73,6 +73,6 @@ def next_steps(results: dict[str, Any], model: str = "model") -> list[tuple[str,
         found.append((why, f"{again} --set train.steps={2 * steps} name={name}-longer"))
     cost, rows = bpb["compact"] - bpb["teacher"], results["tokenizer"]["vocab_size"]
     if cost > DEAR_VOCABULARY and 2 * rows <= results["tokenizer"].get("parent_vocab_size", 0):
-        why = f"a larger vocabulary may pay: {rows:,} tokens cost {cost:.2f} bits per byte before the cut"
+        why = f"a larger vocabulary may pay: {rows:,} tokens cost {cost:.2f} before the cut"
         found.append((why, f"{again} --set tokenizer.vocab_size={2 * rows} name={name}-vocabulary"))
     return found

@@ -56,7 +56,7 @@ def test_next_steps_are_commands_that_fit():
     assert not any("vocabulary" in why for why in steps)  # 768 tokens are more than there are
     dear = made(tokenizer=RESULTS["tokenizer"] | {"parent_vocab_size": 5000})
     (why, command) = next_steps(dear)[-1]
-    assert "384 tokens cost 0.10 bits per byte" in why and "tokenizer.vocab_size=768" in command
+    assert "384 tokens cost 0.10 before" in why and "tokenizer.vocab_size=768" in command
     level = made(looks={"student": [[0, 6.0], [2048, 4.0], [4096, 4.0]]})
     assert not any("twice" in why for why, _ in next_steps(level))
 
