@@ -2,6 +2,7 @@
 disk."""
 
 from collections import Counter
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,10 @@ def export(
         raise InputError(f"no export format {format!r}: choose one of {', '.join(FORMATS)}")
     read = islice(documents(options.text), CHECKED_DOCUMENTS) if options.text else ()
     texts = [document.text for document in read]
+    if options.modelfile and (format != "gguf" or options.verify is not None):
+        raise InputError(
+            "--modelfile goes with a GGUF that is written now: --format gguf --out FILE"
+        )
     if options.verify is not None:
         checked = check_gguf(
             model_dir,
@@ -56,8 +61,6 @@ def export(
         return checked
     out = None if out is None else Path(out)
     _check_push(options)
-    if options.modelfile and format != "gguf":
-        raise InputError(f"--modelfile is of a GGUF: --format {format} has none")
     if options.push and (options.dry_run or (out is None and format != "card")):
         _push(model_dir, out if out is not None and out.exists() else None, options)
         return {}
@@ -74,11 +77,12 @@ def export(
         print(f"{tensors} tensors have rows that do not divide by the format's block: {change}")
     print(f"{out}  {report['bytes'] / 1e6:.1f} MB, {report['bits_per_weight']:.2f} bits per weight")
     write_json(out.with_name(out.name + ".json"), report)
+    more = []
     if options.modelfile:
-        written = write_modelfile(model_dir, out)
-        print(f"{written}: ollama create NAME -f {written}")
+        more.append(write_modelfile(model_dir, out))
+        print(f"{more[0]}: ollama create NAME -f {more[0]}")
     if options.push:
-        _push(model_dir, out, options)
+        _push(model_dir, out, options, more)
     return report
 
 
@@ -89,8 +93,10 @@ def _check_push(options: ExportOptions) -> None:
             raise InputError(f"{name} goes with --push: name the repository")
 
 
-def _push(model_dir: Path, out: Path | None, options: ExportOptions) -> None:
-    files = [*options.also, *([out] if out is not None else [])]
+def _push(
+    model_dir: Path, out: Path | None, options: ExportOptions, more: Sequence[Path] = ()
+) -> None:
+    files = [*options.also, *([out] if out is not None else []), *more]
     push(model_dir, options.push or "", files, private=options.private, dry_run=options.dry_run)
 
 

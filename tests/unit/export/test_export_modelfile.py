@@ -9,6 +9,7 @@ from jinja2 import TemplateError
 from tokenizers import processors
 
 from tinylm.errors import InputError
+from tinylm.export import run
 from tinylm.export.modelfile import modelfile, template_of, write_modelfile
 from tinylm.export.run import export
 
@@ -112,12 +113,16 @@ def test_a_base_model_continues_a_text_and_stops_where_it_ends(tmp_path) -> None
     assert 'PARAMETER stop "<|im_end|>"' in text
 
 
-def test_it_lies_beside_the_gguf(tmp_path) -> None:
+def test_it_lies_beside_the_gguf_and_goes_where_that_goes(tmp_path, monkeypatch) -> None:
     folder = tiny_teacher(tmp_path / "model")
     path = write_modelfile(folder, tmp_path / "tiny.Q8_0.gguf")
     assert path == tmp_path / "tiny.Q8_0.Modelfile"
     assert path.read_text().startswith("FROM ./tiny.Q8_0.gguf\n")
-    with pytest.raises(InputError, match="--modelfile is of a GGUF"):
-        export(folder, tmp_path / "out", "mlx", modelfile=True)
-    export(folder, tmp_path / "t.gguf", modelfile=True, check=False)
-    assert (tmp_path / "t.Modelfile").exists()
+    for out, kind, verify in (("out", "mlx", None), (None, "gguf", tmp_path / "t.gguf")):
+        with pytest.raises(InputError, match="--modelfile goes with a GGUF that is written now"):
+            export(folder, out and tmp_path / out, kind, modelfile=True, verify=verify)
+    pushed = []
+    monkeypatch.setattr(run, "push", lambda folder, name, files, **_: pushed.extend(files))
+    export(folder, tmp_path / "t.gguf", modelfile=True, check=False, push="me/tiny")
+    assert pushed == [tmp_path / "t.gguf", tmp_path / "t.Modelfile"]
+    assert all(path.exists() for path in pushed)
