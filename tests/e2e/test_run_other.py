@@ -29,8 +29,17 @@ def test_the_core_package_alone_runs_a_recipe(recipe, tmp_path):
             timeout=300,
         )
 
-    done = core("run", recipe, "--out", tmp_path / "out", "--set", "train.steps=8")
+    length = ("train.steps=0", "train.hours=0.001")  # 4 seconds
+    done = core("run", recipe, "--out", tmp_path / "out", "--set", *length)
     assert done.returncode == 0, done.stderr
+    made = json.loads((tmp_path / "out" / "results.json").read_text())
+    steps = made["recipe"]["train"]["steps"]
+    assert (
+        f"are {steps} steps" in done.stdout + done.stderr and made["recipe"]["train"]["hours"] == 0
+    )
+    assert made["tokens_at"]["student"] == made["tokens_at"]["control"] == steps * 4 * 32
+    again = core("run", recipe, "--out", tmp_path / "out", "--set", *length)
+    assert again.returncode == 0 and "timed now" not in again.stderr
     model, text = tmp_path / "out" / "model", recipe.parent / "corpus.jsonl"
     scored = core("evaluate", "--model", model, "--text", text, "--out", tmp_path / "r.json")
     assert scored.returncode == 0, scored.stderr

@@ -30,7 +30,7 @@ MOST_STEPS = 10**12  # no run is longer
 
 def steps_within(config: TrainConfig, seconds_a_step: float) -> int:
     """The most steps that ``config.hours`` have time for, the usual trials of the learning rate and
-    the looks at held-out text included; at least 1."""
+    the looks at held-out text included; at least one a round."""
     # a forward pass is a third of a step
     looks = LOOKS * TOKENS / config.tokens_per_batch / 3 if config.never_worse else 0.0
 
@@ -38,7 +38,8 @@ def steps_within(config: TrainConfig, seconds_a_step: float) -> int:
         trials = USUAL_TRIALS * trial_steps(steps) if config.base_lr == "auto" else 0
         return (steps + trials + looks) * seconds_a_step
 
-    return bisect_right(range(1, MOST_STEPS), 3600 * config.hours, key=seconds) or 1
+    least = 1 if config.rounds == "auto" else config.rounds
+    return max(least, bisect_right(range(1, MOST_STEPS), 3600 * config.hours, key=seconds))
 
 
 def settle_hours(
