@@ -143,7 +143,5 @@ def print_results(results: dict[str, Any], out: Path) -> None:
     print_table("held-out text", ["model", "bits per byte", "standard error"], rows)
     print(f"{headline(results)} {outlook(results)}".strip())
     print(f"model: {out / 'model'}   report: {out / 'report.html'}")
-    steps = next_steps(results, str(out / "model"))
-    width = max(len(why) for why, _ in steps)
-    for why, command in steps:
-        print(f"{why + ':':<{width + 2}}{command}")
+    for why, command in next_steps(results, str(out / "model")):
+        print(f"  {command}   # {why}")
