@@ -7,13 +7,20 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from builders import byte_level_tokenizer, random_model, sentencepiece_tokenizer, tiny_teacher
+from builders import (
+    byte_level_tokenizer,
+    random_model,
+    sentencepiece_tokenizer,
+    texts,
+    tiny_teacher,
+)
 from gguf import GGUFReader
 from safetensors.torch import load_file, save_file
 from tokenizers import pre_tokenizers
 
 from tinylm.cli import main
 from tinylm.errors import InputError, WorkError
+from tinylm.export import importance
 from tinylm.export.check import BOUNDS, check, compare_contents, export_checked
 from tinylm.export.check_tokens import compare_tokens
 from tinylm.export.gguf import export
@@ -155,6 +162,60 @@ def test_every_quantisation_runs_and_is_what_it_says(quantize, model_dir, tmp_pa
     with Llama(tmp_path / "m.gguf") as llama:
         assert len(llama.greedy([5, 6, 7], 4)) >= 1
     assert compare_contents(model_dir, tmp_path / "m.gguf") == quantize
+
+
+@pytest.mark.parametrize("quantize", ["Q4_0", "Q4_K_M"])
+def test_an_importance_matrix_spends_the_bits_where_they_count(quantize, tmp_path):
+    """Half of the channels are far louder than the others: weighed errors cost less there."""
+    tokenizer = byte_level_tokenizer()
+    sizes = {"hidden_size": 256, "intermediate_size": 256, "head_dim": 64, "num_hidden_layers": 2}
+    calm = {"tie_word_embeddings": False, "initializer_range": 0.04}
+    folder = random_model(tmp_path / "m", "llama", tokenizer, **sizes, **calm)
+    weights = load_file(folder / "model.safetensors")
+    for name, weight in weights.items():
+        if "layernorm" in name:
+            weight[::2] *= 8
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    (tmp_path / "text.txt").write_text(" ".join(texts(60)))
+    text = ["--importance", str(tmp_path / "text.txt")]
+    found = {}
+    for name, more in (("plain", []), ("weighed", text)):
+        file = tmp_path / f"{name}.gguf"
+        words = ["--model", str(folder), "--quantize", quantize, "--out", str(file), "--no-check"]
+        main(["export", *words, *more])
+        found[name] = kl_of(folder, file, (tmp_path / "text.txt").read_text())
+    assert found["weighed"] < 0.95 * found["plain"]
+    again = importance.measure(folder, [(tmp_path / "text.txt").read_text()])
+    compare_contents(folder, tmp_path / "weighed.gguf", importance=again)
+    with pytest.raises(InputError, match="was packed with an importance matrix"):
+        compare_contents(folder, tmp_path / "weighed.gguf")
+    with pytest.raises(InputError, match="was packed without an importance matrix"):
+        compare_contents(folder, tmp_path / "plain.gguf", importance=again)
+
+
+def kl_of(folder, file, text) -> float:
+    """Mean KL of llama.cpp's distributions from the model's, nats a token."""
+    model, ids = load_model(folder, torch.float32), load_tokenizer(folder)(text)["input_ids"][:256]
+    with torch.no_grad(), Llama(file, context=512) as llama:
+        ours = model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+        theirs = torch.from_numpy(llama.logits(ids)).log_softmax(-1)
+    return float((ours.exp() * (ours - theirs)).sum(-1).mean())
+
+
+def test_what_an_importance_matrix_is_for_is_said(model_dir, tmp_path, capsys):
+    (tmp_path / "short.txt").write_text("A few words.")
+    short = ["--importance", str(tmp_path / "short.txt")]
+    for words, message in (
+        (["--quantize", "Q8_0"], "is for formats below 8 bits: Q8_0"),
+        (["--format", "mlx"], "is of a GGUF: --format mlx has none"),
+        (["--quantize", "Q4_0"], "give 512 or more"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(
+                ["export", "--model", str(model_dir), "--out", str(tmp_path / "x"), *words, *short]
+            )
+        assert stop.value.code == 2 and message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["short.txt"]
 
 
 @pytest.fixture

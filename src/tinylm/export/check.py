@@ -22,7 +22,14 @@ from tinylm.artifact import atomic_file
 from tinylm.errors import InputError, WorkError
 from tinylm.export import graph, hard_text, quantization
 from tinylm.export.check_tokens import compare_ends, compare_tokens
-from tinylm.export.gguf import export, metadata, read_finite, refuse_existing
+from tinylm.export.gguf import (
+    IMPORTANCE_ENTRIES,
+    export,
+    metadata,
+    read_finite,
+    refuse_existing,
+)
+from tinylm.export.importance import Importance
 from tinylm.export.llamacpp import Llama, require_llamacpp
 from tinylm.models.gguf_header import check_header
 from tinylm.models.shards import Shards
@@ -61,6 +68,7 @@ def check(
     texts: Sequence[str] = (),
     pre_tokenizer: str | None = None,
     threads: int = 1,
+    importance: Importance | None = None,
 ) -> dict[str, Any]:
     """Compare the GGUF file with the `transformers` directory it was made from.
 
@@ -71,7 +79,7 @@ def check(
     model_dir, gguf_path = Path(model_dir), Path(gguf_path)
     if not gguf_path.is_file():
         raise InputError(f"{gguf_path} does not exist: make it with `tinylm export`")
-    quantize = compare_contents(model_dir, gguf_path, pre_tokenizer)
+    quantize = compare_contents(model_dir, gguf_path, pre_tokenizer, importance)
     tokenizer = load_tokenizer(model_dir)
     with Llama(gguf_path, context=2 * _WINDOW, threads=threads) as llama:
         facts: dict[str, Any] = {"quantize": quantize, "tokens": compare_tokens(llama, tokenizer)}
@@ -93,6 +101,7 @@ def export_checked(
     pre_tokenizer: str | None = None,
     overwrite: bool = False,
     threads: int = 1,
+    importance: Importance | None = None,
 ) -> dict[str, Any]:
     """Export, then check; ``out`` appears only when the check held. The export's report with the
     check's as "check"."""
@@ -100,14 +109,18 @@ def export_checked(
     refuse_existing(out, overwrite)
     require_llamacpp()
     with atomic_file(out) as scratch:
-        report = export(model_dir, scratch, quantize, pre_tokenizer=pre_tokenizer)
-        report["check"] = check(
-            model_dir, scratch, texts=texts, pre_tokenizer=pre_tokenizer, threads=threads
-        )
+        how: dict[str, Any] = {"pre_tokenizer": pre_tokenizer, "importance": importance}
+        report = export(model_dir, scratch, quantize, **how)
+        report["check"] = check(model_dir, scratch, texts=texts, threads=threads, **how)
     return {**report, "file": str(out)}
 
 
-def compare_contents(model_dir: Path, gguf_path: Path, pre_tokenizer: str | None = None) -> str:
+def compare_contents(
+    model_dir: Path,
+    gguf_path: Path,
+    pre_tokenizer: str | None = None,
+    importance: Importance | None = None,
+) -> str:
     """Every setting and weight of the file against the directory; returns the file's
     quantisation."""
     check_header(gguf_path)
@@ -128,6 +141,12 @@ def compare_contents(model_dir: Path, gguf_path: Path, pre_tokenizer: str | None
             raise WorkError(
                 f"{gguf_path} and {model_dir} differ in {key}: {_difference(value, found)}"
             )
+    if (IMPORTANCE_ENTRIES in reader.fields) != bool(importance):
+        with_it = "with" if IMPORTANCE_ENTRIES in reader.fields else "without"
+        raise InputError(
+            f"{gguf_path} was packed {with_it} an importance matrix: verify it {with_it} the same"
+            " --importance texts"
+        )
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     weights = Shards(model_dir, bool(config.tie_word_embeddings))
     names = graph.hf_names(config, weights.sizes(), family)
@@ -144,7 +163,8 @@ def compare_contents(model_dir: Path, gguf_path: Path, pre_tokenizer: str | None
             raise WorkError(f"{gguf_path} and {model_dir} differ in {name}")
     for name, hf_name in names.items():
         weight = graph.to_llamacpp(hf_name, read_finite(weights, hf_name), config, family)
-        packed = quantization.pack(weight, tensors[name].tensor_type)
+        weighed = (importance or {}).get(hf_name)
+        packed = quantization.pack(weight, tensors[name].tensor_type, weighed)
         data = np.asarray(tensors[name].data)
         if packed.nbytes != data.nbytes or not np.array_equal(
             packed.reshape(-1).view(np.uint8), data.reshape(-1).view(np.uint8)

@@ -11,11 +11,27 @@ from tinylm.export.options import ExportOptions
 def _gguf(model_dir: Path, out: Path | None, options: ExportOptions, texts: list[str]) -> Any:
     from tinylm.export import check, gguf
 
-    what = model_dir, _named(out), options.quantize or "F16"
+    quantize = options.quantize or "F16"
+    what = model_dir, _named(out), quantize
     how: dict[str, Any] = {"pre_tokenizer": options.pre_tokenizer, "overwrite": options.overwrite}
+    how["importance"] = read_importance(model_dir, options.importance, quantize)
     if not options.check:
         return gguf.export(*what, **how)
     return check.export_checked(*what, **how, texts=texts, threads=options.threads)
+
+
+def read_importance(model_dir: Path, paths: list[Path], quantize: str = "Q4_0") -> Any:
+    """The importance matrix by the texts in ``paths``; None without texts."""
+    from tinylm.corpus.read import documents
+    from tinylm.errors import InputError
+    from tinylm.export import importance, llamacpp, quantization
+
+    if not paths:
+        return None
+    if not quantization.takes_importance(quantization.check_name(quantize)):
+        raise InputError(f"--importance is for formats below 8 bits: {quantize} keeps all it can")
+    llamacpp.require_llamacpp()
+    return importance.measure(model_dir, [document.text for document in documents(paths)])
 
 
 def _onnx(model_dir: Path, out: Path | None, options: ExportOptions, texts: list[str]) -> Any:

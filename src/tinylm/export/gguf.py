@@ -13,10 +13,14 @@ from gguf.quants import quant_shape_to_byte_shape
 from tinylm.artifact import atomic_file, optional_json, require_file_name, require_space
 from tinylm.errors import InputError
 from tinylm.export import graph, quantization
+from tinylm.export.importance import Importance
 from tinylm.export.vocabulary import Vocabulary, read_vocabulary
 from tinylm.models.shards import Shards
 from tinylm.models.teacher import load_config, load_tokenizer
 from tinylm.terminal import track
+
+# llama.cpp's own key: how many matrices were packed by an importance matrix
+IMPORTANCE_ENTRIES = "quantize.imatrix.entries_count"
 
 
 def export(
@@ -26,8 +30,10 @@ def export(
     *,
     pre_tokenizer: str | None = None,
     overwrite: bool = False,
+    importance: Importance | None = None,
 ) -> dict[str, Any]:
-    """Write the model and tokenizer in ``model_dir`` to the GGUF file ``out``.
+    """Write the model and tokenizer in ``model_dir`` to the GGUF file ``out``, errors of narrow
+    formats weighed by ``importance``.
 
     Returns {"file", "bytes", "quantize", "architecture", "pre_tokenizer", "parameters",
     "bits_per_weight", "formats":
@@ -55,6 +61,8 @@ def export(
     with atomic_file(out) as scratch:
         writer = GGUFWriter(scratch, family.architecture)
         _write_metadata(writer, model_dir, config, family, vocabulary, quantize)
+        if importance:
+            writer.add_uint32(IMPORTANCE_ENTRIES, len(importance))
         extra = graph.rope_tensors(config, family)
         for name, tensor in extra.items():
             writer.add_tensor_info(name, tensor.shape, tensor.dtype, tensor.nbytes)
@@ -69,7 +77,8 @@ def export(
             hf_name = hf_names[name]
             tensor = graph.to_llamacpp(hf_name, read_finite(weights, hf_name), config, family)
             require_range(hf_name, tensor, given)
-            writer.write_tensor_data(quantization.pack(tensor, given))
+            weighed = (importance or {}).get(hf_name)
+            writer.write_tensor_data(quantization.pack(tensor, given, weighed))
         writer.close()
     parameters = sum(int(np.prod(sizes[hf_name])) for hf_name in hf_names.values())
     return {

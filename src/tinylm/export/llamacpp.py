@@ -265,15 +265,23 @@ class Llama:
         ).copy()
 
 
-def quantize_rows(weights: np.ndarray, ggml_type: int, bytes_per_row: int) -> np.ndarray:
-    """float32[rows, columns] packed by llama.cpp's own quantiser (no importance matrix):
-    uint8[rows, bytes_per_row]."""
+def quantize_rows(
+    weights: np.ndarray, ggml_type: int, bytes_per_row: int, importance: np.ndarray | None = None
+) -> np.ndarray:
+    """float32[rows, columns] packed by llama.cpp's own quantiser, columns weighed by ``importance``
+    float32[columns]: uint8[rows, bytes_per_row]."""
     library = _library()
     weights = np.ascontiguousarray(weights, dtype=np.float32)
     rows, columns = weights.shape
     packed = np.empty((rows, bytes_per_row), dtype=np.uint8)
     written = library.ggml_quantize_chunk(
-        ggml_type, weights.ctypes.data, packed.ctypes.data, 0, rows, columns, None
+        ggml_type,
+        weights.ctypes.data,
+        packed.ctypes.data,
+        0,
+        rows,
+        columns,
+        None if importance is None else importance.ctypes.data,
     )
     if written != packed.nbytes:
         raise WorkError(f"llama.cpp packed {written} bytes where {packed.nbytes} were expected")

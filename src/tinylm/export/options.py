@@ -12,6 +12,9 @@ class FileSettings:
     # of mlx F32, F16 (default), BF16, INT8 or INT4; of executorch F32 (default), INT8 or INT4; of
     # onnx F32 (default) or INT4
     quantize: str | None = None
+    # of gguf below 8 bits: texts of the kind the model is for; what they bring to each matrix
+    # weighs the errors of packing (an importance matrix)
+    importance: list[Path] = field(default_factory=list)
     overwrite: bool = False  # replace --out when it exists
     # of gguf: llama.cpp's name of the rules that split text, when they cannot be recognised
     pre_tokenizer: str | None = None

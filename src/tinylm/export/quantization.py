@@ -41,6 +41,8 @@ _FALLBACK = {
     _Type.Q4_0: _Type.F16,
 }
 _K_FORMATS = (_Type.Q4_K, _Type.Q5_K, _Type.Q6_K)
+# formats whose packer takes an importance matrix
+_WEIGHED = (*_K_FORMATS, _Type.Q5_1, _Type.Q5_0, _Type.Q4_1, _Type.Q4_0)
 
 
 def check_name(name: str) -> str:
@@ -55,6 +57,10 @@ def check_name(name: str) -> str:
             " Q4_0"
         )
     return name
+
+
+def takes_importance(name: str) -> bool:
+    return BASE[name] in _WEIGHED
 
 
 def is_float(name: str) -> bool:
@@ -81,11 +87,16 @@ def choose(
     return wanted, given
 
 
-def pack(weights: np.ndarray, to: GGMLQuantizationType) -> np.ndarray:
-    """float32[..., columns] in the format ``to``."""
-    if to in _K_FORMATS:
+def pack(
+    weights: np.ndarray, to: GGMLQuantizationType, importance: np.ndarray | None = None
+) -> np.ndarray:
+    """float32[..., columns] in the format ``to``; ``importance`` float32[columns] weighs the errors
+    of formats below 8 bits."""
+    weighed = importance is not None and to in _WEIGHED
+    if to in _K_FORMATS or weighed:
         block, size = GGML_QUANT_SIZES[to]
-        return llamacpp.quantize_rows(weights, int(to), weights.shape[-1] // block * size)
+        columns = np.ascontiguousarray(importance, dtype=np.float32) if weighed else None
+        return llamacpp.quantize_rows(weights, int(to), weights.shape[-1] // block * size, columns)
     return quantize(weights, to)
 
 

@@ -11,7 +11,7 @@ from tinylm.artifact import write_json
 from tinylm.corpus.read import documents
 from tinylm.errors import InputError
 from tinylm.export.check import check as check_gguf
-from tinylm.export.formats import FORMATS
+from tinylm.export.formats import FORMATS, read_importance
 from tinylm.export.modelfile import write_modelfile
 from tinylm.export.options import ExportOptions
 from tinylm.export.push import push
@@ -56,9 +56,12 @@ def export(
             texts=texts,
             pre_tokenizer=options.pre_tokenizer,
             threads=options.threads,
+            importance=read_importance(model_dir, options.importance),
         )
         print_check(checked, f"{options.verify} is {model}")
         return checked
+    if options.importance and format != "gguf":
+        raise InputError(f"--importance is of a GGUF: --format {format} has none")
     out = None if out is None else Path(out)
     _check_push(options)
     if options.push and (options.dry_run or (out is None and format != "card")):
