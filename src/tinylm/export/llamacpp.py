@@ -12,6 +12,7 @@ import ctypes
 import functools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -53,10 +54,18 @@ def _on_log(level, text, _user_data):
 def available() -> bool:
     """Whether the extra `device` (the wheel `xllamacpp`) is installed."""
     try:
-        import xllamacpp  # noqa: F401
+        _wheel()
     except ImportError:
         return False
     return True
+
+
+def _wheel() -> Any:
+    # first: it brings libgomp.so.1, which the wheel needs and a bare Debian lacks
+    import torch  # noqa: F401
+    import xllamacpp
+
+    return xllamacpp
 
 
 def require_llamacpp() -> None:
@@ -67,7 +76,7 @@ def require_llamacpp() -> None:
 @functools.cache
 def _library() -> ctypes.CDLL:
     try:
-        import xllamacpp
+        xllamacpp = _wheel()
     except ImportError as error:
         raise InputError(
             "llama.cpp is not installed, so the GGUF cannot be checked: pip install"
