@@ -7,7 +7,6 @@ logits float32[1, T, vocab_size].
 """
 
 import contextlib
-import importlib.util
 import io
 import logging
 import warnings
@@ -21,8 +20,8 @@ from torch import nn
 from torch.nn.functional import embedding
 from transformers import AttentionInterface
 
-from tinylm.errors import InputError, WorkError
-from tinylm.export.folder import export_folder
+from tinylm.errors import WorkError
+from tinylm.export.folder import check_choice, export_folder
 from tinylm.models.config import first_line
 from tinylm.models.generate import stops_of
 from tinylm.models.teacher import load_model, load_tokenizer
@@ -46,13 +45,8 @@ def export_executorch(
     Raises InputError when ExecuTorch is missing or there is no such precision, WorkError when it
     cannot build this family or computes something else.
     """
-    model_dir, quantize = Path(model_dir), quantize.upper()
-    if quantize not in QUANTIZATIONS:
-        raise InputError(
-            f"no ExecuTorch quantisation {quantize!r}: choose one of {', '.join(QUANTIZATIONS)}"
-        )
-    if any(importlib.util.find_spec(name) is None for name in ("executorch", "torchao")):
-        raise InputError("ExecuTorch needs its package: pip install 'tinylm[executorch]'")
+    model_dir, packages = Path(model_dir), ("executorch", "torchao")
+    quantize = check_choice("ExecuTorch", quantize, QUANTIZATIONS, packages, "executorch")
 
     def write(folder: Path) -> dict[str, str]:
         return _write(model_dir, folder, quantize)

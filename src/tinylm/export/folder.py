@@ -1,16 +1,33 @@
 """A model as a folder of another runtime: written, measured, compared with `transformers` before
 it appears."""
 
-from collections.abc import Callable, Sequence
+import importlib.util
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tinylm.artifact import atomic_directory
+from tinylm.errors import InputError
 from tinylm.export.check import compare_greedy, compare_logits
 from tinylm.export.check_tokens import compare_tokens
 from tinylm.models.teacher import load_model, load_tokenizer
+
+
+def check_choice(
+    runtime: str, quantize: str, known: Iterable[str], packages: Sequence[str], extra: str
+) -> str:
+    """``quantize`` in its usual spelling. InputError when the runtime has no such precision, or one
+    of its ``packages``, which the ``extra`` brings, is missing."""
+    quantize = quantize.upper()
+    if quantize not in known:
+        raise InputError(
+            f"no {runtime} quantisation {quantize!r}: choose one of {', '.join(known)}"
+        )
+    if any(importlib.util.find_spec(name) is None for name in packages):
+        raise InputError(f"{runtime} needs its packages: pip install 'tinylm[{extra}]'")
+    return quantize
 
 
 def export_folder(

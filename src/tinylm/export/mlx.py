@@ -6,7 +6,6 @@ mlx-lm writes the folder and packs the weights. It still reads the rotary settin
 """
 
 import contextlib
-import importlib.util
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from tinylm.artifact import read_object
-from tinylm.errors import InputError, WorkError
-from tinylm.export.folder import export_folder
+from tinylm.errors import WorkError
+from tinylm.export.folder import check_choice, export_folder
 from tinylm.models.config import first_line
 from tinylm.models.save import with_old_keys
 
@@ -36,13 +35,8 @@ def export_mlx(
     Raises InputError when mlx-lm is missing or there is no such precision, WorkError when it cannot
     build this family or computes something else.
     """
-    model_dir, quantize = Path(model_dir), quantize.upper()
-    if quantize not in DTYPES | BITS:
-        raise InputError(
-            f"no MLX quantisation {quantize!r}: choose one of {', '.join(DTYPES | BITS)}"
-        )
-    if importlib.util.find_spec("mlx_lm") is None:
-        raise InputError("MLX needs mlx-lm: pip install 'tinylm[mlx]'")
+    model_dir = Path(model_dir)
+    quantize = check_choice("MLX", quantize, DTYPES | BITS, ["mlx_lm"], "mlx")
 
     def write(folder: Path) -> dict[str, str]:
         return _write(model_dir, folder, quantize)

@@ -6,7 +6,6 @@ fewer families than llama.cpp does here, and reads configs of an older `transfor
 cannot build is a clear error.
 """
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -17,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from tinylm.errors import InputError, WorkError
-from tinylm.export.folder import export_folder
+from tinylm.errors import WorkError
+from tinylm.export.folder import check_choice, export_folder
 from tinylm.models.teacher import load_config
 
 # --quantize -> the builder's name; what its CPU kernels have
@@ -34,13 +33,8 @@ def export_onnx(
     Raises InputError when onnxruntime-genai is missing or has no such precision, WorkError when it
     cannot build this family or computes something else.
     """
-    model_dir, quantize = Path(model_dir), quantize.upper()
-    if quantize not in PRECISIONS:
-        raise InputError(
-            f"no ONNX quantisation {quantize!r}: choose one of {', '.join(PRECISIONS)}"
-        )
-    if any(importlib.util.find_spec(name) is None for name in ("onnxruntime_genai", "onnx_ir")):
-        raise InputError("ONNX needs onnxruntime-genai: pip install 'tinylm[onnx]'")
+    model_dir, packages = Path(model_dir), ("onnxruntime_genai", "onnx_ir")
+    quantize = check_choice("ONNX", quantize, PRECISIONS, packages, "onnx")
     model_type = load_config(model_dir).get_text_config().model_type
 
     def write(folder: Path) -> dict[str, str]:
