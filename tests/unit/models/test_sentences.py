@@ -1,7 +1,7 @@
 """A text that was cut at a number of tokens ends with its last whole sentence."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinylm.models.generate import Speed
@@ -58,6 +58,7 @@ def test_an_unfinished_sentence_is_left_out(pieces, stopped_by, text):
     assert made(pieces, stopped_by) == text
 
 
+@settings(derandomize=True, max_examples=2000)
 @given(st.text(alphabet='ab .!\n。"', max_size=40), st.lists(st.integers(1, 5), max_size=20))
 def test_the_pieces_do_not_matter(text, sizes):
     pieces, at = [], 0
@@ -65,5 +66,6 @@ def test_the_pieces_do_not_matter(text, sizes):
         pieces.append(text[at : at + size])
         at += size
     pieces.append(text[at:])
-    assert made(pieces, "length") == made([text], "length")
+    # but for blank lines at the very end, which may come after their sentence has gone out
+    assert made(pieces, "length").rstrip() == made([text], "length").rstrip()
     assert made(pieces, "end of text") == text
