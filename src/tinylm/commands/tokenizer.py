@@ -121,9 +121,12 @@ def tokenizer_coverage(
 
     if parameters is not None and not 1 <= parameters < float("inf"):
         raise InputError(f"--parameters {parameters} must be a number of parameters, e.g. 40e6")
+    if measure and len(counts) > 1:
+        raise InputError("--measure is of one vocabulary: give one --counts file")
     loaded, stems = [Counts.load(path) for path in counts], [path.stem for path in counts]
+    folder = resolve(tokenizer or loaded[0].tokenizer)
     result = coverage.study(
-        resolve(tokenizer or loaded[0].tokenizer),
+        folder,
         loaded,
         [
             path.stem if stems.count(path.stem) == 1 else str(path.with_suffix(""))
@@ -136,9 +139,6 @@ def tokenizer_coverage(
     )
     coverage.print_study(result)
     if measure:
-        if len(loaded) > 1:
-            raise InputError("--measure is of one vocabulary: give one --counts file")
-        folder = resolve(tokenizer or loaded[0].tokenizer)
         text = spread(documents(measure), vocabulary_cost.MEASURED_BYTES)
         result["measured"] = vocabulary_cost.measure_sizes(folder, loaded[0], result["sizes"], text)
         vocabulary_cost.print_costs(result["measured"])

@@ -34,7 +34,7 @@ from tinylm.export.llamacpp import Llama, require_llamacpp
 from tinylm.models.gguf_header import check_header
 from tinylm.models.shards import Shards
 from tinylm.models.teacher import load_config, load_model, load_tokenizer
-from tinylm.models.tokenizer import prompt_ids
+from tinylm.models.tokenizer import prompt_ids, start_ids
 
 # quantisation -> (mean KL in nats per token, bits per byte relative to the model's): measured in
 # docs/export.md, bounds are some times the largest value seen
@@ -263,13 +263,11 @@ def _windows(tokenizer: Any, texts: Sequence[str]):
     """(token ids, bytes they spell after the first) of the text in windows of 256 tokens: 4096
     tokens at most."""
     taken = 0
-    # the BOS token of models that want one: without it they predict badly
-    start_ids = prompt_ids(tokenizer, "")
-    start_ids = start_ids if start_ids == [tokenizer.bos_token_id] else []
+    begin = start_ids(tokenizer)
     for text in [hard_text.PROSE, *texts]:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         for start in range(0, len(ids) - 1, _WINDOW):
-            window = start_ids + ids[start : start + _WINDOW]
+            window = begin + ids[start : start + _WINDOW]
             if len(window) > 1 and taken < 4096:
                 taken += len(window)
                 yield window, len(tokenizer.decode(window[1:]).encode())

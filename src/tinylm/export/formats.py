@@ -13,6 +13,7 @@ def _gguf(model_dir: Path, out: Path | None, options: ExportOptions, texts: list
 
     quantize = options.quantize or "F16"
     what = model_dir, _named(out), quantize
+    gguf.refuse_existing(what[1], options.overwrite)  # before a matrix is measured
     how: dict[str, Any] = {"pre_tokenizer": options.pre_tokenizer, "overwrite": options.overwrite}
     how["importance"] = read_importance(model_dir, options.importance, quantize)
     if not options.check:
@@ -31,7 +32,7 @@ def read_importance(model_dir: Path, paths: list[Path], quantize: str = "Q4_0") 
     if not quantization.takes_importance(quantization.check_name(quantize)):
         raise InputError(f"--importance is for formats below 8 bits: {quantize} keeps all it can")
     llamacpp.require_llamacpp()
-    return importance.measure(model_dir, [document.text for document in documents(paths)])
+    return importance.measure(model_dir, (document.text for document in documents(paths)))
 
 
 def _onnx(model_dir: Path, out: Path | None, options: ExportOptions, texts: list[str]) -> Any:

@@ -6,7 +6,7 @@ model is for; llama.cpp's packers minimise the error of each block weighed so. T
 embedding has none, as in llama.cpp.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import nn
 from tinylm.errors import InputError
 from tinylm.machine import fast_dtype
 from tinylm.models.teacher import load_model, load_tokenizer
-from tinylm.models.tokenizer import prompt_ids
+from tinylm.models.tokenizer import start_ids
 from tinylm.terminal import track
 
 Importance = dict[str, np.ndarray]  # name of a weight -> float32[columns]
@@ -24,7 +24,7 @@ TOKENS = 32_768  # of text at most
 WINDOW = 512  # tokens that see each other
 
 
-def measure(model_dir: str | Path, texts: Sequence[str]) -> Importance:
+def measure(model_dir: str | Path, texts: Iterable[str]) -> Importance:
     """The mean square of each matrix's inputs over ``texts``; InputError where they hold less than
     one window."""
     dtype = fast_dtype(torch.device("cpu"))
@@ -50,10 +50,9 @@ def measure(model_dir: str | Path, texts: Sequence[str]) -> Importance:
     return {name: (total / count).float().numpy() for name, total in sums.items()}
 
 
-def _windows(tokenizer, texts: Sequence[str]) -> list[list[int]]:
+def _windows(tokenizer, texts: Iterable[str]) -> list[list[int]]:
     """Token ids of the texts one behind the other, in windows that begin as a text does."""
-    start = prompt_ids(tokenizer, "")
-    start = start if start == [tokenizer.bos_token_id] else []
+    start = start_ids(tokenizer)
     ids: list[int] = []
     for text in texts:
         ids += tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -65,6 +65,12 @@ def prompt_ids(tokenizer: Any, text: str) -> list[int]:
     return ids[: len(ids) - tokens_behind(tokenizer)]
 
 
+def start_ids(tokenizer: Any) -> list[int]:
+    """The BOS token of models that want one before every text: without it they predict badly."""
+    ids = prompt_ids(tokenizer, "")
+    return ids if ids == [tokenizer.bos_token_id] else []
+
+
 def tokens_behind(tokenizer: Any) -> int:
     """How many tokens the tokenizer puts behind every text."""
     ids = list(tokenizer("a")["input_ids"])
