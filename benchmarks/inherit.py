@@ -37,7 +37,7 @@ from typing import Any
 import torch
 
 from tinylm.corpus.read import documents
-from tinylm.corpus.split import read_part, spread, write_split
+from tinylm.corpus.split import prepare, read_part, spread, write_split
 from tinylm.evaluate.bits_per_byte import bits_per_byte
 from tinylm.inherit.calibration import calibration_chunks
 from tinylm.inherit.inheritance import inherit
@@ -148,7 +148,7 @@ def main() -> None:
 
 def embedded(folder: Path, sizes: dict[str, int]) -> list[str]:
     """A file of each part of the embedded corpus, of so many bytes, made in ``folder``."""
-    write_split(documents(["embedded"]), folder, 0.03)
+    write_split([prepare(documents(["embedded"]), 0.03)], folder)
     for part, size in sizes.items():
         rows = [
             json.dumps({"text": document.text})

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import tyro
 
-from tinylm.corpus.read import ENDINGS
+from tinylm.corpus.formats import ENDINGS
 
 Corpus = Annotated[
     list[str],

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from tinylm.corpus.read import ENDINGS
+from tinylm.corpus.formats import ENDINGS
 from tinylm.evaluate.options import EvaluateOptions
 from tinylm.evaluate.tasks.catalog import tasks as catalog
 from tinylm.export.formats import Format

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from tinylm import artifact
-from tinylm.corpus.conversation import KEY, render
+from tinylm.corpus.ahead import Reading, Source, read_ahead
+from tinylm.corpus.conversation import KEY
 from tinylm.corpus.document import Document
-from tinylm.corpus.embedded import CHAT, NAME
 from tinylm.corpus.pack import find_separator, pack
-from tinylm.corpus.read import by_path, documents, expand, first_bytes
+from tinylm.corpus.read import expand, is_local
 from tinylm.corpus.split import PARTS, read_part, write_split
 from tinylm.corpus.store import open_store
 from tinylm.errors import InputError
+from tinylm.machine import cores
 from tinylm.models import teacher as teachers
 from tinylm.models.config import read_generation
 from tinylm.models.families import family_of
@@ -74,16 +75,14 @@ def corpus_stage(recipe: Recipe, stages: Stages, teacher: Path) -> Path:
         inputs |= {"template": tokenizer.chat_template, "loss_on": config.loss_on}
 
     def build(folder: Path) -> dict[str, Any]:
-        read = (
-            by_path(config.paths, config.text_key, limits, config.weights)
-            if config.weights
-            else first_bytes(documents(config.paths, config.text_key), config.max_bytes)
-        )
-        if chat:
-            read = render(read, tokenizer, config.loss_on)
+        reading = Reading(config.text_key, config.valid_fraction, tokenizer, config.loss_on)
+        sources = [Source(config.paths, limit=config.max_bytes)]
+        if config.weights:
+            several = zip(config.paths, limits, config.weights)
+            sources = [Source([one[0]], n, one[1], one[2] > 0) for n, one in enumerate(several)]
         # counted while it is written: the text is not read once more for it
         facts = write_split(
-            read, folder, config.valid_fraction, reader=partial(_count, teacher, folder)
+            read_ahead(reading, sources, cores()), folder, reader=partial(_count, teacher, folder)
         )
         for number, weight in enumerate(config.weights):
             if weight and not any(facts["paths"][number : number + 1]):
@@ -113,9 +112,7 @@ def has_conversations(recipe: Recipe) -> bool:
 
 
 def _local_files(paths: tuple[str, ...], text_key: str) -> list[Path]:
-    elsewhere = (NAME, CHAT)
-    local = [path for path in paths if path not in elsewhere and not path.startswith("hub:")]
-    return expand(local, text_key)
+    return expand([path for path in paths if is_local(path)], text_key)
 
 
 def compact_stage(recipe: Recipe, stages: Stages, teacher: Path, corpus: Path) -> Path:

@@ -17,7 +17,8 @@ import numpy as np
 
 from tinylm.artifact import atomic_file, require_file_name
 from tinylm.corpus.document import Document
-from tinylm.corpus.read import EMBEDDED, documents, expand, kind_of
+from tinylm.corpus.formats import kind_of
+from tinylm.corpus.read import EMBEDDED, documents, expand
 from tinylm.errors import InputError, WorkError
 from tinylm.terminal import progress_bar
 from tinylm.tokenizer.counters import COUNTERS

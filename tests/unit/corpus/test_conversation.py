@@ -13,7 +13,7 @@ from tinylm.corpus.conversation import render
 from tinylm.corpus.document import Document
 from tinylm.corpus.pack import pack
 from tinylm.corpus.read import documents
-from tinylm.corpus.split import read_part, write_split
+from tinylm.corpus.split import prepare, read_part, write_split
 from tinylm.corpus.store import open_store
 from tinylm.errors import InputError
 from tinylm.evaluate.bits_per_byte import tokenize_documents
@@ -129,7 +129,7 @@ def test_records_of_all_kinds_are_read(tmp_path):
 
 def test_a_split_keeps_what_counts(tmp_path):
     talks = [written([*TALK[:1], {"role": "assistant", "content": f"city {n}"}]) for n in range(40)]
-    write_split(iter(talks), tmp_path, 0.3)
+    write_split([prepare(talks, 0.3)], tmp_path)
     back = [*read_part(tmp_path, "train"), *read_part(tmp_path, "valid")]
     assert {one.text: one.taught for one in back} == {one.text: one.taught for one in talks}
 

@@ -5,12 +5,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinylm.corpus.document import Document
-from tinylm.corpus.split import is_valid, read_part, spread, write_split
+from tinylm.corpus.split import is_valid, prepare, read_part, spread, write_split
 from tinylm.errors import InputError
 
 
 def docs(count, source="s"):
     return [Document(f"text number {i}", source) for i in range(count)]
+
+
+def in_pieces(documents, valid_fraction):
+    """As many processes would prepare them: seven documents at a time."""
+    return [prepare(documents[i : i + 7], valid_fraction) for i in range(0, len(documents), 7)]
 
 
 @given(st.text(min_size=1), st.floats(0.01, 0.5), st.floats(0.5, 0.99))
@@ -26,7 +31,7 @@ def test_share_is_about_as_asked():
 
 
 def test_parts_are_disjoint_whole_and_without_duplicates(tmp_path):
-    facts = write_split([*docs(300), *docs(300, "again")], tmp_path, 0.2)
+    facts = write_split(in_pieces([*docs(300), *docs(300, "again")], 0.2), tmp_path)
     train, valid = ([d.text for d in read_part(tmp_path, part)] for part in ("train", "valid"))
     assert not set(train) & set(valid)
     assert sorted(train + valid) == sorted(d.text for d in docs(300))
@@ -43,8 +48,8 @@ def test_a_reader_sees_the_train_part_while_it_is_written(taken, tmp_path):
 
     for name in "ab":
         (tmp_path / name).mkdir()
-    write_split([*docs(60), *docs(60)], tmp_path / "a", 0.2, reader=reader)
-    write_split([*docs(60), *docs(60)], tmp_path / "b", 0.2)
+    write_split(in_pieces([*docs(60), *docs(60)], 0.2), tmp_path / "a", reader=reader)
+    write_split(in_pieces([*docs(60), *docs(60)], 0.2), tmp_path / "b")
     train = list(read_part(tmp_path / "a", "train"))
     assert seen == train[:taken]
     for part in ("train.jsonl.zst", "valid.jsonl.zst"):
@@ -54,7 +59,7 @@ def test_a_reader_sees_the_train_part_while_it_is_written(taken, tmp_path):
 def test_moving_documents_between_files_moves_none_between_parts(tmp_path):
     for name, order in (("a", docs(50)), ("b", docs(80)[::-1])):
         (tmp_path / name).mkdir()
-        write_split(order, tmp_path / name, 0.3)
+        write_split(in_pieces(order, 0.3), tmp_path / name)
     first, second = ({d.text for d in read_part(tmp_path / name, "valid")} for name in "ab")
     assert first <= second
 
@@ -62,12 +67,12 @@ def test_moving_documents_between_files_moves_none_between_parts(tmp_path):
 @pytest.mark.parametrize("count", [0, 1])
 def test_too_small_a_corpus_is_an_input_error(tmp_path, count):
     with pytest.raises(InputError, match=r"empty|1 different document"):
-        write_split(docs(count), tmp_path, 0.1)
+        write_split(in_pieces(docs(count), 0.1), tmp_path)
 
 
 def test_lone_surrogates_survive(tmp_path):
     texts = [f"{i} \ud800" for i in range(40)]
-    write_split([Document(text, "s") for text in texts], tmp_path, 0.5)
+    write_split(in_pieces([Document(text, "s") for text in texts], 0.5), tmp_path)
     found = [d.text for part in ("train", "valid") for d in read_part(tmp_path, part)]
     assert sorted(found) == sorted(texts)
 
