@@ -17,7 +17,7 @@ h1 { font-size:1.75rem; line-height:1.2; margin:0 0 .3rem; letter-spacing:-.01em
 h2 { font-size:1.2rem; margin:2.6rem 0 .6rem; padding-top:.9rem; border-top:1px solid var(--line); }
 p { margin:.5rem 0; max-width:46rem; overflow-wrap:anywhere; } .lead { color:var(--soft);
   font-size:1.05rem; }
-.tiles { display:grid; grid-template-columns:repeat(auto-fit,minmax(9.5rem,1fr)); gap:.7rem;
+.tiles { display:grid; grid-template-columns:repeat(auto-fit,minmax(15rem,1fr)); gap:.7rem;
   margin:1.3rem 0; }
 .tile { background:var(--wash); border-radius:.6rem; padding:.8rem 1rem; }
 .tile b { display:block; font-size:1.5rem; line-height:1.25; font-variant-numeric:tabular-nums; }
@@ -38,7 +38,7 @@ blockquote { margin:.5rem 0; padding:.1rem 0 .1rem 1rem; border-left:3px solid v
   overflow-wrap:anywhere; }
 details { margin:.6rem 0; } summary { cursor:pointer; color:var(--accent); }
 @media (max-width:40rem) { main { padding:1.2rem 1rem 3rem; } h1 { font-size:1.4rem; }
-  table { font-size:.8rem; } th,td { padding-right:.4rem; min-width:2.6rem; }
+  .tiles { grid-template-columns:1fr 1fr; } table { font-size:.8rem; } th,td { padding-right:.4rem; min-width:2.6rem; }
   td:not(:first-child) { white-space:nowrap; } }
 @media (prefers-color-scheme:dark) {
   :root { --ink:#e4e7ea; --soft:#a3abb4; --line:#343a41; --paper:#14171a; --wash:#1f2429;
