@@ -38,7 +38,8 @@ def differences(results: dict[str, Any]) -> str | None:
                 floor["verdict"],
             )
         )
-    with figure(height=0.9 + 0.52 * len(entries)) as (fig, ax):
+    labels = [wrap_label(label) for label, _, _ in entries]
+    with figure(height=0.9 + _rows_height(labels, 0.52)) as (fig, ax):
         if floor["sd"] is not None:
             ax.axvspan(
                 -floor["sd"], floor["sd"], color="#eceef1", zorder=0, label="± 1 sd between seeds"
@@ -61,10 +62,9 @@ def differences(results: dict[str, Any]) -> str | None:
                 color=colour,
                 markerfacecolor=colour if filled else "white",
             )
-        ax.set_yticks(
-            range(len(entries)), [wrap_label(label) for label, _, _ in entries], fontsize=SMALL
-        )
-        ax.invert_yaxis()
+        ax.set_yticks(range(len(entries)), labels, fontsize=SMALL)
+        ax.set_ylim(len(entries) - 0.5, -0.5)
+        ax.locator_params(axis="x", nbins=5)
         ax.grid(axis="y", visible=False)
         good = "negative" if results["measure"]["better"] == "lower" else "positive"
         ax.set_xlabel(f"difference in {_label(results)}\n({good} is better)")
@@ -72,7 +72,8 @@ def differences(results: dict[str, Any]) -> str | None:
 
 
 def _rows(results: dict[str, Any], rungs: list[dict[str, Any]]) -> str:
-    with figure(height=0.8 + 0.42 * len(rungs)) as (fig, ax):
+    labels = [wrap_label(rung["name"]) for rung in rungs]
+    with figure(height=0.8 + _rows_height(labels, 0.42)) as (fig, ax):
         for row, rung in enumerate(rungs):
             ax.plot(
                 rung["values"],
@@ -101,7 +102,7 @@ def _rows(results: dict[str, Any], rungs: list[dict[str, Any]]) -> str:
         if any(map(_bigram, rungs)):
             ax.plot([], [], "|", color=GREY, markersize=10, markeredgewidth=2, label=COUNTED)
             fig.legend(loc="outside upper right", fontsize=SMALL)
-        ax.set_yticks(range(len(rungs)), [wrap_label(rung["name"]) for rung in rungs])
+        ax.set_yticks(range(len(rungs)), labels)
         ax.set_ylim(len(rungs) - 0.4, -0.7)
         ax.grid(axis="y", visible=False)
         ax.set_xlabel(f"{_label(results)} ({results['measure']['better']} is better)")
@@ -149,12 +150,23 @@ def _curve(
         if every[0] > 0 and every[-1] / every[0] > 8:
             ax.set_xscale("log")
         ax.minorticks_off()
-        ax.set_xticks(every, [f"{x:g}" if x < 10_000 else f"{x / 1000:g}k" for x in every])
+        ax.set_xticks(every, [_tick(x) for x in every])
         ax.set_xlabel(_words(results["axis"]))
         ax.set_ylabel(f"{_label(results)} ({results['measure']['better']} is better)")
         if len(points) > 1 or counted:
             ax.legend()
         return to_svg(fig)
+
+
+def _rows_height(labels: list[str], least: float) -> float:
+    """Inches for rows of one height, at ``least`` so much, that holds the lines of any label."""
+    return len(labels) * max(least, 0.1 + 0.17 * max(1 + label.count("\n") for label in labels))
+
+
+def _tick(x: float) -> str:
+    """2k for 2048 too: vocabularies and batches are powers of two."""
+    unit = 1024 if x >= 1024 and x % 1024 == 0 else 1000
+    return f"{x:g}" if x < 10_000 and unit == 1000 else f"{x / unit:g}k"
 
 
 def _axis_points(

@@ -159,11 +159,22 @@ def _rows(rungs: list[dict[str, Any]], decimals: int) -> list[list[str]]:
     ]
 
 
+def _table(
+    rungs: list[dict[str, Any]], decimals: int, without: tuple[str, ...] = ()
+) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows; those in which no row has anything are left out."""
+    rows = _rows(rungs, decimals)
+    kept = [
+        place
+        for place, name in enumerate(COLUMNS)
+        if name not in without and any(row[place] != "–" for row in rows)
+    ]
+    return [COLUMNS[place] for place in kept], [[row[place] for place in kept] for row in rows]
+
+
 def _short(rungs: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows of a measure that is not the study's first: no counts, no budget."""
-    kept = [place for place, name in enumerate(COLUMNS) if name not in ("bigram", "size", "tokens")]
-    rows = [[row[place] for place in kept] for row in _rows(rungs, 4)]
-    return [COLUMNS[place] for place in kept], rows
+    """Of a measure that is not the study's first: no counts, no budget."""
+    return _table(rungs, 4, without=("bigram", "size", "tokens"))
 
 
 def _state(results: dict[str, Any]) -> str:
@@ -195,7 +206,7 @@ def _html(results: dict[str, Any], figures: dict[str, str]) -> str:
     }
     drawn = "".join(html.figure(svg, captions[name]) for name, svg in figures.items())
     sections.append(("Figures", f'<div style="max-width:33rem">{drawn}</div>'))
-    sections.append(("Numbers", html.table(COLUMNS, _rows(results["rungs"], decimals))))
+    sections.append(("Numbers", html.table(*_table(results["rungs"], decimals))))
     sections += [(heading, html.paragraph(text)) for heading, text in _sections(results)]
     for other in results["other_measures"]:
         heading = f"{other['measure']['label']} ({other['measure']['better']} is better)"
@@ -293,7 +304,7 @@ def _markdown(results: dict[str, Any], figures: dict[str, str]) -> str:
         "",
     ]
     lines += [f"![{name}](figures/{name}.svg)" for name in figures]
-    lines += ["", html.markdown_table(COLUMNS, _rows(results["rungs"], _decimals(results)))]
+    lines += ["", html.markdown_table(*_table(results["rungs"], _decimals(results)))]
     for heading, text in _sections(results):
         lines += [f"## {heading}", "", text, ""]
     for other in results["other_measures"]:
