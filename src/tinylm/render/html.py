@@ -38,7 +38,8 @@ blockquote { margin:.5rem 0; padding:.1rem 0 .1rem 1rem; border-left:3px solid v
   overflow-wrap:anywhere; }
 details { margin:.6rem 0; } summary { cursor:pointer; color:var(--accent); }
 @media (max-width:40rem) { main { padding:1.2rem 1rem 3rem; } h1 { font-size:1.4rem; }
-  .tiles { grid-template-columns:1fr 1fr; } table { font-size:.8rem; } th,td { padding-right:.4rem; min-width:2.6rem; }
+  .tiles { grid-template-columns:1fr 1fr; }
+  table { font-size:.8rem; } th,td { padding-right:.4rem; min-width:2.6rem; }
   td:not(:first-child) { white-space:nowrap; } }
 @media (prefers-color-scheme:dark) {
   :root { --ink:#e4e7ea; --soft:#a3abb4; --line:#343a41; --paper:#14171a; --wash:#1f2429;
