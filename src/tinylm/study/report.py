@@ -143,7 +143,7 @@ def _rows(rungs: list[dict[str, Any]], decimals: int) -> list[list[str]]:
     return [
         [
             rung["name"],
-            rung["verdict"],
+            rung["verdict"].partition(":")[0],  # why there is none stands above
             _fixed(rung["mean"], decimals),
             _fixed((rung.get("floors") or {}).get("bigram"), decimals),
             _fixed(rung["difference"], decimals, sign=True),
