@@ -29,7 +29,6 @@ from tinylm.train.config import TrainConfig
 sys.path.insert(0, str(Path(__file__).parent))
 from train_cpu import held_out_loss, run_tinylm, run_trainer, write_data
 
-VOCABULARY, LENGTH = 16384, 2048
 # layers, hidden, FFN, heads, kv heads, sequences a batch
 SIZES = {
     "50M": (12, 512, 1408, 8, 4, 32),
@@ -37,6 +36,8 @@ SIZES = {
     "1B": (20, 1792, 5120, 14, 14, 8),
     "tiny": (2, 64, 128, 2, 1, 2),
 }
+TINY = "tiny" in sys.argv  # a rehearsal: on one slow core the real vocabulary takes two minutes
+VOCABULARY, LENGTH = (2048, 256) if TINY else (16384, 2048)
 
 
 def main() -> None:
@@ -62,8 +63,9 @@ def main() -> None:
     rows: dict[str, dict] = {}
     contenders = ["tinylm"] + ["trainer"] * bool(importlib.util.find_spec("accelerate"))
     with tempfile.TemporaryDirectory() as folder:
-        write_data(Path(folder) / "train", 4_000_000, seed=1)
-        write_data(Path(folder) / "valid", 40_000, seed=2)
+        tokens = 100_000 if TINY else 4_000_000
+        write_data(Path(folder) / "train", tokens, seed=1, vocabulary=VOCABULARY)
+        write_data(Path(folder) / "valid", 40_000, seed=2, vocabulary=VOCABULARY)
         for size in arguments.sizes:
             for name in contenders:
                 command = [
