@@ -1,17 +1,18 @@
 """A corpus read ahead by many processes. What comes out is the same, in the same order, whatever
 their number."""
 
-import multiprocessing
 import os
-import signal
-import threading
+import pickle
+import subprocess
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import accumulate, chain, islice
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from tinylm.corpus.conversation import render
@@ -123,33 +124,82 @@ def ordered(
     more = list(islice(items, 1))
     if not more:
         return
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_end_with_the_first)
+    workers = [_start(work) for _ in range(processes)]
+    free: SimpleQueue[subprocess.Popen] = SimpleQueue()
+    for worker in workers:
+        free.put(worker)
+
+    def elsewhere(item: Item) -> Result:
+        worker = free.get()
+        try:
+            return _ask(worker, item)
+        finally:
+            free.put(worker)
+
     waiting: deque[Future[Result]] = deque()
+    pool = ThreadPoolExecutor(processes)  # a thread waits for each process
     try:
         for item in chain(more, items):
-            waiting.append(pool.submit(work, item))
+            waiting.append(pool.submit(elsewhere, item))
             if len(waiting) >= AHEAD * processes:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-    except BrokenProcessPool as error:
-        raise WorkError(
-            "a process that read the corpus ended at once or was killed (often: out of memory): run"
-            " the command again"
-        ) from error
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        for worker in workers:
+            worker.kill()
+        pool.shutdown(cancel_futures=True)
+        for worker in workers:
+            worker.communicate()
 
 
-def _end_with_the_first() -> None:
-    """Let this process end when the first does, however that happens, and Ctrl-C be the first's."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    first = multiprocessing.parent_process()
+# Not multiprocessing: its processes run the user's script once more, which may have no guard and
+# would then wait for this very run. These end with their input, so when the first process ends,
+# and Ctrl-C in a terminal is not theirs.
+SERVE = "import sys; sys.path[:] = {path!r}; from tinylm.corpus.ahead import serve; serve()"
 
-    def watch() -> None:
-        if first is not None:
-            first.join()
-            os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+def _start(work: Callable[[Any], Any]) -> subprocess.Popen:
+    worker = subprocess.Popen(
+        [sys.executable, "-c", SERVE.format(path=sys.path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    with suppress(BrokenPipeError):  # told when it is asked
+        _send(worker.stdin, work)
+    return worker
+
+
+def _send(pipe: Any, what: Any) -> None:
+    pickle.dump(what, pipe)
+    pipe.flush()
+
+
+def _ask(worker: subprocess.Popen, item: Any) -> Any:
+    try:
+        _send(worker.stdin, item)
+        error, result = pickle.load(worker.stdout)  # type: ignore[arg-type]
+    except (EOFError, BrokenPipeError, pickle.UnpicklingError) as error:
+        raise WorkError(
+            "a process that read the corpus was killed (often: out of memory): run the command"
+            " again"
+        ) from error
+    if error is not None:
+        raise error
+    return result
+
+
+def serve() -> None:
+    """What the other processes do: take the work, then items, and answer (error, result)."""
+    asked, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # a print must not come between answers
+    with suppress(EOFError, BrokenPipeError):  # the first process has ended
+        work = pickle.load(asked)
+        while True:
+            item = pickle.load(asked)
+            try:
+                answer: tuple[Any, Any] = (None, work(item))
+            except Exception as error:
+                answer = (error, None)
+            _send(answers, answer)

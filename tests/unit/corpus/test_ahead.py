@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import zstandard
@@ -98,20 +99,23 @@ def test_a_process_that_dies_is_one_line(monkeypatch):
         list(ordered(_die, range(20), 2))
 
 
+def _work(seconds):
+    os.write(2, f"{os.getpid()}\n".encode())
+    time.sleep(seconds)
+
+
 def test_the_others_end_with_the_first(tmp_path):
+    """Of a script without a guard, too."""
     script = tmp_path / "script.py"
     script.write_text(
-        "import os, sys, time\n"
+        f"import sys\nsys.path.append({str(Path(__file__).parent)!r})\n"
         "from tinylm.corpus import ahead\n"
-        "def work(n):\n"
-        "    print(os.getpid(), flush=True)\n"
-        "    time.sleep(60 * n)\n"
-        "if __name__ == '__main__':\n"
-        "    ahead.ALONE = 0\n"
-        "    list(ahead.ordered(work, [1, 1], 2))\n"
+        "from test_ahead import _work\n"
+        "ahead.ALONE = 0\n"
+        "list(ahead.ordered(_work, [2, 2], 2))\n"
     )
-    first = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
-    others = [int(first.stdout.readline()) for _ in range(2)]
+    first = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.PIPE, text=True)
+    others = [int(first.stderr.readline()) for _ in range(2)]
     first.kill()
     first.wait()
     for _ in range(200):
