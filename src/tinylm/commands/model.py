@@ -128,7 +128,7 @@ def train(
         shape: with --init random: SHAPE.toml or plan.json of the model to make, in --model's family
             and vocabulary.
         valid: token store of held-out text; its loss and bits per byte are measured.
-        teacher: model with the same vocabulary, for --distillation live.
+        teacher: model with the same vocabulary, for --distillation and --strategy excess-loss.
     """
     from tinylm.artifact import alone_in
     from tinylm.corpus.store import open_store

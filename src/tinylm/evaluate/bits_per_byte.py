@@ -40,7 +40,8 @@ Float = np.ndarray
 
 @dataclass(frozen=True)
 class Scores:
-    """One row a document: bits needed, UTF-8 bytes, tokens, and the file it is from."""
+    """One row a document: bits needed, UTF-8 bytes, tokens, and the file it is from. Of a
+    conversation only what counts in training is in them."""
 
     bits: Float  # float64 [documents]
     bytes: Float  # int64 [documents]
@@ -157,10 +158,11 @@ def score_documents(
                 f"the model gives NaN or infinity on a text of {document.source}: its weights are"
                 " damaged, or float16 is too small for it (choose bfloat16 or float32)"
             )
+    counted = counted_tokens(tokenizer, kept, tokens)
     return Scores(
-        bits=np.array([float(row.sum()) for row in bits]),
-        bytes=np.array([len(document.text.encode("utf-8", "surrogatepass")) for document in kept]),
-        tokens=np.array([len(ids) for ids in tokens]),
+        bits=np.array([float(row[counts].sum()) for row, counts in zip(bits, counted)]),
+        bytes=np.array([counted_bytes(document) for document in kept]),
+        tokens=np.array([int(counts.sum()) for counts in counted]),
         sources=[document.source for document in kept],
         unknown_tokens=0 if unknown is None else int(sum((ids == unknown).sum() for ids in tokens)),
     )
@@ -226,9 +228,37 @@ def tokenize_documents(
     return [_conversation_ids(tokenizer, one) if one.taught else next(plain) for one in documents]
 
 
-def _conversation_ids(tokenizer: PreTrainedTokenizerBase, document: Document) -> np.ndarray:
+def counted_tokens(
+    tokenizer: PreTrainedTokenizerBase,
+    documents: Sequence[Document],
+    tokens: Sequence[np.ndarray],
+) -> list[np.ndarray]:
+    """Which of the ``tokens`` of :func:`tokenize_documents` count, bool [tokens] of each document:
+    all, but of a conversation those that count in training (what the assistant says)."""
+    found = []
+    for document, ids in zip(documents, tokens, strict=True):
+        counts = np.ones(len(ids), dtype=bool)
+        if document.taught:
+            pieces = document.pieces()
+            lengths = [len(row) for row in _piece_ids(tokenizer, document)]
+            counts = np.repeat([counted for _, counted in pieces], lengths)
+        found.append(counts)
+    return found
+
+
+def counted_bytes(document: Document) -> int:
+    """UTF-8 bytes of what counts of a document."""
+    counted = [text for text, counts in document.pieces() if counts]
+    return sum(len(text.encode("utf-8", "surrogatepass")) for text in counted)
+
+
+def _piece_ids(tokenizer: PreTrainedTokenizerBase, document: Document) -> list[list[int]]:
     parts = [text for text, _ in document.pieces()]
-    rows = tokenizer(parts, add_special_tokens=False)["input_ids"]
+    return tokenizer(parts, add_special_tokens=False)["input_ids"]
+
+
+def _conversation_ids(tokenizer: PreTrainedTokenizerBase, document: Document) -> np.ndarray:
+    rows = _piece_ids(tokenizer, document)
     return np.concatenate([np.asarray(row, dtype=np.int64) for row in rows])
 
 

@@ -16,11 +16,16 @@ DISCOUNT = 0.75
 
 class Counts:
     """Counts of tokens and of pairs in training windows, int64 [windows, length + 1]: the first
-    token of a window is context only."""
+    token of a window is context only. ``counted`` bool [windows, length]: which of the others are
+    targets in training; None: all."""
 
-    def __init__(self, windows_NT: np.ndarray, vocab_size: int) -> None:
+    def __init__(
+        self, windows_NT: np.ndarray, vocab_size: int, counted: np.ndarray | None = None
+    ) -> None:
         self.vocab_size = vocab_size
         before, after = windows_NT[:, :-1].ravel(), windows_NT[:, 1:].ravel()
+        if counted is not None:
+            before, after = before[counted.ravel()], after[counted.ravel()]
         unigrams = np.bincount(after, minlength=vocab_size) + ADDED
         self.unigram = unigrams / unigrams.sum()  # float64[vocab_size]
         self.pairs, self.pair_counts = np.unique(before * vocab_size + after, return_counts=True)
@@ -42,17 +47,17 @@ class Counts:
 
 
 def floors(
-    windows_NT: np.ndarray,
+    counts: Counts,
     documents: Sequence[np.ndarray],
+    counted: Sequence[np.ndarray],
     prefix: int,
-    vocab_size: int,
     num_bytes: int,
 ) -> dict[str, float]:
     """Bits per byte {"unigram", "bigram"} of held-out ``documents`` (token ids, scored as
-    :func:`~tinylm.evaluate.bits_per_byte.bits_per_byte` does, each after ``prefix``) of so many
-    UTF-8 ``num_bytes``, by counts of the training windows int64 [N, T + 1]."""
-    counts = Counts(windows_NT, vocab_size)
-    after = np.concatenate([ids for ids in documents if len(ids)])
-    before = np.concatenate([np.r_[prefix, ids[:-1]] for ids in documents if len(ids)])
+    :func:`~tinylm.evaluate.bits_per_byte.bits_per_byte` does, each after ``prefix``; of them those
+    ``counted``) whose counted text has so many UTF-8 ``num_bytes``."""
+    scored = np.concatenate(counted)
+    after = np.concatenate([ids for ids in documents if len(ids)])[scored]
+    before = np.concatenate([np.r_[prefix, ids[:-1]] for ids in documents if len(ids)])[scored]
     unigram, bigram = counts.bits(before, after)
     return {"unigram": float(unigram.sum() / num_bytes), "bigram": float(bigram.sum() / num_bytes)}

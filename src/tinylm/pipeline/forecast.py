@@ -255,7 +255,7 @@ def training_passes(recipe: Recipe) -> float:
     # a forward pass over the first round's data, each round
     if _rounds(recipe) > 1 and needs_pass(config):
         passes += (_rounds(recipe) - 1) * first_round_share(recipe) / 3
-    return passes
+    return passes  # the teacher's own, of excess-loss, comes on top
 
 
 def _trials(train: TrainConfig) -> float:

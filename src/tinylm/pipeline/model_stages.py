@@ -190,7 +190,7 @@ def train_stage(
             folder,
             teacher=(
                 teachers.load_model(compact / "model", torch.float32)
-                if needs_teacher(config.distillation)
+                if needs_teacher(config)
                 else None
             ),
             valid_store=valid if valid.num_sequences(config.sequence_length) else None,
@@ -200,8 +200,9 @@ def train_stage(
         )
 
     settings = config.to_dict()
-    if not config.hours:
-        del settings["hours"]  # artifacts made before there was such a key
+    for key in ("hours", "effective_sample"):
+        if not settings[key]:
+            del settings[key]  # artifacts made before there was such a key
     inputs = {
         "initial": initial.name,
         "store": store.name,

@@ -10,12 +10,14 @@ from tinylm.corpus.split import read_part, spread
 from tinylm.corpus.store import open_store
 from tinylm.evaluate.bits_per_byte import (
     Scores,
+    counted_bytes,
+    counted_tokens,
     interleave,
     report,
     score_documents,
     tokenize_documents,
 )
-from tinylm.evaluate.floors import floors
+from tinylm.evaluate.floors import Counts, floors
 from tinylm.evaluate.forward import TEXT_CONTEXT, text_context
 from tinylm.machine import choose_device, fast_dtype
 from tinylm.models import teacher as teachers
@@ -23,6 +25,7 @@ from tinylm.models.generate import Speed, generate
 from tinylm.models.sentences import in_sentences
 from tinylm.pipeline.recipe import Recipe
 from tinylm.pipeline.stages import Stages, file_stamps
+from tinylm.pipeline.text_stages import has_conversations
 from tinylm.train.batches import make_plan
 from tinylm.train.rounds import settle_rounds
 
@@ -70,6 +73,7 @@ def score_stage(
         "model": _model_id(stages, name, model),
         "corpus": corpus.name,
         "bytes": recipe.corpus.eval_bytes,
+        **_said(recipe),
     }
     if context != TEXT_CONTEXT:
         inputs["context"] = context
@@ -95,24 +99,35 @@ def floors_stage(
         pool = pool[: COUNTED_TOKENS // config.sequence_length]
         held_out = spread(read_part(corpus, "valid"), recipe.corpus.eval_bytes)
         kept = [document for document in held_out if document.text]
+        ids, length = tokenize_documents(tokenizer, kept), config.sequence_length
         return floors(
-            tokens.windows(pool, config.sequence_length),
-            tokenize_documents(tokenizer, kept),
+            Counts(
+                tokens.windows(pool, length),
+                tokens.vocab_size,
+                tokens.counted_targets(pool, length),
+            ),
+            ids,
+            counted_tokens(tokenizer, kept, ids),
             tokens.separator if tokens.start is None else tokens.start,
-            tokens.vocab_size,
-            sum(len(document.text.encode("utf-8", "surrogatepass")) for document in kept),
+            sum(map(counted_bytes, kept)),
         )
 
     inputs = {
         "store": store.name,
         "corpus": corpus.name,
         "bytes": recipe.corpus.eval_bytes,
+        **_said(recipe),
         "seed": config.seed,
         **{key: getattr(config, key) for key in PLAN_SETTINGS},
         **({"mixture": config.mixture} if config.mixture else {}),
     }
     stages("floors", inputs, build)
     return stages.result("floors")
+
+
+def _said(recipe: Recipe) -> dict[str, int]:
+    """Of conversations what counts is scored, which was all of them before."""
+    return {"counted": 1} if has_conversations(recipe) else {}
 
 
 def _model_id(stages: Stages, name: str, model: Path) -> str:

@@ -4,6 +4,8 @@ to do next."""
 import shlex
 from typing import Any
 
+from tinylm.corpus.conversation import ASSISTANT, KEY
+
 # nats: a training whose second half gained less has levelled off
 LEVEL = 0.005
 # bits per byte that the compact tokenizer may cost before a larger vocabulary is worth a try
@@ -14,6 +16,9 @@ def headline(results: dict[str, Any]) -> str:
     """How good the student is, in some sentences: against the control first."""
     bpb, size = results["bits_per_byte"], results["parameters"]
     gain = results.get("gain_over_control")
+    corpus = results.get("recipe", {}).get("corpus", {})
+    talks = corpus.get("text_key") == KEY and corpus.get("loss_on") == ASSISTANT
+    what = "text (of conversations, what the assistant says)" if talks else "text"
     sentences = []
     if results.get("train", {}).get("train", {}).get("published_step") == 0:
         sentences.append("TRAINING GAINED NOTHING: these are the weights before it")
@@ -31,7 +36,7 @@ def headline(results: dict[str, Any]) -> str:
         sentences.append(f"{than} counted from the same tokens ({bigram:.3f}){weak}")
     sentences.append(
         f"{size['student'] / 1e6:.1f}M parameters from a {size['teacher'] / 1e6:.1f}M teacher:"
-        f" {bpb['student']:.3f} bits per byte on held-out text, the teacher {bpb['teacher']:.3f}"
+        f" {bpb['student']:.3f} bits per byte on held-out {what}, the teacher {bpb['teacher']:.3f}"
     )
     return ". ".join(sentences) + "."
 
@@ -64,7 +69,11 @@ def next_steps(results: dict[str, Any], model: str = "model") -> list[tuple[str,
     bpb = results["bits_per_byte"]
     steps, name = train.get("steps", 0), results["name"]
     again = f"tinylm run {results['recipe_path'] or 'RECIPE'}"
-    found = [("read it", f'tinylm generate --model {shlex.quote(model)} --prompt "The"')]
+    talks = results.get("recipe", {}).get("corpus", {}).get("text_key") == KEY
+    read = f'generate --model {shlex.quote(model)} --prompt "The"'
+    found = [("read it", f"tinylm {read}")]
+    if talks:
+        found = [("talk to it", f"tinylm chat --model {shlex.quote(model)}")]
     file = shlex.quote(model.removesuffix("model") + "tiny.gguf")
     ship = f"tinylm export --model {shlex.quote(model)} --quantize Q8_0 --out {file}"
     found.append(("ship it", ship))

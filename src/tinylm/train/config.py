@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from tinylm.errors import InputError
 from tinylm.train.distillation import Distillation
 from tinylm.train.optimizers import Optimizer
-from tinylm.train.rounds import Granularity, LossSource, Strategy
+from tinylm.train.rounds import Granularity, LossSource, Strategy, weighs
 from tinylm.train.schedule import RoundSchedule
 from tinylm.train.trackers import TrackerName
 
@@ -60,7 +60,11 @@ class RoundSettings:
     strategy: Strategy = "exp-loss"
     # what is drawn: whole batches (the paper) or single sequences
     granularity: Granularity = "batch"
-    temperature: Positive = 1.0  # of exp-loss: higher is closer to uniform
+    # of exp-loss and excess-loss: higher is closer to uniform
+    temperature: Positive = 1.0
+    # instead of a temperature: the share of the units that count, 1 / (n * sum of p^2); 0: as the
+    # temperature makes it
+    effective_sample: Annotated[float, Ge(0), Lt(1)] = 0.0
     # losses from a pass of the frozen model, or those seen while training (free)
     loss_source: LossSource = "pass"
     # learning rate: one cosine over all rounds, or one for each
@@ -190,6 +194,8 @@ class TrainConfig(
             self._refuse(lengths[1], f"0 beside train.{lengths[0]}: give one of the two")
         if self.mixture and not lengths:
             self._refuse("mixture", "given with steps, tokens_per_parameter or hours")
+        if self.effective_sample and not weighs(self.strategy):
+            self._refuse("effective_sample", f"0 with train.strategy = {self.strategy!r}")
         if self.micro_batch_size and self.batch_size % self.micro_batch_size:
             self._refuse("micro_batch_size", f"a divisor of batch_size ({self.batch_size})")
         return self

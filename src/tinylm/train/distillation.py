@@ -6,8 +6,11 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
+from tinylm.train.rounds import uses_teacher
+
 if TYPE_CHECKING:
     from tinylm.train.batches import MicroBatch
+    from tinylm.train.config import TrainConfig
     from tinylm.train.loss import TeacherTargets
     from tinylm.train.run import Run
 
@@ -23,7 +26,7 @@ def _live(run: "Run", teacher: Any) -> Targets:
     """The teacher runs on every micro-batch."""
     from tinylm.train.loss import TeacherTargets
 
-    student = _as_student(run, teacher)
+    student = as_student(run, teacher)
     config = run.config
 
     def targets(piece: "MicroBatch") -> "TeacherTargets":
@@ -42,7 +45,7 @@ def _stored(run: "Run", teacher: Any) -> Targets:
     """The teacher's best tokens on the whole pool are beside the store, or are computed now."""
     from tinylm.train.loss import TeacherTargets
 
-    student = _as_student(run, teacher)
+    student = as_student(run, teacher)
     table = _teacher_table(run, student)
     student.model.to("cpu")  # the caller may hold it: a GPU's memory is for the student
 
@@ -64,17 +67,18 @@ else:
     Distillation = Literal[tuple(DISTILLATIONS)]
 
 
-def needs_teacher(name: Distillation) -> bool:
-    """Whether a teacher must be loaded for the entry ``name`` of ``DISTILLATIONS``."""
-    return DISTILLATIONS[name] is not _none
+def needs_teacher(config: "TrainConfig") -> bool:
+    """Whether a teacher must be loaded: to learn from, or to draw data by."""
+    return DISTILLATIONS[config.distillation] is not _none or uses_teacher(config)
 
 
-def _as_student(run: "Run", teacher: Any) -> Any:
+def as_student(run: "Run", teacher: Any, config: "TrainConfig | None" = None) -> Any:
+    """The teacher, frozen and on the run's device, called as the student is."""
     from tinylm.train.student import Student, set_parameter_dtype
 
     set_parameter_dtype(teacher, run.dtype)
     teacher = teacher.to(run.device).eval().requires_grad_(False)
-    return Student(teacher, run.config, run.device, run.dtype)
+    return Student(teacher, config or run.config, run.device, run.dtype)
 
 
 def _teacher_table(run: "Run", teacher: Any) -> Any:

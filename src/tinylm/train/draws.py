@@ -24,6 +24,29 @@ def generator(seed: int, *names: str | int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=np.frombuffer(digest[:16], dtype=np.uint64)))
 
 
+def effective_share(log_weights: np.ndarray) -> float:
+    """Which share of n units counts when they are drawn by weights given as logarithms:
+    1 / (n * sum of p^2), from 1/n (one unit has all the weight) to 1 (all the same)."""
+    weights = np.exp(log_weights - np.max(log_weights))
+    return float(weights.sum() ** 2 / (len(weights) * (weights**2).sum()))
+
+
+def temperature_of(losses: np.ndarray, share: float) -> float:
+    """The temperature T at which weights exp(loss / T) have the effective ``share``; 0 for a share
+    of 0, and where no T has it (all losses equal, or as many highest ones as the share)."""
+    from scipy.optimize import brentq
+
+    spread = float(np.ptp(losses))
+    if not share or spread == 0:
+        return 0.0
+
+    def above(log_temperature: float) -> float:
+        return effective_share(losses / np.exp(log_temperature)) - share
+
+    low, high = np.log(spread * 1e-4), np.log(spread * 1e4)
+    return 0.0 if above(low) > 0 or above(high) < 0 else float(np.exp(brentq(above, low, high)))
+
+
 def gumbel_top_k(log_weights: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
     """``count`` of n indices without replacement, by weights given as logarithms (any scale), in
     drawing order.

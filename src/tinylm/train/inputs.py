@@ -67,9 +67,10 @@ def check_inputs(model: Any, store: TokenStore, config: TrainConfig, teacher: An
     vocabulary = model.get_input_embeddings().weight.shape[0]
     require_rows(store, vocabulary)
     check_batch(config)
-    if needs_teacher(config.distillation):
+    if needs_teacher(config):
         if teacher is None:
-            raise InputError(f"train.distillation = {config.distillation!r} needs a teacher")
+            key = "strategy" if config.distillation == "none" else "distillation"
+            raise InputError(f"train.{key} = {getattr(config, key)!r} needs a teacher")
         require_top_k(config, vocabulary)
         teachers = teacher.get_output_embeddings().weight.shape[0]
         if teachers != vocabulary:

@@ -8,7 +8,7 @@ from tinylm.errors import InputError
 from tinylm.models.save import save_model
 from tinylm.train.evaluation import pool_losses
 from tinylm.train.parallel import full_tensor
-from tinylm.train.resampling import measure_forgetting
+from tinylm.train.resampling import measure_forgetting, rounds_drawn
 
 if TYPE_CHECKING:
     from tinylm.train.run import Run
@@ -40,6 +40,7 @@ def finish(run: "Run", tokenizer: Any, published: dict[str, Any]) -> dict[str, A
         **published,
         **run.valid,
         **forgetting,
+        **({"rounds_drawn": drawn} if (drawn := rounds_drawn(run)) else {}),
     }
     if run.world.is_main:
         write_json(run.out / "result.json", result)

@@ -23,6 +23,7 @@ class SamplingStrategy:
 
     draw: Callable[["Draw"], "np.ndarray"]  # ``count`` different units, int64[count]
     uses_losses: bool = True  # else no pass of the model is paid for
+    uses_teacher: bool = False  # losses are those above the teacher's on the same text
     keeps_all: bool = False  # later rounds are as long as the first
 
 
@@ -52,6 +53,8 @@ def _loss_change(draw: "Draw") -> "np.ndarray":
 
 STRATEGIES: dict[str, SamplingStrategy] = {
     "exp-loss": SamplingStrategy(_exp_loss),
+    # what the teacher finds easier: hard text that is only noise is hard for both
+    "excess-loss": SamplingStrategy(_exp_loss, uses_teacher=True),
     "uniform": SamplingStrategy(_uniform, uses_losses=False),
     "top-loss": SamplingStrategy(_top_loss),
     "loss-change": SamplingStrategy(_loss_change),  # what got worse comes first
@@ -135,5 +138,23 @@ def select(
 
     count = max(1, round(later_share(config) * len(losses)))
     random = generator(config.seed, "select", round_number)
-    draw = Draw(losses, previous, count, config.temperature, random)
+    draw = Draw(losses, previous, count, drawing_temperature(config, losses), random)
     return np.sort(STRATEGIES[config.strategy].draw(draw))
+
+
+def uses_teacher(config: "TrainConfig") -> bool:
+    """Whether a later round is drawn by the teacher's losses too."""
+    return config.rounds != 1 and STRATEGIES[config.strategy].uses_teacher
+
+
+def weighs(strategy: str) -> bool:
+    """Whether units are drawn by exp(loss / temperature)."""
+    return STRATEGIES[strategy].draw is _exp_loss
+
+
+def drawing_temperature(config: "TrainConfig", losses: "np.ndarray") -> float:
+    """The temperature that ``config`` asks for, or that gives ``losses`` of units the effective
+    sample it asks for."""
+    from tinylm.train.draws import temperature_of
+
+    return temperature_of(losses, config.effective_sample) or config.temperature

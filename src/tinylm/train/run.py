@@ -21,6 +21,7 @@ from tinylm.train.master_weights import MasterWeights
 from tinylm.train.metrics import Metrics
 from tinylm.train.optimizers import OPTIMIZERS
 from tinylm.train.parallel import World, shard
+from tinylm.train.rounds import uses_teacher
 from tinylm.train.step import read_batch
 from tinylm.train.student import Student, set_parameter_dtype
 from tinylm.train.watch import watch_text
@@ -67,6 +68,7 @@ class Run:
         if self.world.size > 1:
             shard(self.student, self.student.layers, self.world, self.dtype, config.model_copies)
         self.masters = MasterWeights(model, self.dtype if self.world.size == 1 else torch.float32)
+        self.teacher = teacher if uses_teacher(config) else None  # of the draws
         self.teacher_targets = DISTILLATIONS[config.distillation](self, teacher)
         self.optimizers = OPTIMIZERS[config.optimizer](config, self.masters)
         self.guard = Guard(config)

@@ -16,7 +16,7 @@ from tinylm.corpus.read import documents
 from tinylm.corpus.split import prepare, read_part, write_split
 from tinylm.corpus.store import open_store
 from tinylm.errors import InputError
-from tinylm.evaluate.bits_per_byte import tokenize_documents
+from tinylm.evaluate.bits_per_byte import score_documents, token_bits, tokenize_documents
 from tinylm.tokenizer.encoders import encoder_of
 from tinylm.train.batches import micro_batches
 from tinylm.train.config import TrainConfig
@@ -200,6 +200,27 @@ def test_markers_are_scored_as_they_are_trained():
     assert end not in ids[1]  # there it is text
     changed = dataclasses.replace(talk, taught=())
     assert end not in tokenize_documents(tokenizer, [changed])[0]
+
+
+def test_what_counts_in_training_is_what_is_scored(tmp_path, teacher_dir):
+    from tinylm.models.teacher import load_model
+
+    tokenizer = chat_tokenizer()
+    model = load_model(teacher_dir, torch.float32)
+    model.resize_token_embeddings(len(tokenizer))
+    every = [written(), Document("a plain text", "a"), written(loss_on="all")]
+    scores = score_documents(model, tokenizer, every, context=32)
+    tokens = tokenize_documents(tokenizer, every)
+    bits = token_bits(model, tokenizer, tokens, 32)
+    store = pack(every, tokenizer, tmp_path / "s")
+    counted = store.counted.astype(bool)
+    for number, (start, end) in enumerate(zip(store.documents[:-1], store.documents[1:])):
+        mask = counted[start : end - 1]  # the separator is not scored
+        assert scores.bits[number] == pytest.approx(bits[number][mask].sum())
+        assert scores.tokens[number] == mask.sum()
+    said = sum(len(text) for text in taught(every[0]))
+    assert scores.bytes.tolist() == [said, len("a plain text"), len(every[2].text)]
+    assert scores.bits[0] < bits[0].sum()
 
 
 @pytest.mark.parametrize("files", [1, 2])

@@ -43,6 +43,18 @@ def test_probabilities_sum_to_one(windows, before):
 
 def test_bits_per_byte_of_a_text_that_repeats():
     windows = np.tile([0, 1, 2, 0, 1, 2, 0], (50, 1))
-    found = floors(windows, [np.array([1, 2, 0, 1]), np.array([], dtype=int)], 0, 3, num_bytes=8)
+    held_out = [np.array([1, 2, 0, 1]), np.array([], dtype=int)]
+    counted = [np.ones(len(ids), dtype=bool) for ids in held_out]
+    found = floors(Counts(windows, 3), held_out, counted, 0, num_bytes=8)
     assert found["bigram"] < 0.02 < found["unigram"]
     assert found["unigram"] == pytest.approx(4 * math.log2(3) / 8, abs=1e-3)
+
+
+def test_what_does_not_count_is_context_only():
+    """Of 0 1 2 0 1 2 ... only what follows 0 counts: 1, always."""
+    windows = np.tile([0, 1, 2, 0, 1, 2, 0], (50, 1))
+    counts = Counts(windows, 3, counted=windows[:, :-1] == 0)
+    held_out = [np.array([1, 2, 0, 1])]
+    found = floors(counts, held_out, [np.array([True, False, False, True])], 0, num_bytes=2)
+    assert found["unigram"] < 0.01 and found["bigram"] < 0.01
+    assert floors(counts, held_out, [np.ones(4, dtype=bool)], 0, num_bytes=4)["bigram"] > 1

@@ -14,12 +14,14 @@ from tinylm.corpus.pack import pack
 from tinylm.errors import InputError
 from tinylm.models.teacher import load_model
 from tinylm.train import metrics, teacher_table
+from tinylm.train.batches import micro_batches
 from tinylm.train.config import TrainConfig
 from tinylm.train.forgetting import measure
 from tinylm.train.inputs import check_valid_store
 from tinylm.train.loop import train
 from tinylm.train.master_weights import MasterWeights
 from tinylm.train.optimizers import OPTIMIZERS
+from tinylm.train.rounds import select
 from tinylm.train.student import Student
 from tinylm.train.trackers import TRACKERS
 
@@ -80,6 +82,37 @@ def test_losses_seen_while_training_may_choose_instead_of_a_pass(teacher_dir, st
     assert np.array_equal(choice["losses"], choice["seen"])
     first_batch = choice["losses"].reshape(choice["sequences"].shape)[0].mean()
     assert first_batch == pytest.approx(losses(tmp_path)[0], abs=1e-4)
+
+
+def test_data_are_drawn_by_what_the_teacher_finds_easier(teacher_dir, store, tmp_path, capsys):
+    config = dataclasses.replace(
+        CONFIG, rounds=2, strategy="excess-loss", effective_sample=0.5, granularity="sequence"
+    )
+    with pytest.raises(InputError, match=r"train\.strategy = 'excess-loss' needs a teacher"):
+        train(load_model(teacher_dir), store, config, tmp_path / "none")
+    teacher = load_model(teacher_dir)
+    result = train(load_model(teacher_dir), store, config, tmp_path, teacher=teacher)
+    kept = np.load(tmp_path / "rounds" / "round-1.npz")
+    plain = Student(teacher, config, torch.device("cpu"), torch.float32)
+    for place in (0, 5):
+        (piece,) = micro_batches(
+            store, config, kept["sequences"].ravel()[[place]], plain.model.device
+        )
+        expected = float(plain(piece)[1])
+        above = np.load(tmp_path / "rounds" / "teacher-losses.npy")
+        assert above[place] == pytest.approx(expected, rel=1e-5)
+    assert kept["chosen"].tolist() == select(config, kept["losses"] - above, None, 1).tolist()
+    assert kept["chosen"].tolist() != select(config, kept["losses"], None, 1).tolist()
+    (drawn,) = result["rounds_drawn"]
+    assert drawn["effective_sample"] == pytest.approx(0.5) and drawn["temperature"] > 0
+    assert drawn["read"] == [16, 16]  # of 32 sequences half are read twice
+    assert "effective sample of 50%" in capsys.readouterr().err
+    # a resumed run and a control need no teacher's losses again
+    control = train(
+        load_model(teacher_dir), store, config, tmp_path / "c", teacher=teacher, order_from=tmp_path
+    )
+    assert control["rounds_drawn"] == [{"round": 2, "read": [16, 16]}]
+    assert not (tmp_path / "c" / "rounds" / "teacher-losses.npy").exists()
 
 
 def test_a_stored_teacher_teaches_like_a_live_one_and_is_computed_once(

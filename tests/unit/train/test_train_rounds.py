@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from tinylm.errors import InputError
 from tinylm.train.config import TrainConfig
-from tinylm.train.draws import generator, gumbel_top_k
+from tinylm.train.draws import effective_share, generator, gumbel_top_k, temperature_of
 from tinylm.train.rounds import select
 
 
@@ -36,7 +37,9 @@ def test_first_draw_has_probability_exp_loss():
     assert np.abs(first - expected).max() < 0.015
 
 
-@pytest.mark.parametrize("strategy", ["exp-loss", "uniform", "top-loss", "loss-change", "all"])
+@pytest.mark.parametrize(
+    "strategy", ["exp-loss", "excess-loss", "uniform", "top-loss", "loss-change", "all"]
+)
 def test_every_strategy_returns_the_right_number_of_distinct_units(strategy):
     losses, previous = np.linspace(1, 4, 40), np.full(40, 2.0)
     chosen = select(TrainConfig(strategy=strategy, sampling_rate=0.25), losses, previous, 1)
@@ -65,3 +68,32 @@ def test_selection_is_a_pure_function_of_seed_and_round():
     assert (select(config, losses, None, 1) == select(config, losses, None, 1)).all()
     assert (select(config, losses, None, 1) != select(config, losses, None, 2)).any()
     assert (select(config, losses, None, 1) != select(TrainConfig(seed=6), losses, None, 1)).any()
+
+
+def test_the_effective_sample_counts_what_has_weight():
+    assert effective_share(np.zeros(10)) == pytest.approx(1)
+    assert effective_share(np.array([0.0, 0.0, -1e9, -1e9])) == pytest.approx(0.5)
+    # normal losses of deviation s keep exp(-s^2): 99 % at 0.1, that is uniform drawing
+    losses = generator(0, "losses").normal(3, 0.1, 100_000)
+    assert effective_share(losses) == pytest.approx(np.exp(-0.01), abs=1e-3)
+
+
+@pytest.mark.parametrize("share", [0.95, 0.75, 0.5, 0.25])
+def test_a_wanted_effective_sample_is_what_the_draw_has(share):
+    losses = generator(0, "losses").normal(3, 0.1, 5000)
+    temperature = temperature_of(losses, share)
+    assert effective_share(losses / temperature) == pytest.approx(share, abs=1e-6)
+    config = TrainConfig(sampling_rate=0.25, effective_sample=share)
+    drawn = losses[select(config, losses, None, 1)].mean()
+    assert drawn > losses[select(TrainConfig(sampling_rate=0.25), losses, None, 1)].mean()
+
+
+def test_a_share_that_no_temperature_has():
+    assert temperature_of(np.full(8, 2.0), 0.5) == 0
+    assert temperature_of(np.array([1.0, 2.0, 2.0, 2.0]), 0.5) == 0  # three quarters at least
+    assert temperature_of(np.array([1.0, 2.0]), 0.0) == 0
+
+
+def test_an_effective_sample_without_weights_is_refused():
+    with pytest.raises(InputError, match=r"effective_sample = 0\.5: must be 0 with"):
+        TrainConfig(strategy="uniform", effective_sample=0.5).validate()
