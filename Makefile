@@ -11,8 +11,9 @@ export TOKENIZERS_PARALLELISM ?= true
 run: setup  ## the whole pipeline on the embedded demo: teacher, corpus, tiny model, report
 	$(BIN)/tinylm run
 
+# no reorder: files with few tests are the end-to-end ones, minutes each, and must not come last
 test: setup lint  ## style, types, then unit, integration and end-to-end tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 fuzz: setup  ## the readers over a thousand made-up files each, some minutes
 	TINYLM_FUZZ=1000 $(BIN)/python -m pytest tests/unit/test_fuzz_readers.py
