@@ -280,6 +280,7 @@ def test_a_student_of_conversations_chats_and_stops(recipe, tmp_path):
     out = tmp_path / "out"
     words = [f'corpus.paths=["{corpus}"]', "train.rounds=1", "train.steps=300"]
     words += ["train.document_mask=true", "control.enabled=false", "train.sequence_length=64"]
+    words += ['evaluate.prompts=["Question 1: what is the city?"]']
     told = tinylm("run", recipe, "--out", out, "--set", *words)
     assert told.returncode == 2 and "it has messages" in told.stderr
     done = tinylm("run", recipe, "--out", out, "--set", *words, "corpus.text_key=messages")
@@ -287,6 +288,10 @@ def test_a_student_of_conversations_chats_and_stops(recipe, tmp_path):
     results = json.loads((out / "results.json").read_text())
     store = open_store(out / "work" / results["artifacts"]["pack"] / "train")
     assert 0.1 < store.counted.mean() < 0.7  # what users say is read and not learned
+    # scored is what was learned: of a question nobody can know the number
+    assert results["bits_per_byte"]["student"] < 0.7 and results["floors"]["bigram"] < 2
+    # a sample is an answer
+    assert results["samples"][0]["text"].partition("\n\n")[2].endswith("is old.")
     tokenizer, model = load_tokenizer(out / "model"), load_model(out / "model")
     assert tokenizer.chat_template
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")

@@ -212,10 +212,10 @@ def _interval(entry: dict, metric: str) -> str:
 
 def notes(result: dict[str, Any]) -> list[str]:
     """What a reader must know beside the numbers: metrics, shots, items left out, prompts cut."""
-    lines = [
-        "Scores are percentages with standard errors over items; differences are paired, with 95 %"
-        " intervals."
-    ]
+    scored = "Scores are percentages with standard errors over items"
+    if not result["models"][0]["tasks"]:
+        scored = "Bits per byte are with standard errors over documents"
+    lines = [f"{scored}; differences are paired, with 95 % intervals."]
     for name, task in result["models"][0]["tasks"].items():
         rule = f"{task['metric']}, {task['num_fewshot']}-shot, {task['n']} items"
         line = f"{tasks()[name].title}: {rule}, data {task['data_hash']}"

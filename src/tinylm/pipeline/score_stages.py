@@ -21,7 +21,7 @@ from tinylm.evaluate.floors import Counts, floors
 from tinylm.evaluate.forward import TEXT_CONTEXT, text_context
 from tinylm.machine import choose_device, fast_dtype
 from tinylm.models import teacher as teachers
-from tinylm.models.generate import Speed, generate
+from tinylm.models.generate import Speed, chat_prompt, generate
 from tinylm.models.sentences import in_sentences
 from tinylm.pipeline.recipe import Recipe
 from tinylm.pipeline.stages import Stages, file_stamps
@@ -168,6 +168,8 @@ def tasks_stage(recipe: Recipe, stages: Stages, models: dict[str, Path]) -> dict
 
 
 def samples_stage(recipe: Recipe, stages: Stages, models: dict[str, Path]) -> list[dict[str, str]]:
+    talks = has_conversations(recipe)
+
     def build(folder: Path) -> list[dict[str, str]]:
         samples = []
         for name in ("student", "teacher"):
@@ -175,12 +177,18 @@ def samples_stage(recipe: Recipe, stages: Stages, models: dict[str, Path]) -> li
             model = teachers.load_model(models[name], fast_dtype(torch.device("cpu")))
             tokenizer = teachers.load_tokenizer(models[name])
             for prompt in recipe.evaluate.prompts:
-                speed = Speed()
-                made = generate(model, tokenizer, prompt, SAMPLE_TOKENS, speed=speed)
-                text = prompt + "".join(in_sentences(made, speed))
+                speed, asked = Speed(), [{"role": "user", "content": prompt}]
+                given = chat_prompt(tokenizer, asked) if talks else prompt
+                made = generate(model, tokenizer, given, SAMPLE_TOKENS, speed=speed)
+                between = "\n\n" if talks else ""
+                text = prompt + between + "".join(in_sentences(made, speed))
                 samples.append({"model": name, "prompt": prompt, "text": text})
         return samples
 
-    inputs = {"student": models["student"].parent.name, "prompts": recipe.evaluate.prompts}
+    inputs = {
+        "student": models["student"].parent.name,
+        "prompts": recipe.evaluate.prompts,
+        **({"asked": True} if talks else {}),
+    }
     stages("samples", inputs, build)
     return stages.result("samples")
