@@ -9,7 +9,7 @@ from tinylm.corpus.pack import pack
 from tinylm.corpus.read import documents
 from tinylm.models.teacher import load_model, load_tokenizer
 from tinylm.train.config import TrainConfig
-from tinylm.train.distillation import DISTILLATIONS
+from tinylm.train.distillation import DISTILLATIONS, needs_teacher
 from tinylm.train.loop import train
 from tinylm.train.optimizers import OPTIMIZERS
 from tinylm.train.rounds import GRANULARITIES, LOSS_SOURCES, STRATEGIES
@@ -48,6 +48,6 @@ def store(teacher_dir, tmp_path_factory):
 @pytest.mark.parametrize(("key", "name"), CHOICES)
 def test_every_choice_trains(key, name, teacher_dir, store, tmp_path):
     config = dataclasses.replace(CONFIG, **{key: name})
-    teacher = load_model(teacher_dir) if key == "distillation" and name != "none" else None
+    teacher = load_model(teacher_dir) if needs_teacher(config) else None
     result = train(load_model(teacher_dir), store, config, tmp_path, teacher=teacher)
     assert result["steps"] == 6 and result["skipped_steps"] == 0
