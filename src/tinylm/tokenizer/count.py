@@ -18,7 +18,7 @@ import numpy as np
 from tinylm.artifact import atomic_file, require_file_name
 from tinylm.corpus.document import Document
 from tinylm.corpus.formats import kind_of
-from tinylm.corpus.read import EMBEDDED, documents, expand
+from tinylm.corpus.read import EMBEDDED, documents, expand, is_local
 from tinylm.errors import InputError, WorkError
 from tinylm.terminal import progress_bar
 from tinylm.tokenizer.counters import COUNTERS
@@ -261,6 +261,6 @@ def _as_documents(
 def estimated_bytes(corpora: Sequence[str]) -> int | None:
     """About how much text the corpora hold, for the time left: exact for plain text, x 3 for
     compressed files."""
-    if any(name.startswith("hub:") or name == EMBEDDED for name in corpora):
+    if not all(map(is_local, corpora)):
         return None
     return sum(path.stat().st_size * (3 if kind_of(path)[1] else 1) for path in expand(corpora))
