@@ -147,7 +147,7 @@ def score_documents(
     kept = [document for document in documents if document.text]
     if not kept:
         raise InputError("there is no text to score")
-    tokens = tokenize_documents(tokenizer, kept)
+    tokens, counted = tokenize_documents(tokenizer, kept)
     bits = token_bits(
         model, tokenizer, tokens, context, stride=stride, batch_tokens=batch_tokens, dtype=dtype
     )
@@ -158,7 +158,6 @@ def score_documents(
                 f"the model gives NaN or infinity on a text of {document.source}: its weights are"
                 " damaged, or float16 is too small for it (choose bfloat16 or float32)"
             )
-    counted = counted_tokens(tokenizer, kept, tokens)
     return Scores(
         bits=np.array([float(row[counts].sum()) for row, counts in zip(bits, counted)]),
         bytes=np.array([counted_bytes(document) for document in kept]),
@@ -221,45 +220,28 @@ def held_out(paths: Sequence[str | Path], per_source: int | None = None) -> list
 
 def tokenize_documents(
     tokenizer: PreTrainedTokenizerBase, documents: Sequence[Document]
-) -> list[np.ndarray]:
-    """Token ids of each document: :func:`tokenize` of its text, but the markers of a conversation
-    are what they are in training, single tokens."""
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Token ids of each document, and which of them count, bool: :func:`tokenize` of its text, of
+    which all do; but the markers of a conversation are what they are in training, single tokens,
+    and what counts in training does (what the assistant says)."""
     plain = iter(tokenize(tokenizer, [one.text for one in documents if not one.taught]))
-    return [_conversation_ids(tokenizer, one) if one.taught else next(plain) for one in documents]
-
-
-def counted_tokens(
-    tokenizer: PreTrainedTokenizerBase,
-    documents: Sequence[Document],
-    tokens: Sequence[np.ndarray],
-) -> list[np.ndarray]:
-    """Which of the ``tokens`` of :func:`tokenize_documents` count, bool [tokens] of each document:
-    all, but of a conversation those that count in training (what the assistant says)."""
-    found = []
-    for document, ids in zip(documents, tokens, strict=True):
-        counts = np.ones(len(ids), dtype=bool)
+    ids, counted = [], []
+    for document in documents:
         if document.taught:
             pieces = document.pieces()
-            lengths = [len(row) for row in _piece_ids(tokenizer, document)]
-            counts = np.repeat([counted for _, counted in pieces], lengths)
-        found.append(counts)
-    return found
+            rows = tokenizer([text for text, _ in pieces], add_special_tokens=False)["input_ids"]
+            ids.append(np.concatenate([np.asarray(row, dtype=np.int64) for row in rows]))
+            counted.append(np.repeat([counts for _, counts in pieces], [len(row) for row in rows]))
+        else:
+            ids.append(next(plain))
+            counted.append(np.ones(len(ids[-1]), dtype=bool))
+    return ids, counted
 
 
 def counted_bytes(document: Document) -> int:
     """UTF-8 bytes of what counts of a document."""
     counted = [text for text, counts in document.pieces() if counts]
     return sum(len(text.encode("utf-8", "surrogatepass")) for text in counted)
-
-
-def _piece_ids(tokenizer: PreTrainedTokenizerBase, document: Document) -> list[list[int]]:
-    parts = [text for text, _ in document.pieces()]
-    return tokenizer(parts, add_special_tokens=False)["input_ids"]
-
-
-def _conversation_ids(tokenizer: PreTrainedTokenizerBase, document: Document) -> np.ndarray:
-    rows = _piece_ids(tokenizer, document)
-    return np.concatenate([np.asarray(row, dtype=np.int64) for row in rows])
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[np.ndarray]:

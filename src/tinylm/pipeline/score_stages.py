@@ -11,7 +11,6 @@ from tinylm.corpus.store import open_store
 from tinylm.evaluate.bits_per_byte import (
     Scores,
     counted_bytes,
-    counted_tokens,
     interleave,
     report,
     score_documents,
@@ -99,7 +98,8 @@ def floors_stage(
         pool = pool[: COUNTED_TOKENS // config.sequence_length]
         held_out = spread(read_part(corpus, "valid"), recipe.corpus.eval_bytes)
         kept = [document for document in held_out if document.text]
-        ids, length = tokenize_documents(tokenizer, kept), config.sequence_length
+        length = config.sequence_length
+        ids, counted = tokenize_documents(tokenizer, kept)
         return floors(
             Counts(
                 tokens.windows(pool, length),
@@ -107,7 +107,7 @@ def floors_stage(
                 tokens.counted_targets(pool, length),
             ),
             ids,
-            counted_tokens(tokenizer, kept, ids),
+            counted,
             tokens.separator if tokens.start is None else tokens.start,
             sum(map(counted_bytes, kept)),
         )

@@ -70,8 +70,7 @@ def next_steps(results: dict[str, Any], model: str = "model") -> list[tuple[str,
     steps, name = train.get("steps", 0), results["name"]
     again = f"tinylm run {results['recipe_path'] or 'RECIPE'}"
     talks = results.get("recipe", {}).get("corpus", {}).get("text_key") == KEY
-    read = f'generate --model {shlex.quote(model)} --prompt "The"'
-    found = [("read it", f"tinylm {read}")]
+    found = [("read it", f'tinylm generate --model {shlex.quote(model)} --prompt "The"')]
     if talks:
         found = [("talk to it", f"tinylm chat --model {shlex.quote(model)}")]
     file = shlex.quote(model.removesuffix("model") + "tiny.gguf")

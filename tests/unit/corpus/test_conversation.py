@@ -194,12 +194,12 @@ def test_training_learns_what_counts_and_no_more(tmp_path, teacher_dir):
 def test_markers_are_scored_as_they_are_trained():
     tokenizer = chat_tokenizer()
     talk, plain = written(), Document("a <|im_end|> in a text", "a")
-    ids = tokenize_documents(tokenizer, [talk, plain])
+    ids, _ = tokenize_documents(tokenizer, [talk, plain])
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert (ids[0] == end).sum() == 4
     assert end not in ids[1]  # there it is text
     changed = dataclasses.replace(talk, taught=())
-    assert end not in tokenize_documents(tokenizer, [changed])[0]
+    assert end not in tokenize_documents(tokenizer, [changed])[0][0]
 
 
 def test_what_counts_in_training_is_what_is_scored(tmp_path, teacher_dir):
@@ -210,7 +210,7 @@ def test_what_counts_in_training_is_what_is_scored(tmp_path, teacher_dir):
     model.resize_token_embeddings(len(tokenizer))
     every = [written(), Document("a plain text", "a"), written(loss_on="all")]
     scores = score_documents(model, tokenizer, every, context=32)
-    tokens = tokenize_documents(tokenizer, every)
+    tokens, _ = tokenize_documents(tokenizer, every)
     bits = token_bits(model, tokenizer, tokens, 32)
     store = pack(every, tokenizer, tmp_path / "s")
     counted = store.counted.astype(bool)
