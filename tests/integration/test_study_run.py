@@ -192,6 +192,17 @@ def test_each_variation_takes_the_best_of_its_own_trials(study_file, tmp_path):
     assert without_times(out) == before and set(calls(out).values()) == {1}
 
 
+def test_a_variation_can_take_the_values_of_another(study_file, tmp_path):
+    out = tmp_path / "out"
+    text = STUDY.replace('name = "five rounds"', 'name = "five rounds"\ntuned_as = "two rounds"')
+    study_file.write_text("tune = { train.base_lr = [1e-3, 2e-3, 5e-3] }\n" + text)
+    results = run_study(read_study(study_file), out, workers=2, runner=fake_pipeline)
+    rates = {rung["name"]: rung["changes"]["train.base_lr"] for rung in results["rungs"]}
+    assert rates == {"one": 1e-3, "two rounds": 2e-3, "five rounds": 2e-3}
+    assert results["state"] == {"finished": 11, "failed": 0, "to do": 0}
+    assert len(calls(out / "tuning")) == 6 and len(calls(out)) == 9
+
+
 def test_a_tuned_study_stops_in_its_trials_where_the_hours_end(study_file, tmp_path, monkeypatch):
     study_file.write_text("tune = { train.base_lr = [1e-3, 2e-3] }\n" + STUDY)
     study = read_study(study_file)

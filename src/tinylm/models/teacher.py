@@ -62,9 +62,11 @@ def resolve(spec: str | Path) -> Path:
             raise InputError(f"model directory {spec} has neither config.json nor tokenizer.json")
         return path
     if path.is_absolute() or spec.startswith((".", "~")) or spec.count("/") != 1:
+        made = path.parts[1] if path.parts[:1] == ("runs",) and path.name == "model" else ""
         raise InputError(
-            f"model {spec} does not exist: give a directory, a .gguf file, a hub id or"
-            f" {DEMO_TEACHER}"
+            f"model {spec} does not exist: "
+            + (f"`tinylm run {made}` makes it, or " if made else "")
+            + f"give a directory, a .gguf file, a hub id or {DEMO_TEACHER}"
         )
     return _downloaded(spec)
 

@@ -21,6 +21,17 @@ class Variation:
     name: str
     changes: dict[str, Any]
     reference: str | None  # the variation it is compared with; None for the baseline
+    tuned_as: str = ""  # the variation whose best values it takes; "": it has trials of its own
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One variation of a study file. ``against`` and ``tuned_as`` name variations above it."""
+
+    name: str
+    changes: dict[str, Any]
+    against: str = ""
+    tuned_as: str = ""
 
 
 def flatten(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -39,10 +50,10 @@ def variations(
     """The variations of a study file, in order. ``table`` holds [grid], or [[variation]]
     entries."""
     if kind == "grid":
-        named = _grid(table.get("grid"), where)
+        entries = [Entry(name, changes) for name, changes in _grid(table.get("grid"), where)]
     else:
-        named = _list(table.get("variation"), where)
-    names = [name for name, _ in named]
+        entries = _list(table.get("variation"), where)
+    names = [entry.name for entry in entries]
     if len(names) < 2 or len(set(names)) < len(names):
         raise InputError(
             f"{where}: a study needs two or more variations with different names, got {names}"
@@ -54,19 +65,24 @@ def variations(
                 f" {baseline!r}"
             )
         total = itertools.accumulate(
-            (changes for _, changes in named), lambda below, more: below | more
+            (entry.changes for entry in entries), lambda below, more: below | more
         )
         return tuple(
-            Variation(n, c, before)
-            for n, c, before in zip(names, total, [None, *names[:-1]], strict=True)
+            Variation(entry.name, changes, entry.against or before, entry.tuned_as)
+            for entry, changes, before in zip(entries, total, [None, *names[:-1]], strict=True)
         )
     baseline = baseline or names[0]
     if baseline not in names:
         raise InputError(
             f"{where}: baseline = {baseline!r} is not one of the variations {', '.join(names)}"
         )
+    if any(entry.against for entry in entries if entry.name == baseline):
+        raise InputError(f"{where}: {baseline} is the baseline: remove its against")
     return tuple(
-        Variation(name, changes, None if name == baseline else baseline) for name, changes in named
+        Variation(
+            e.name, e.changes, None if e.name == baseline else e.against or baseline, e.tuned_as
+        )
+        for e in entries
     )
 
 
@@ -96,12 +112,12 @@ def combinations(axes: dict[str, list[Any]]) -> list[tuple[str, dict[str, Any]]]
     ]
 
 
-def _list(entries: Any, where: str) -> list[tuple[str, dict[str, Any]]]:
+def _list(entries: Any, where: str) -> list[Entry]:
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise InputError(f"{where}: write each variation as [[variation]] with name and set")
-    named = []
+    found: list[Entry] = []
     for entry in entries:
-        unknown = set(entry) - {"name", "set"}
+        unknown = set(entry) - {"name", "set", "against", "tuned_as"}
         if (
             unknown
             or not isinstance(entry.get("name"), str)
@@ -110,8 +126,23 @@ def _list(entries: Any, where: str) -> list[tuple[str, dict[str, Any]]]:
             raise InputError(
                 f"{where}: a [[variation]] has name = '...' and set = {{...}}, got {entry}"
             )
-        named.append((entry["name"], flatten(entry.get("set", {}))))
-    return named
+        above = {other.name: other for other in found}
+        for key in ("against", "tuned_as"):
+            if entry.get(key, "") not in ("", *above):
+                raise InputError(
+                    f"{where}: {entry['name']}: {key} = {entry[key]!r} is not a variation above it"
+                    f" ({', '.join(above) or 'none'})"
+                )
+        tuned_as = entry.get("tuned_as", "")
+        found.append(
+            Entry(
+                entry["name"],
+                flatten(entry.get("set", {})),
+                entry.get("against", ""),
+                above[tuned_as].tuned_as or tuned_as if tuned_as else "",
+            )
+        )
+    return found
 
 
 def _label(key: str) -> str:

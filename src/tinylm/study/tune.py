@@ -2,7 +2,8 @@
 
 Shapes that differ want different learning rates; one rate for all would compare the shapes' luck
 with it. The trials are a study of their own in OUT/tuning, with its own report. The best trial of a
-variation is its run with that seed, and is not done again.
+variation is its run with that seed, and is not done again. A variation with ``tuned_as`` has no
+trials and takes another's values.
 """
 
 import dataclasses
@@ -22,6 +23,7 @@ def trials(study: Study) -> Study:
     found = [
         Variation(f"{variation.name}, {name}", {**variation.changes, **values}, None)
         for variation in study.variations
+        if not variation.tuned_as
         for name, values in combinations(study.tune)
     ]
     first = found[0].name
@@ -51,7 +53,12 @@ def settle(study: Study, tried: dict[str, Any], out: Path) -> Study:
     sign = 1 if study.measures[0].better == "lower" else -1
     options = combinations(study.tune)
     settled, notes, adopted = [], [], {}
+    best_of: dict[str, dict[str, Any]] = {}  # variation -> its values
     for variation in study.variations:
+        if variation.tuned_as:
+            changes = {**variation.changes, **best_of[variation.tuned_as]}
+            settled.append(dataclasses.replace(variation, changes=changes))
+            continue
         scored = [
             (sign * run["value"], run["id"], name, values)
             for name, values in options
@@ -60,6 +67,7 @@ def settle(study: Study, tried: dict[str, Any], out: Path) -> Study:
         if not scored:
             raise WorkError(f"{variation.name}: no trial ended, see {out / FOLDER / 'report.html'}")
         _, best, name, values = min(scored, key=lambda trial: trial[0])
+        best_of[variation.name] = values
         settled.append(dataclasses.replace(variation, changes={**variation.changes, **values}))
         adopted[variation.name] = read_json(out / FOLDER / "records" / f"{best}.json")
         notes.append(f"{variation.name}: {name}{_at_the_edge(study, values)}")
@@ -72,7 +80,8 @@ def settle(study: Study, tried: dict[str, Any], out: Path) -> Study:
     )
     for run in study.runs():
         path = out / "records" / f"{run.id}.json"
-        if run.seed == study.seeds[0] and not run.noise and not path.exists():
+        own = run.variation in adopted and run.seed == study.seeds[0] and not run.noise
+        if own and not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, {**adopted[run.variation], "id": run.id, "variation": run.variation})
     return study

@@ -14,11 +14,15 @@ from tinylm.study.spec import SCALES, packaged_studies, read_study
 # What the teachers of the bases are; a student that inherits must fit inside.
 TEACHERS = {
     "smollm2-135m": Shape(30, 576, 1536, 9, 3, 64, 49152, True),
+    "runs/nano-teacher/model": Shape(12, 96, 240, 4, 4, 24, 2048, True),  # of nano-teacher
     "allenai/OLMo-2-1124-7B": Shape(32, 4096, 11008, 32, 32, 128, 100278, False),
     "deepseek-ai/deepseek-llm-7b-base": Shape(30, 4096, 11008, 32, 32, 128, 102400, False),
 }
-# rows that show what the others' second round itself brings
-WITHOUT = {"resampling": ("once",)}
+# rows that show what a second round itself brings, or that read the same text in fewer tokens
+WITHOUT = {
+    **{("resampling", scale): ("once",) for scale in SCALES},
+    ("ladder", "nano"): ("baseline", "+ a second round, uniform", "+ drawn by exp(loss)"),
+}
 EVERY = [
     (name, scale)
     for name, path in packaged_studies().items()
@@ -90,7 +94,7 @@ def test_variations_have_equal_parameters_and_equal_tokens(name, scale):
         assert parameters(shape, config) == pytest.approx(recipe.architecture.budget, rel=0.011), (
             variation.name
         )
-        if variation.name not in WITHOUT.get(name, ()):
+        if variation.name not in WITHOUT.get((name, scale), ()):
             tokens.add(recipe.train.steps * recipe.train.tokens_per_batch)
     assert max(tokens) <= 1.02 * min(tokens)
 
@@ -121,3 +125,22 @@ def test_the_ladder_climbs_in_the_papers_order():
     assert [r.train.rounds for r in recipes] == [1, 1, 1, 1, 2]
     depths = [r.architecture.shape["num_layers"] for r in recipes]
     assert depths[0] == depths[1] < depths[2] == depths[3] == depths[4]
+
+
+def test_the_small_ladder_has_a_control_for_each_part_of_a_second_round():
+    study = read_study("ladder", "nano")
+    recipes = {v.name: study.recipe(v, 0) for v in study.variations}
+    once, uniform, drawn = (
+        recipes[name]
+        for name in ("+ inheritance", "+ a second round, uniform", "+ drawn by exp(loss)")
+    )
+    assert {v.name: v.reference for v in study.variations[4:]} == {
+        "two rounds in the same steps": "+ inheritance",
+        "+ a second round, uniform": "+ inheritance",
+        "+ drawn by exp(loss)": "+ a second round, uniform",
+    }
+    assert recipes["two rounds in the same steps"].train.steps == once.train.steps
+    assert uniform.train.steps == drawn.train.steps == 1.5 * once.train.steps
+    assert (uniform.train.strategy, drawn.train.strategy) == ("uniform", "exp-loss")
+    for recipe in recipes.values():
+        assert recipe.train.steps * recipe.train.tokens_per_batch >= 20 * 1.9e5

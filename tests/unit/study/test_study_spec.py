@@ -53,6 +53,18 @@ def test_a_rung_of_a_ladder_keeps_what_those_below_changed(tmp_path):
     assert [v.reference for v in study.variations] == [None, "baseline", "+ vocabulary"]
 
 
+def test_a_variation_can_name_another_one_to_be_compared_with(tmp_path):
+    rung = "[[variation]]\nname = '{}'\nset.train.steps = {}\n"
+    text = "".join(rung.format(name, steps) for name, steps in zip("abcd", (9, 8, 7, 6)))
+    text = text.replace("'c'\n", "'c'\nagainst = 'a'\n")
+    for kind, references in (("list", [None, "a", "a", "a"]), ("ladder", [None, "a", "a", "c"])):
+        study = read_study(write(tmp_path, f"kind = '{kind}'\n" + text))
+        assert [v.reference for v in study.variations] == references
+        assert [study.recipe(v, 0).train.steps for v in study.variations] == [9, 8, 7, 6]
+    study = read_study(write(tmp_path, "kind = 'list'\nbaseline = 'b'\n" + text))
+    assert [v.reference for v in study.variations] == ["b", None, "a", "b"]
+
+
 def test_a_seed_reaches_everything_random_and_runs_come_seed_by_seed(tmp_path):
     study = read_study(write(tmp_path, "seeds = [3, 4]\n" + GRID))
     runs = study.runs()
@@ -129,6 +141,15 @@ def test_flatten_joins_the_names():
         (
             "kind = 'ladder'\nbaseline = 'a'\n[[variation]]\nname='a'\n[[variation]]\nname='b'",
             "remove baseline",
+        ),
+        (
+            "kind = 'list'\n[[variation]]\nname = 'a'\nagainst = 'b'\n[[variation]]\nname = 'b'",
+            r"a: against = 'b' is not a variation above it \(none\)",
+        ),
+        (
+            "kind = 'list'\nbaseline = 'b'\n[[variation]]\nname = 'a'\n"
+            "[[variation]]\nname = 'b'\nagainst = 'a'",
+            "b is the baseline: remove its against",
         ),
         (
             "measure = [{ key = 'a', label = 'b', better = 'more' }]\n" + GRID,
