@@ -96,7 +96,7 @@ def their_task(name: str, ours: ConfigurableTask, subject: str) -> ConfigurableT
     with quiet():
         config = load_yaml(path)
         rows = ours.dataset["test"]
-        kinds = list(zip(rows["subject"], rows["role"]))
+        kinds = list(zip(rows["subject"][:], rows["role"][:]))  # [:]: one by one takes minutes
         items, shots = (
             rows.select(
                 [n for n, (of, kind) in enumerate(kinds) if kind == role and of in (subject or of,)]
@@ -121,18 +121,17 @@ def pairs_of_tasks(name: str, files: Path, limit: int):
     """(lm-eval's task, our task, [(index of the item in theirs, in ours)]) for up to ``limit``
     subjects."""
     ours = loaded(name, files)
-    subjects = list(dict.fromkeys(ours.eval_docs["subject"])) if "{}" in THEIRS[name] else [""]
+    column = ours.eval_docs["subject"][:]
+    subjects = list(dict.fromkeys(column)) if "{}" in THEIRS[name] else [""]
     found = 0
     for subject in subjects:
+        if found == limit:
+            break
         theirs = their_task(name, ours, subject)
-        if theirs is None or found == limit:
+        if theirs is None:
             continue
         found += 1
-        index = [
-            n
-            for n, value in enumerate(ours.eval_docs["subject"])
-            if not subject or value == subject
-        ]
+        index = [n for n, value in enumerate(column) if not subject or value == subject]
         yield theirs, ours, list(enumerate(index))[:limit]
     assert found, f"lm-eval has no task file for any subject of {name}"
 
