@@ -1,7 +1,6 @@
 """What later stages will need, asked as soon as it can be known: nobody should learn after a
 training that its result cannot be scored."""
 
-from dataclasses import replace
 from pathlib import Path
 
 from tinylm.corpus.pack import find_separator
@@ -80,7 +79,7 @@ def check_data(recipe: Recipe, store: Path, model: Path) -> None:
     rows = teachers.load_config(model).get_text_config().vocab_size
     require_rows(tokens, rows)
     config = recipe.training()
-    make_plan(replace(config, rounds=settle_rounds(config, tokens.num_tokens)), tokens)
+    make_plan(settle_rounds(config, tokens.num_tokens), tokens)
     trained = config.steps * config.tokens_per_batch
     if config.mixture:
         shares = [weight / sum(config.mixture) for weight in config.mixture]

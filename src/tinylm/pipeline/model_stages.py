@@ -31,6 +31,7 @@ from tinylm.pipeline.stages import Stages
 from tinylm.train.distillation import needs_teacher
 from tinylm.train.length import FILE as LENGTH
 from tinylm.train.loop import train
+from tinylm.train.rounds import PAPERS
 
 
 def shape_stage(recipe: Recipe, stages: Stages, compact: Path) -> Path:
@@ -203,6 +204,8 @@ def train_stage(
     for key in ("hours", "effective_sample"):
         if not settings[key]:
             del settings[key]  # artifacts made before there was such a key
+    if config.rounds != "auto" and config.strategy == "auto":
+        settings["strategy"] = PAPERS
     inputs = {
         "initial": initial.name,
         "store": store.name,

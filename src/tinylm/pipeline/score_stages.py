@@ -1,6 +1,5 @@
 """The stages that measure the models of a run: held-out text, tasks, samples."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +92,7 @@ def floors_stage(
 
     def build(folder: Path) -> dict[str, Any]:
         tokens, tokenizer = open_store(store / "train"), teachers.load_tokenizer(compact / "model")
-        settled = dataclasses.replace(config, rounds=settle_rounds(config, tokens.num_tokens))
-        pool = make_plan(settled, tokens).pool.ravel()
+        pool = make_plan(settle_rounds(config, tokens.num_tokens), tokens).pool.ravel()
         pool = pool[: COUNTED_TOKENS // config.sequence_length]
         held_out = spread(read_part(corpus, "valid"), recipe.corpus.eval_bytes)
         kept = [document for document in held_out if document.text]

@@ -56,8 +56,9 @@ class RoundSettings:
     rounds: AtLeastOne | Auto = "auto"
     # share of round 0's data that each later round trains on
     sampling_rate: Annotated[float, Gt(0), Le(1)] = 0.5
-    # which data stay: probability ~ exp(loss / temperature), and its comparators
-    strategy: Strategy = "exp-loss"
+    # which data stay: probability ~ exp(loss / temperature), and its comparators; auto: uniform
+    # where rounds = "auto" finds the text used up, exp-loss (the paper) where rounds are a number
+    strategy: Strategy | Auto = "auto"
     # what is drawn: whole batches (the paper) or single sequences
     granularity: Granularity = "batch"
     # of exp-loss and excess-loss: higher is closer to uniform
@@ -194,7 +195,7 @@ class TrainConfig(
             self._refuse(lengths[1], f"0 beside train.{lengths[0]}: give one of the two")
         if self.mixture and not lengths:
             self._refuse("mixture", "given with steps, tokens_per_parameter or hours")
-        if self.effective_sample and not weighs(self.strategy):
+        if self.effective_sample and not weighs(self):
             self._refuse("effective_sample", f"0 with train.strategy = {self.strategy!r}")
         if self.micro_batch_size and self.batch_size % self.micro_batch_size:
             self._refuse("micro_batch_size", f"a divisor of batch_size ({self.batch_size})")

@@ -1,6 +1,5 @@
 """The training loop: rounds of steps, each step one batch, able to stop and go on at any moment."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +56,7 @@ def train(
         store.verify()
     config = config.validate().settle_length(model.num_parameters())
     config = settle_hours(model, store, config, Path(out), teacher)
-    config = replace(config, rounds=settle_rounds(config, store.num_tokens))
+    config = settle_rounds(config, store.num_tokens)
     if valid_store is not None:
         check_valid_store(valid_store, store, config)
     run = Run(model, store, config, Path(out), teacher, order_from, valid_store)

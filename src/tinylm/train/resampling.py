@@ -9,9 +9,9 @@ from tinylm.train.evaluation import pool_losses, teacher_losses
 from tinylm.train.forgetting import record_forgetting
 from tinylm.train.rounds import (
     LOSS_SOURCES,
-    STRATEGIES,
     drawing_temperature,
     select,
+    strategy_of,
     uses_teacher,
     weighs,
 )
@@ -26,7 +26,7 @@ def begin_round(run: "Run", round_number: int) -> None:
     if config.forgetting:
         losses = pool_losses(run, round_number)
         measure_forgetting(run, round_number - 1, losses)
-    elif STRATEGIES[config.strategy].uses_losses and run.order_from is None:
+    elif strategy_of(config).uses_losses and run.order_from is None:
         losses = LOSS_SOURCES[config.loss_source](run, round_number)
     else:
         losses = run.seen.copy()
@@ -36,7 +36,7 @@ def begin_round(run: "Run", round_number: int) -> None:
         above = teacher_losses(run) if uses_teacher(config) else 0.0
         units = run.plan.unit_losses(losses - above)
         run.chosen = select(config, units, before, round_number)
-        if weighs(config.strategy):
+        if weighs(config):
             temperature = drawing_temperature(config, units)
             share = effective_share(units / temperature)
             drawn_by = {"temperature": temperature, "effective_sample": share}

@@ -7,7 +7,7 @@ paper's has first-draw probability p_i = exp(loss_i / temperature) / sum_j exp(.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -62,6 +62,9 @@ STRATEGIES: dict[str, SamplingStrategy] = {
 }
 
 
+PAPERS = "exp-loss"
+
+
 @dataclass(frozen=True)
 class UnitKind:
     """What is drawn. ``per_pass``: batches in one pass over n units, from (n, batch size)."""
@@ -103,25 +106,38 @@ else:
     LossSource = Literal[tuple(LOSS_SOURCES)]
 
 
-def settle_rounds(config: "TrainConfig", num_tokens: int) -> int:
-    """How many rounds a run over a store of ``num_tokens`` has: as asked for; or, with "auto", as
-    many as its steps read the text, later rounds reading ``sampling_rate`` of it."""
+def settle_rounds(config: "TrainConfig", num_tokens: int) -> "TrainConfig":
+    """``config`` with the rounds that a run over a store of ``num_tokens`` has, and how they are
+    drawn, where these are "auto".
+
+    As many rounds as the steps read the text, later ones reading ``sampling_rate`` of it, drawn at
+    random: by loss is no better (study ``resampling``) and costs a pass. Where a number of rounds
+    was asked for, they are the paper's.
+    """
+    rounds, drawn = 1, PAPERS
     if config.rounds != "auto":
-        return config.rounds
-    if config.mixture:  # its first round reads each source as often as its share asks
-        return 1
-    epochs = config.steps * config.tokens_per_batch / num_tokens
-    return min(1 + max(0, round((epochs - 1) / later_share(config))), max(1, config.steps))
+        rounds = config.rounds
+    elif not config.mixture:  # its first round reads each source as often as its share asks
+        epochs = config.steps * config.tokens_per_batch / num_tokens
+        rounds = min(1 + max(0, round((epochs - 1) / later_share(config))), max(1, config.steps))
+        drawn = "uniform" if rounds > 1 and not config.effective_sample else PAPERS
+    strategy = drawn if config.strategy == "auto" else config.strategy
+    return replace(config, rounds=rounds, strategy=strategy)
+
+
+def strategy_of(config: "TrainConfig") -> SamplingStrategy:
+    """How later rounds are drawn."""
+    return STRATEGIES[PAPERS if config.strategy == "auto" else config.strategy]
 
 
 def later_share(config: "TrainConfig") -> float:
     """Length of a later round over that of the first."""
-    return 1.0 if STRATEGIES[config.strategy].keeps_all else config.sampling_rate
+    return 1.0 if strategy_of(config).keeps_all else config.sampling_rate
 
 
 def needs_pass(config: "TrainConfig") -> bool:
     """Whether a round that begins costs one pass over the pool."""
-    return STRATEGIES[config.strategy].uses_losses and config.loss_source == "pass"
+    return strategy_of(config).uses_losses and config.loss_source == "pass"
 
 
 def select(
@@ -139,17 +155,17 @@ def select(
     count = max(1, round(later_share(config) * len(losses)))
     random = generator(config.seed, "select", round_number)
     draw = Draw(losses, previous, count, drawing_temperature(config, losses), random)
-    return np.sort(STRATEGIES[config.strategy].draw(draw))
+    return np.sort(strategy_of(config).draw(draw))
 
 
 def uses_teacher(config: "TrainConfig") -> bool:
     """Whether a later round is drawn by the teacher's losses too."""
-    return config.rounds != 1 and STRATEGIES[config.strategy].uses_teacher
+    return config.rounds != 1 and strategy_of(config).uses_teacher
 
 
-def weighs(strategy: str) -> bool:
+def weighs(config: "TrainConfig") -> bool:
     """Whether units are drawn by exp(loss / temperature)."""
-    return STRATEGIES[strategy].draw is _exp_loss
+    return strategy_of(config).draw is _exp_loss
 
 
 def drawing_temperature(config: "TrainConfig", losses: "np.ndarray") -> float:

@@ -5,7 +5,7 @@ import torch
 from tinylm.errors import InputError
 from tinylm.train.config import TrainConfig
 from tinylm.train.draws import effective_share, generator, gumbel_top_k, temperature_of
-from tinylm.train.rounds import select
+from tinylm.train.rounds import select, settle_rounds
 
 
 def test_gumbel_top_k_draws_like_multinomial_without_replacement():
@@ -97,3 +97,23 @@ def test_a_share_that_no_temperature_has():
 def test_an_effective_sample_without_weights_is_refused():
     with pytest.raises(InputError, match=r"effective_sample = 0\.5: must be 0 with"):
         TrainConfig(strategy="uniform", effective_sample=0.5).validate()
+
+
+@pytest.mark.parametrize(
+    ("asked", "rounds", "strategy"),
+    [
+        ({"steps": 10}, 1, "exp-loss"),  # half of the text: no second round
+        ({"steps": 30}, 2, "uniform"),  # the text and half of it again
+        ({"steps": 40}, 3, "uniform"),
+        ({"steps": 30, "strategy": "top-loss"}, 2, "top-loss"),
+        ({"steps": 30, "effective_sample": 0.5}, 2, "exp-loss"),
+        ({"steps": 30, "mixture": (1.0, 1.0)}, 1, "exp-loss"),
+        ({"steps": 30, "rounds": 2}, 2, "exp-loss"),  # asked for: the paper's
+        ({"steps": 30, "rounds": 2, "strategy": "uniform"}, 2, "uniform"),
+    ],
+)
+def test_rounds_and_their_draw_are_settled_by_the_text(asked, rounds, strategy):
+    config = TrainConfig(batch_size=2, sequence_length=50, **asked).validate()
+    settled = settle_rounds(config, 2000)  # 20 steps
+    assert (settled.rounds, settled.strategy) == (rounds, strategy)
+    assert settle_rounds(settled, 2000) == settled
