@@ -67,7 +67,7 @@ def _counted(recipe: Recipe, work: Path) -> dict[str, float]:
         teacher = teacher_stage(recipe, stages)
         corpus = corpus_stage(recipe, stages, teacher)
         compact = compact_stage(recipe, stages, teacher, corpus)
-        store = pack_stage(stages, corpus, compact)
+        store = pack_stage(recipe, stages, corpus, compact)
         _known[key] = floors_stage(recipe, stages, corpus, store, compact)
     return _known[key]
 

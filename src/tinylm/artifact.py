@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tinylm.errors import PATH_ERRORS, InputError
+from tinylm.errors import PATH_ERRORS, InputError, WorkError
 
 # Part of every artifact's name: raised when the same inputs give another result, so that nothing
 # made before is taken for it. One reason a line.
@@ -96,7 +96,8 @@ def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
 @contextmanager
 def resumable_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield the folder PATH.partial, which becomes ``path`` when the block ends well. An error
-    takes it away; a kill or Ctrl-C leaves it, and the next call goes on with what it finds there.
+    takes it away; a kill, Ctrl-C or a WorkError (a worker that is lost, a file that went away)
+    leaves it, and the next call goes on with what it finds there.
 
     Raises InputError when ``path`` exists already (unless ``replace``), its parent cannot be
     written, or another process is at work on it.
@@ -109,6 +110,8 @@ def resumable_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
             with partial_directory(path, replace=replace):
                 yield partial
             (path / LOCK).unlink()
+        except WorkError:
+            raise
         except Exception:
             shutil.rmtree(partial, ignore_errors=True)
             raise

@@ -15,6 +15,7 @@ import logging
 import os
 import re
 import sys
+import time
 import typing
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -24,7 +25,7 @@ import tyro
 from tinylm import __version__
 from tinylm.commands import model, tokenizer, use, whole
 from tinylm.errors import PATH_ERRORS, InputError, WorkError
-from tinylm.machine import is_first_process, limit_threads
+from tinylm.machine import KEPT_BACK, is_first_process, limit_threads
 from tinylm.terminal import console
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -62,10 +63,10 @@ def main(argv: list[str] | None = None) -> None:
         _quiet_torchao()
         console.quiet = not is_first_process()
         command()
-    except InputError as error:
-        _fail(error, 2)
-    except WorkError as error:
-        _fail(error, 1)
+    except (InputError, WorkError) as error:
+        if not is_first_process():  # which says it too, and has then ended this one
+            time.sleep(KEPT_BACK)
+        _fail(error, 2 if isinstance(error, InputError) else 1)
     except KeyboardInterrupt:
         _fail("stopped by Ctrl-C; run the same command again to go on", 130)
     except BrokenPipeError:

@@ -50,6 +50,11 @@ def allowed() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
+# Seconds that a process keeps back an error that is not its own, or not its own alone: whoever
+# started the processes ends this one before it repeats what another has said.
+KEPT_BACK = 3.0
+
+
 def is_first_process() -> bool:
     """Whether this is the process that talks: the only one, or the first of torchrun's."""
     return os.environ.get("RANK", "0") == "0"

@@ -62,11 +62,18 @@ def test_threads_are_of_one_process(recipe, tmp_path):
     assert running.returncode == 2 and "--threads is for one process" in errors
 
 
-def test_wrong_input_is_said_once(recipe, tmp_path):
-    running = start(recipe, "--out", tmp_path / "out", "--set", "train.batch_size=3")
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("train.batch_size=3", "must be a multiple of"),  # found by the processes together
+        ("train.steps=abc", "train.steps"),  # found before they meet
+    ],
+)
+def test_wrong_input_is_said_once(recipe, tmp_path, change, words):
+    running = start(recipe, "--out", tmp_path / "out", "--set", change)
     _, errors = running.communicate(timeout=120)
     assert running.returncode == 2
-    assert errors.count("must be a multiple of") == 1
+    assert errors.count(words) == 1
     assert "Traceback" not in errors
 
 

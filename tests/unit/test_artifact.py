@@ -11,9 +11,10 @@ from tinylm.artifact import (
     atomic_file,
     hash_of,
     require_space,
+    resumable_directory,
     write_json,
 )
-from tinylm.errors import InputError
+from tinylm.errors import InputError, WorkError
 from tinylm.pipeline.stages import Stages, manifest, stage
 
 
@@ -46,6 +47,18 @@ def test_the_folder_one_stands_in_is_no_place_to_rename_to(tmp_path, monkeypatch
     monkeypatch.setattr("os.path.ismount", lambda path: True)
     with pytest.raises(InputError, match="mount point"), atomic_directory(tmp_path / "out"):
         pytest.fail("the work must not begin")
+
+
+@pytest.mark.parametrize(("error", "left"), [(InputError, []), (WorkError, ["half"])])
+def test_work_that_failed_goes_on_and_wrong_input_leaves_nothing(error, left, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(error), resumable_directory(out) as folder:
+        (folder / "half").touch()
+        raise error("why")
+    assert [path.name for path in tmp_path.glob("out.partial/half")] == left
+    with resumable_directory(out) as folder:
+        assert [path.name for path in folder.glob("half")] == left
+    assert out.is_dir() and not (tmp_path / "out.partial").exists()
 
 
 def test_what_a_killed_run_left_is_cleared_away(tmp_path):

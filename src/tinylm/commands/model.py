@@ -95,7 +95,7 @@ def corpus_pack(
     read = by_path(corpus, text_key) if len(corpus) > 1 else documents(corpus, text_key)
     if text_key == KEY:
         read = render(read, fast, loss_on)
-    store = pack(read, fast, out, encode=encode, separator=separator)
+    store = pack(read, fast, out, encode=encode, separator=separator, sources=len(corpus))
     per_token = store.text_bytes / store.num_tokens
     print(
         f"{store.num_tokens:,} tokens of {store.num_documents:,} documents, {per_token:.2f} bytes a"

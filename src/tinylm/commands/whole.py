@@ -83,14 +83,15 @@ def run(
 
     if processes < 1:
         raise InputError(f"--processes {processes} must be 1 or more")
+    if threads and processes > 1:
+        raise InputError(
+            "--threads is for one process: with --processes each has its share of the cores"
+        )
     if processes > 1 and not dry_run:
+        pipeline.check(read_recipe(recipe, parse_settings(set)))  # said once, not by each
         words = ["run", recipe, *(["--out", str(out)] if out else [])]
         words += ["--set", *set] if set else []
         words += ["--peak-tflops", str(peak_tflops), "--mfu", str(mfu)]
-        if threads:
-            raise InputError(
-                "--threads is for one process: with --processes each has its share of the cores"
-            )
         raise SystemExit(spawn(processes, words))
     if threads < 0:
         raise InputError(f"--threads {threads} must be a number of threads, or 0 for all cores")
@@ -101,10 +102,10 @@ def run(
     talks = is_first_process()
     if talks and (dry_run or is_large(chosen)):
         print_dry_run(chosen, peak_tflops, mfu, processes)
-    if dry_run:
-        return
     for line in first_words(chosen, machine_speed()) if talks else ():
         console.print(line, highlight=False)
+    if dry_run:
+        return
     out = out or Path("runs") / chosen.name
     asked = shlex.join([recipe, *as_words(changes)])
     if idle := idle_devices():

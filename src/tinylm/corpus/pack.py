@@ -30,6 +30,7 @@ def pack(
     *,
     encode: Encode | None = None,
     separator: str | None = None,
+    sources: int = 1,
     replace: bool = False,
 ) -> TokenStore:
     """Tokenise ``documents`` with ``tokenizer`` (a fast `transformers` one) into a token store at
@@ -37,7 +38,8 @@ def pack(
 
     Every document is followed by ``separator`` (by default ``<|endoftext|>`` where the tokenizer
     has it, else its end-of-text token), and begins with BOS where the tokenizer itself puts one
-    (Llama, Gemma). ``encode`` tokenises in the tokenizer's place, faster or on other machines:
+    (Llama, Gemma). ``sources``: how many paths the documents are from, where a mixture tells them
+    apart. ``encode`` tokenises in the tokenizer's place, faster or on other machines:
     :func:`tinylm.tokenizer.encoders.encoder_of`. Memory stays constant. A packing that was killed
     goes on: the text is read again, what the store has already is not tokenised again.
 
@@ -49,7 +51,7 @@ def pack(
     start, end = find_start(tokenizer), find_separator(tokenizer, separator)
     dtype = np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
     made_by = {"tokenizer": tokenizer_hash(tokenizer), "start": start, "separator": end}
-    read = _Read()
+    read = _Read(sources)
     with resumable_directory(Path(out), replace=replace) as folder:
         journal = Journal(folder, made_by, dtype)
         waiting: deque[Batch] = deque()  # read, and not tokenised yet
@@ -126,9 +128,9 @@ class _Read:
     """What was read of a corpus: bytes, and how many documents each of its paths has, which come
     one path after the other."""
 
-    def __init__(self) -> None:
+    def __init__(self, sources: int) -> None:
         self.bytes = 0
-        self.by_path: list[int] = []
+        self.by_path = [0] * sources
 
     def batches(self, documents: Iterable[Document | str]) -> Iterator[Batch]:
         """The documents that are not blank, in pieces."""

@@ -14,7 +14,7 @@ from tinylm.inherit.masks import MaskTraining
 from tinylm.inherit.memory import BATCH, activation_bytes, must_recompute
 from tinylm.inherit.options import Streaming
 from tinylm.inherit.repair import REPAIRS
-from tinylm.machine import free_bytes, peak_flops
+from tinylm.machine import free_bytes, peak_flops, peak_memory
 from tinylm.models.cost import forward_flops
 from tinylm.models.parameters import parameters, parameters_by_part
 from tinylm.models.shape import Shape
@@ -167,10 +167,15 @@ def is_streamed(job: Job, stream: Streaming) -> bool:
 
 
 def compare(job: Job, streamed: bool, seconds: Mapping[str, float]) -> str:
-    """What it took, by part, beside the least that was told before."""
+    """What it took, by part, beside the least that was told before, and the most memory that this
+    process has held."""
     parts = ", ".join(f"{name} {hours(value)}" for name, value in seconds.items())
     least = sum(arithmetic(job, streamed).values()) / peak_flops(job.device, job.dtype)
-    return f"{hours(sum(seconds.values()))} ({parts}); {hours(least)} was the least"
+    held = peak_memory(job.device) / 1e9
+    return (
+        f"{hours(sum(seconds.values()))} ({parts}); {hours(least)} was the least. At the peak this"
+        f" process held {held:.1f} GB"
+    )
 
 
 def describe(job: Job, streamed: bool) -> str:

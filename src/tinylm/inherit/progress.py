@@ -32,14 +32,27 @@ class Progress:
         identity: str = "",
         seconds: float = SECONDS,
     ) -> None:
-        self.folder, self.seconds = folder, seconds
+        self.folder, self.seconds, self.identity = folder, seconds, identity
         self._held: dict[str, Tensors] = {}
         self._saved: dict[str, float] = {}
         if folder is not None:
             if optional_json(folder / IDENTITY).get("of") != identity:
                 shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True, exist_ok=True)
-            write_json(folder / IDENTITY, {"of": identity})
+            write_json(folder / IDENTITY, {"of": identity, "way": self.way})
+
+    @property
+    def way(self) -> str:
+        """How what is kept was found (:meth:`go`)."""
+        known = optional_json(self.folder / IDENTITY) if self.folder else {}
+        return str(known.get("way", ""))
+
+    def go(self, way: str) -> None:
+        """Work goes on in the given ``way`` (where the teacher is, number format, device): what was
+        found in another is thrown away, because they keep other things under the same names."""
+        if self.folder is not None and self.way != way:
+            self.clear()
+            write_json(self.folder / IDENTITY, {"of": self.identity, "way": way})
 
     def put(self, name: str, tensors: Tensors) -> None:
         """Keep ``tensors`` under ``name`` until they are taken."""

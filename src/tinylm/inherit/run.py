@@ -122,9 +122,12 @@ def inherit_folder(
     """What ``job`` says, of the teacher in ``folder``: in memory where it fits, else with its
     layers on disk. Tells before what that will take, and after what it took. ``progress``: what an
     earlier run of it found; the rest as in :func:`~tinylm.inherit.inheritance.inherit`."""
-    streamed = bill.is_streamed(job, stream)
-    console.print(bill.describe(job, streamed), highlight=False)
     progress = progress or Progress()
+    # begun on disk it goes on there, with more memory free too
+    begun = stream == "auto" and progress.way == _way(job, streamed=True)
+    streamed = begun or bill.is_streamed(job, stream)
+    progress.go(_way(job, streamed))
+    console.print(bill.describe(job, streamed), highlight=False)
     if streamed:
         stack = streamed_teacher(folder, job.dtype, job.device, progress)
     else:
@@ -142,6 +145,10 @@ def inherit_folder(
     )
     console.print(f"it took {bill.compare(job, streamed, result.seconds)}", highlight=False)
     return result
+
+
+def _way(job: bill.Job, streamed: bool) -> str:
+    return f"{'on disk' if streamed else 'in memory'}, {job.dtype}, {job.device.type}"
 
 
 def inherit_streamed(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tinylm.artifact import optional_json, read_object
-from tinylm.errors import InputError
+from tinylm.errors import InputError, WorkError
 from tinylm.models.initialise import new_model
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -121,7 +121,7 @@ class Shards(Mapping[str, Tensor]):
             with safe_open(path, framework="pt") as file:
                 return file.get_tensor(stored_name)
         except (SafetensorError, OSError) as error:
-            raise InputError(
+            raise WorkError(
                 f"shard {path} can no longer be read ({error}): bring it back and run again"
             ) from error
 

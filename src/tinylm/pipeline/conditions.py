@@ -11,15 +11,13 @@ from tinylm.models import teacher as teachers
 from tinylm.models.shards import Shards
 from tinylm.models.tokenizer import prompt_ids
 from tinylm.pipeline.recipe import Recipe
+from tinylm.pipeline.stage_costs import MANY_EPOCHS
 from tinylm.render.numbers import millions
 from tinylm.terminal import console
 from tinylm.train.batches import make_plan
 from tinylm.train.inputs import require_rows, require_top_k
 from tinylm.train.mixture import passes
 from tinylm.train.rounds import settle_rounds
-
-# up to which repeated text is worth about as much as fresh text (arXiv 2305.16264)
-MANY_EPOCHS = 4
 
 
 def check_model(recipe: Recipe, model: Path) -> None:

@@ -15,8 +15,8 @@ from tinylm.models.cost import costs, describe_bill, training_bill, training_byt
 from tinylm.models.parameters import parameters, parameters_by_part
 from tinylm.models.shape import Shape
 from tinylm.pipeline.recipe import Recipe
+from tinylm.pipeline.stage_costs import MANY_EPOCHS, passes_over_text, stage_costs
 from tinylm.pipeline.stage_costs import describe as describe_stages
-from tinylm.pipeline.stage_costs import stage_costs
 from tinylm.render.numbers import hours, millions
 from tinylm.train.config import TrainConfig
 from tinylm.train.learning_rate import MOST_TRIALS, USUAL_TRIALS, trial_steps
@@ -55,7 +55,7 @@ def describe(
     memory = training_bytes(shape, in_flight, config, checkpointing=train.gradient_checkpointing)
     lines = [
         ("teacher", recipe.teacher),
-        ("corpus", _corpus(recipe)),
+        ("text", _corpus(recipe)),
         ("student", _in_words(shape) + note),
         ("parameters", f"{millions(sum(parts.values()))}, of which vocabulary {share:.1%}"),
         (
@@ -85,6 +85,7 @@ def describe(
                 " in all"
             ),
         ),
+        *_passes(recipe, tokens),
         ("learning rate", _rate(train)),
         *stages,
         ("cost of the student", describe_bill(bill)),
@@ -135,8 +136,9 @@ def first_words(recipe: Recipe, machine_flops: float) -> list[str]:
 
 def print_dry_run(recipe: Recipe, peak_tflops: float, mfu: float, devices: int = 1) -> None:
     """The lines on the terminal."""
+    lines = describe(recipe, peak_tflops, mfu, machine_speed(), devices)
     print(f"{recipe.name}, before anything starts:")
-    for what, value in describe(recipe, peak_tflops, mfu, machine_speed(), devices):
+    for what, value in lines:
         print(f"  {what:<28}{value}")
 
 
@@ -164,6 +166,18 @@ def _shape(recipe: Recipe) -> tuple[Shape, Any, str]:
         choice.budget, vocabulary, teacher=config, depths=choice.depths or None, block=choice.block
     )[0]
     return best.shape, best.config, f"{assumed}, planned: {best.why}"
+
+
+def _passes(recipe: Recipe, tokens: int) -> list[tuple[str, str]]:
+    """How often training reads its text, as far as its size is known."""
+    return [
+        (
+            "passes over the text",
+            f"about {passes:.2g}{f' over {path}' if path else ''}"
+            + (f": above {MANY_EPOCHS}, more text is worth more" if passes > MANY_EPOCHS else ""),
+        )
+        for path, passes in passes_over_text(recipe, tokens)
+    ]
 
 
 def _corpus(recipe: Recipe) -> str:

@@ -19,7 +19,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from tinylm.errors import InputError, WorkError
-from tinylm.machine import choose_device, cores
+from tinylm.machine import KEPT_BACK, choose_device, cores
 
 PATIENCE = timedelta(days=30)
 T = TypeVar("T")
@@ -95,18 +95,11 @@ class Processes:
 
 @contextmanager
 def launched() -> Iterator[Processes]:
-    """The processes of this run as a context; an error is said by the first of them."""
-    from tinylm.train.parallel import KEPT_BACK, lost_process
+    """The processes of this run as a context."""
+    from tinylm.train.parallel import lost_process
 
-    processes = None
-    try:
-        with lost_process():
-            processes = Processes()
-            yield processes
-    except (InputError, WorkError):
-        if processes is not None and not processes.is_main:
-            time.sleep(KEPT_BACK)
-        raise
+    with lost_process():
+        yield Processes()
 
 
 def idle_devices() -> int:
@@ -120,8 +113,6 @@ def idle_devices() -> int:
 def spawn(count: int, words: list[str]) -> int:
     """Run `tinylm WORDS` in ``count`` processes of this machine; the exit code. When one ends badly
     the others are ended within seconds, and one line says which."""
-    from tinylm.train.parallel import KEPT_BACK
-
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -129,6 +120,8 @@ def spawn(count: int, words: list[str]) -> int:
     shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     # each process settles its number of threads stage by stage, from this one on
     shared |= {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    # of a process that is lost torch's network layer prints its own stack, in every other one
+    shared |= {"TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR")}
     running = [
         subprocess.Popen(
             [sys.executable, "-m", "tinylm", *words],

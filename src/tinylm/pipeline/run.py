@@ -60,15 +60,21 @@ def run(
     Raises:
         InputError: wrong input, one clear line. WorkError: a check of the result did not hold.
     """
-    recipe.validate()
     quiet_transformers()
-    if recipe.evaluate.tasks:  # a wrong name or file must not cost a training
+    check(recipe)
+    with launched() as processes, artifact.alone_in(out, processes.is_main):
+        return _run(recipe, out, work or out / "work", recipe_path, processes)
+
+
+def check(recipe: Recipe) -> None:
+    """InputError for what is wrong with ``recipe`` before anything is read: a wrong value, a task
+    or its file that is not there must not cost a training."""
+    recipe.validate()
+    if recipe.evaluate.tasks:
         require_lm_eval()
         from tinylm.evaluate.tasks.run import load_tasks
 
         load_tasks(recipe.evaluate.tasks, recipe.evaluate.task_data)
-    with launched() as processes, artifact.alone_in(out, processes.is_main):
-        return _run(recipe, out, work or out / "work", recipe_path, processes)
 
 
 def _run(
@@ -85,7 +91,7 @@ def _run(
     processes.alone(check_tasks, recipe, compact / "model")
     shape = shape_stage(recipe, stages, compact)
     recipe = settle_length(recipe, shape, compact)
-    store = pack_stage(stages, corpus, compact)
+    store = pack_stage(recipe, stages, corpus, compact)
     processes.alone(check_data, with_steps(recipe), store, compact / "model")
     initial = inherit_stage(recipe, stages, compact, shape, store)
     models = {"teacher": teacher, "compact": compact / "model", "inherited": initial / "model"}

@@ -3,13 +3,15 @@ teacher, evaluation. For `tinylm run RECIPE --dry-run`."""
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from tinylm.corpus.read import expand, is_local
 from tinylm.inherit import bill
+from tinylm.machine import cores
 from tinylm.models import teacher as teachers
 from tinylm.models.cost import forward_flops
 from tinylm.models.parameters import parameters
@@ -17,11 +19,15 @@ from tinylm.models.shape import Shape
 from tinylm.pipeline.recipe import Recipe
 from tinylm.render.numbers import hours, millions
 from tinylm.tokenizer.count import estimated_bytes
+from tinylm.train.rounds import later_share, uses_teacher
 
-# bytes of text a second, one process: reading and splitting .jsonl; reading it again and counting,
-# or packing, by gigatoken. AMD EPYC (Zen 5), benchmarks/pack.py
-SPLIT, COUNT, PACK = 60e6, 45e6, 45e6
+# bytes of text a second: .jsonl read, split and deduplicated by one core, and by as many as the
+# first, which writes, can wait for (docs/measured.md); counted or packed by gigatoken, AMD EPYC
+# (Zen 5), benchmarks/pack.py
+SPLIT, SPLIT_AT_MOST, COUNT, PACK = 30e6, 113e6, 45e6, 45e6
 BYTES_A_TOKEN = 4.3  # of English
+# up to which repeated text is worth about as much as fresh text (arXiv 2305.16264)
+MANY_EPOCHS = 4
 ITEM_TOKENS = 400  # of a task: its choices, each with the question
 SCORED_AT_ONCE = 2048  # tokens of held-out text that see each other
 COMPACTION = 30.0  # s: reading and writing a tokenizer and two matrices
@@ -48,6 +54,7 @@ def stage_costs(recipe: Recipe, student: Shape) -> list[StageCost]:
     found = _text(recipe)
     if recipe.inherit.init == "inherit":
         found.append(_inherit(recipe, teacher, student, note))
+    found += _teacher_in_training(recipe, teacher, student, note)
     scored = {"teacher": teacher, "compact teacher": teacher, "inherited": student}
     scored |= {"student": student} | ({"control": student} if recipe.has_control() else {})
     tokens = recipe.corpus.eval_bytes / BYTES_A_TOKEN
@@ -86,7 +93,9 @@ def describe(stages: Sequence[StageCost], machine: float, device: float, devices
         (
             stage.name,
             f"{stage.what}: {hours(stage.on(machine))} on this machine,"
-            f" {hours(stage.on(device, devices))} with {named}",
+            f" {hours(stage.on(device, devices))} with {named}"
+            if stage.flops or stage.seconds
+            else stage.what,
         )
         for stage in stages
     ]
@@ -99,9 +108,10 @@ def _text(recipe: Recipe) -> list[StageCost]:
         what = "as much text as there is: known when it is read"
         return [StageCost("corpus, counts, pack", what)]
     gigabytes = f"{size / 1e9:,.3g} GB of text"
+    speed = min(SPLIT * cores(), SPLIT_AT_MOST)
     return [
-        StageCost("corpus", f"{gigabytes} read, deduplicated and split", seconds=size / SPLIT),
-        StageCost("count tokens", f"{gigabytes} tokenised", seconds=size / COUNT),
+        StageCost("corpus", f"{gigabytes} read, deduplicated and split", seconds=size / speed),
+        StageCost("count tokens", f"{gigabytes} tokenised meanwhile", seconds=size / COUNT),
         StageCost("compact tokenizer", "rows of two matrices", seconds=COMPACTION),
         StageCost("pack", f"{gigabytes} tokenised", seconds=size / PACK),
     ]
@@ -110,11 +120,50 @@ def _text(recipe: Recipe) -> list[StageCost]:
 def text_bytes(recipe: Recipe) -> float:
     """Bytes of text that the recipe reads: at most what it allows, or what lies there; 0: not
     known."""
-    paths = recipe.corpus.paths
-    here = all(Path(path).exists() for path in paths)
-    size = float(estimated_bytes(paths) or 0) if here else 0.0
-    most = recipe.corpus.max_bytes
+    paths, most = recipe.corpus.paths, recipe.corpus.max_bytes
+    if not most:
+        expand([path for path in paths if is_local(path)], recipe.corpus.text_key)
+    size = float(sum(map(source_bytes, paths))) if all(map(source_bytes, paths)) else 0.0
     return min(size, most) if size and most else size or float(most)
+
+
+def source_bytes(path: str) -> int:
+    """Bytes of text in one path of a corpus; 0: not known."""
+    return int(estimated_bytes([path]) or 0) if Path(path).exists() else 0
+
+
+def passes_over_text(recipe: Recipe, tokens: int) -> list[tuple[str, float]]:
+    """(path, about how often training on ``tokens`` reads its text), or one entry for all paths
+    where there are no weights; those whose size is known."""
+    config = recipe.corpus
+    if config.weights:
+        shares = [weight / sum(config.weights) for weight in config.weights]
+        sizes = [
+            min(source_bytes(path), config.max_bytes * share or float("inf"))
+            for path, share in zip(config.paths, shares)
+        ]
+        parts = list(zip(config.paths, shares, sizes))
+    else:
+        parts = [("", 1.0, text_bytes(recipe))]
+    held = BYTES_A_TOKEN / (1 - config.valid_fraction)
+    return [(path, tokens * share * held / size) for path, share, size in parts if size and share]
+
+
+def _teacher_in_training(
+    recipe: Recipe, teacher: Shape, student: Shape, note: str
+) -> list[StageCost]:
+    """The compact teacher beside the student: its logits, its losses between rounds."""
+    config = recipe.train
+    tokens = config.steps * config.tokens_per_batch
+    rounds = 1 if config.rounds == "auto" else config.rounds
+    first = tokens / (1 + later_share(config) * (rounds - 1))
+    read = {"live": tokens, "stored": first}.get(config.distillation, 0.0)
+    read += first * (rounds - 1) if uses_teacher(config) else 0.0
+    if not read:
+        return []
+    compact = replace(teacher, vocab_size=student.vocab_size)
+    flops = forward_flops(compact, config.sequence_length) * read
+    return [StageCost("teacher's passes", f"{millions(read)} tokens{note}", flops, spread=True)]
 
 
 def _inherit(recipe: Recipe, teacher: Shape, student: Shape, note: str) -> StageCost:

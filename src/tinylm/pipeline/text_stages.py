@@ -181,19 +181,20 @@ def _end_texts(folder: Path, chat: bool) -> None:
     shutil.rmtree(folder / "additional_chat_templates", ignore_errors=True)
 
 
-def pack_stage(stages: Stages, corpus: Path, compact: Path) -> Path:
+def pack_stage(recipe: Recipe, stages: Stages, corpus: Path, compact: Path) -> Path:
     """Token stores of the train and the valid part."""
 
     def build(folder: Path) -> dict[str, Any]:
         tokenizer = teachers.load_tokenizer(compact / "model")
-        encode = encoder_of(tokenizer)
+        encode, sources = encoder_of(tokenizer), max(1, len(recipe.corpus.weights))
         facts = {}
         for part in PARTS:
-            done = (folder / part).exists()  # by a run that was killed later
+            out = folder / part
+            done = out.exists()  # by a run that was killed later
             store = (
-                open_store(folder / part)
+                open_store(out)
                 if done
-                else pack(read_part(corpus, part), tokenizer, folder / part, encode=encode)
+                else pack(read_part(corpus, part), tokenizer, out, encode=encode, sources=sources)
             )
             facts[part] = {"tokens": store.num_tokens, "bytes": store.text_bytes}
         return facts

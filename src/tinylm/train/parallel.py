@@ -19,10 +19,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from tinylm.errors import InputError, WorkError
-
-# Seconds that a process keeps back an error that is not its own, or not its own alone: whoever
-# started the processes ends this one before it repeats what another has said.
-KEPT_BACK = 3.0
+from tinylm.machine import KEPT_BACK
 
 
 class World:

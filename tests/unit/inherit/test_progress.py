@@ -9,9 +9,10 @@ import pytest
 import torch
 from builders import family_model
 
-from tinylm.inherit import depth, masks, obs, refit, units
+from tinylm.inherit import bill, depth, masks, obs, refit, units
 from tinylm.inherit.inheritance import inherit
 from tinylm.inherit.progress import Progress, as_list, numbered
+from tinylm.inherit.run import inherit_folder
 from tinylm.inherit.stack import Stack, streamed_teacher
 from tinylm.models.shape import Shape
 
@@ -123,6 +124,46 @@ def test_progress_of_something_else_is_thrown_away(tmp_path: Path) -> None:
     Progress(tmp_path / "p", "one").put("units", {"a": torch.ones(2)})
     assert torch.equal(Progress(tmp_path / "p", "one").get("units")["a"], torch.ones(2))
     assert Progress(tmp_path / "p", "two").get("units") is None
+
+
+@pytest.mark.parametrize(("before", "after"), [("never", "always"), ("always", "never")])
+def test_a_scoring_that_goes_on_another_way_begins_anew(before, after, tmp_path) -> None:
+    """In memory and on disk they keep other things under the same names: skip-loss went on with
+    them and was wrong without a word."""
+    ids, folder = IDS.repeat(20, 1), tmp_path / "model"
+    config = family_model("llama").config
+    family_model("llama").save_pretrained(folder)
+    job = bill.Job(
+        Shape.from_config(config),
+        half(),
+        torch.float32,
+        torch.device("cpu"),
+        chunks=len(ids),
+        length=ids.shape[1],
+        criterion="l2",
+        layers="skip-loss",
+        repair=(),
+    )
+    expected = inherit_folder(folder, job, ids, after).scores.layers
+    dying = Dying(tmp_path / "p")
+    dying.lives = 5
+    with pytest.raises(KeyboardInterrupt):
+        inherit_folder(folder, job, ids, before, dying)
+    found = inherit_folder(folder, job, ids, after, Progress(tmp_path / "p")).scores.layers
+    assert torch.equal(torch.as_tensor(found), torch.as_tensor(expected))
+
+
+def test_a_scoring_begun_on_disk_stays_there(tmp_path) -> None:
+    progress = Progress(tmp_path, "one")
+    progress.go("on disk")
+    progress.put("units", {"a": torch.ones(2)})
+    again = Progress(tmp_path, "one")
+    assert again.way == "on disk" and again.has("units")
+    again.go("on disk")
+    assert again.has("units")
+    again.go("in memory")
+    assert not again.has("units") and Progress(tmp_path, "one").way == "in memory"
+    assert Progress().way == ""
 
 
 def test_a_torn_file_is_nothing(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from builders import FAMILIES, family_model
 
-from tinylm.errors import InputError
+from tinylm.errors import WorkError
 from tinylm.inherit import depth, masks, obs, units
 from tinylm.inherit.inheritance import inherit
 from tinylm.inherit.stack import Stack, streamed_teacher
@@ -96,7 +96,7 @@ def test_one_layer_at_a_time_is_in_memory(tmp_path: Path) -> None:
 def test_a_shard_that_goes_away_meanwhile_is_one_line(tmp_path: Path) -> None:
     stack = on_disk(family_model("llama"), tmp_path)
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(InputError, match=r"shard .*model.safetensors can no longer be read"):
+    with pytest.raises(WorkError, match=r"shard .*model.safetensors can no longer be read"):
         units.activation(stack, IDS)
 
 

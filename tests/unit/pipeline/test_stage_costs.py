@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 from builders import corpus_file, tiny_teacher
 
+from tinylm.errors import InputError
 from tinylm.inherit import bill
 from tinylm.models.cost import forward_flops
 from tinylm.models.parameters import parameters
@@ -12,7 +13,14 @@ from tinylm.models.shape import Shape
 from tinylm.models.teacher import load_config
 from tinylm.pipeline.forecast import describe, expected_seconds, predict_flops
 from tinylm.pipeline.recipe import packaged_recipes, read_recipe
-from tinylm.pipeline.stage_costs import COUNT, SPLIT, stage_costs, teacher_shape, text_bytes
+from tinylm.pipeline.stage_costs import (
+    COUNT,
+    SPLIT_AT_MOST,
+    passes_over_text,
+    stage_costs,
+    teacher_shape,
+    text_bytes,
+)
 
 PRO = Shape(20, 1792, 5376, 14, 7, 128, 48000, False)
 H100 = 0.4 * 989e12
@@ -34,7 +42,7 @@ def test_no_stage_of_the_large_recipes_takes_a_day_but_the_training(name) -> Non
 def test_text_is_paid_by_the_byte() -> None:
     recipe = read_recipe("pangu-pi-1b-pro")
     stages = {stage.name: stage for stage in stage_costs(recipe, PRO)}
-    assert stages["corpus"].on(1.0) == recipe.corpus.max_bytes / SPLIT
+    assert stages["corpus"].on(1.0) >= recipe.corpus.max_bytes / SPLIT_AT_MOST
     assert stages["count tokens"].on(1e15, 8) == recipe.corpus.max_bytes / COUNT
     assert "150 GB" in stages["pack"].what
 
@@ -106,3 +114,47 @@ def test_what_is_streamed_is_said(monkeypatch) -> None:
     monkeypatch.setattr(bill, "free_bytes", lambda device: 10e9)
     stages = {stage.name: stage for stage in stage_costs(read_recipe("pangu-pi-1b-pro"), PRO)}
     assert "its layers read from disk" in stages["inherit"].what
+
+
+def costs_of(recipe, **changes) -> dict[str, float]:
+    """FLOPs of each stage with other settings of the training."""
+    changed = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, **changes))
+    return {stage.name: stage.flops for stage in stage_costs(changed, PRO)}
+
+
+def test_the_teacher_beside_the_student_is_in_the_bill() -> None:
+    recipe = read_recipe("pangu-pi-1b-pro")
+    plain = dataclasses.replace(recipe.train, rounds=2, sampling_rate=0.5, strategy="exp-loss")
+    recipe = dataclasses.replace(recipe, train=plain)
+    assert "teacher's passes" not in costs_of(recipe)
+    live = costs_of(recipe, distillation="live")["teacher's passes"]
+    teacher, _ = teacher_shape(recipe.teacher, PRO)
+    teacher = dataclasses.replace(teacher, vocab_size=PRO.vocab_size)
+    tokens = plain.steps * plain.tokens_per_batch
+    assert live == pytest.approx(tokens * forward_flops(teacher, plain.sequence_length))
+    # the text of the first round, two thirds of it
+    assert costs_of(recipe, distillation="stored")["teacher's passes"] == pytest.approx(live / 1.5)
+    assert costs_of(recipe, strategy="excess-loss")["teacher's passes"] == pytest.approx(live / 1.5)
+
+
+def test_how_often_a_text_is_read_is_said_where_its_size_is_known(tmp_path) -> None:
+    recipe = read_recipe("demo")
+    assert passes_over_text(recipe, 10**6) == []  # of a package: known when it is read
+    paths = tuple(str(corpus_file(tmp_path / name, 40)) for name in ("a.jsonl", "b.jsonl"))
+    size = (tmp_path / "a.jsonl").stat().st_size
+
+    def read(**changes) -> list[float]:
+        corpus = dataclasses.replace(recipe.corpus, valid_fraction=0.5, paths=paths, **changes)
+        changed = dataclasses.replace(recipe, corpus=corpus)
+        return [count for _, count in passes_over_text(changed, round(size / 4.3))]
+
+    assert read() == pytest.approx([1.0], rel=1e-3)
+    assert read(weights=(3.0, 1.0)) == pytest.approx([1.5, 0.5], rel=1e-3)
+    assert read(weights=(1.0, 0.0)) == pytest.approx([2.0], rel=1e-3)
+
+
+def test_a_text_that_is_not_there_is_said_by_the_dry_run(tmp_path) -> None:
+    recipe = read_recipe("demo")
+    corpus = dataclasses.replace(recipe.corpus, paths=(str(tmp_path / "none.jsonl"),))
+    with pytest.raises(InputError, match="does not exist: give a file or folder"):
+        stage_costs(dataclasses.replace(recipe, corpus=corpus), PRO)

@@ -40,6 +40,13 @@ def test_a_store_knows_where_each_path_ends(store, tmp_path):
     assert alone.source_ends == ()  # one path, as before
 
 
+def test_a_path_without_text_is_a_source_too(tmp_path):
+    words = [Document("some words", "one", path) for path in (0, 2)]
+    store = pack(words, byte_level_tokenizer(), tmp_path / "store", sources=4)
+    half, whole = store.num_tokens // 2, store.num_tokens
+    assert store.source_ends == (half, half, whole, whole)
+
+
 def test_shares_hold_whatever_the_sizes(store):
     plan = make_plan(CONFIG, store)
     where = source_of(store, plan.pool.ravel())
