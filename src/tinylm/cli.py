@@ -200,7 +200,7 @@ def _one_line(box: str) -> str:
     words = " ".join(row for row in rows if row.strip("─-"))  # ASCII where stdout is
     text = re.split("Argument helptext:|For full helptext", words)[0]
     text, _, meant = text.partition("Perhaps you meant:")
-    return text.strip() + (f"; did you mean {meant.split()[0]}?" if meant else "")
+    return text.strip() + (f"; did you mean {meant.split()[0].strip(',')}?" if meant else "")
 
 
 def _overview(argv: Sequence[str]) -> NoReturn:

@@ -9,7 +9,7 @@ from typing import Any
 from tinylm import __version__
 from tinylm.artifact import read_json, write_text
 from tinylm.errors import InputError
-from tinylm.export.card_metadata import metadata
+from tinylm.export.card_metadata import is_inherited, metadata
 from tinylm.export.gguf import refuse_existing
 from tinylm.models.shape import Shape
 from tinylm.models.teacher import facts as model_facts
@@ -111,7 +111,8 @@ def _summary(model_dir: Path, teacher: Mapping[str, Any], results: Mapping[str, 
         if "student" in parameters
         else "A tiny language model"
     )
-    origin = f", made from {_teacher_name(teacher)}" if _teacher_name(teacher) else ""
+    made = "made from" if is_inherited(results) else "from random weights, with the tokenizer of"
+    origin = f", {made} {_teacher_name(teacher)}" if _teacher_name(teacher) else ""
     if "teacher" in parameters:
         origin += f" ({_count(parameters['teacher'])})"
     context = config.max_position_embeddings
@@ -320,10 +321,11 @@ def _limits(results: Mapping[str, Any], license: str | None, teacher: Mapping[st
             " tokens than the teacher's, and text of other languages or domains much longer."
         )
     source = _teacher_name(teacher) or "the teacher"
+    part = "weights come" if is_inherited(results) else "tokenizer comes"
     limits.append(
-        f"Licence: {license}, as its weights come from {source}."
+        f"Licence: {license}, as its {part} from {source}."
         if license
-        else f"The licence is unknown: its weights come from {source}, whose terms apply."
+        else f"The licence is unknown: its {part} from {source}, whose terms apply."
     )
     return "## Limits\n\n" + "\n".join(f"- {limit}" for limit in limits)
 

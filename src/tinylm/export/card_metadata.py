@@ -18,7 +18,8 @@ def metadata(
     results: Mapping[str, Any],
 ) -> str:
     """What the hub reads. It takes `model-index` only with a name and at least one result."""
-    base = _base_model(str(teacher.get("spec") or ""))
+    inherited = is_inherited(results)
+    base = _base_model(str(teacher.get("spec") or "")) if inherited else ""
     measured = _measured(results)
     data = ModelCardData(
         library_name="transformers",
@@ -28,11 +29,17 @@ def metadata(
         base_model=base or None,
         base_model_relation="finetune" if base else None,
         datasets=_datasets(results) or None,
-        tags=["tinylm", "pruned", "small-language-model"],
+        tags=["tinylm", *(["pruned"] if inherited else []), "small-language-model"],
         model_name=name if measured else None,
         eval_results=measured or None,
     )
     return f"---\n{data.to_yaml()}\n---"
+
+
+def is_inherited(results: Mapping[str, Any]) -> bool:
+    """Whether the weights come from the teacher; of one from random weights it gave the tokenizer
+    alone."""
+    return results.get("recipe", {}).get("inherit", {}).get("init") != "random"
 
 
 def _measured(results: Mapping[str, Any]) -> list[EvalResult]:

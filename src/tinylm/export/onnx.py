@@ -10,7 +10,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,8 @@ class OnnxModel:
         import onnxruntime_genai
 
         self._genai = onnxruntime_genai
-        self._model = onnxruntime_genai.Model(str(folder))
+        with _told():
+            self._model = onnxruntime_genai.Model(str(folder))
         self._tokenizer = onnxruntime_genai.Tokenizer(self._model)
         self._prefix = len(self._tokenizer.encode(""))  # special tokens put before every text
 
@@ -76,9 +78,20 @@ class OnnxModel:
     def _start(self, ids: Sequence[int], length: int) -> Any:
         parameters = self._genai.GeneratorParams(self._model)
         parameters.set_search_options(max_length=length, do_sample=False)
-        generator = self._genai.Generator(self._model, parameters)
-        generator.append_tokens(np.array([ids], dtype=np.int32))
+        with _told():
+            generator = self._genai.Generator(self._model, parameters)
+            generator.append_tokens(np.array([ids], dtype=np.int32))
         return generator
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What the runtime raises of a graph that it cannot run (Gemma 2's), as a WorkError."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise WorkError(f"onnxruntime cannot run what was built: {reason}") from error
 
 
 def _build(model_dir: Path, folder: Path, precision: str, model_type: str) -> None:

@@ -61,7 +61,8 @@ def resolve(spec: str | Path) -> Path:
         if not (path / "config.json").exists() and not (path / "tokenizer.json").exists():
             raise InputError(f"model directory {spec} has neither config.json nor tokenizer.json")
         return path
-    if path.is_absolute() or spec.startswith((".", "~")) or spec.count("/") != 1:
+    local = path.is_absolute() or spec.startswith((".", "~")) or spec.endswith("/")
+    if local or spec.count("/") != 1:
         made = path.parts[1] if path.parts[:1] == ("runs",) and path.name == "model" else ""
         raise InputError(
             f"model {spec} does not exist: "
@@ -74,12 +75,14 @@ def resolve(spec: str | Path) -> Path:
 def here(spec: str | Path) -> Path | None:
     """The directory of ``spec`` where that needs no network; None elsewhere."""
     from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
     if str(spec) == DEMO_TEACHER or Path(spec).expanduser().exists():
         return resolve(spec)
-    if str(spec).count("/") != 1:
+    try:
+        found = try_to_load_from_cache(str(spec), "config.json")
+    except HFValidationError:  # a path that is not there
         return None
-    found = try_to_load_from_cache(str(spec), "config.json")
     return Path(found).parent if isinstance(found, str) else None
 
 

@@ -53,13 +53,12 @@ def check_model(recipe: Recipe, model: Path) -> None:
 def check_tasks(recipe: Recipe, model: Path) -> None:
     """InputError when the tasks of the recipe do not fit the context of ``model``."""
     if recipe.evaluate.tasks:
+        from tinylm.evaluate.tasks.catalog import choose
         from tinylm.evaluate.tasks.lengths import check_lengths
 
-        config = recipe.evaluate
+        config, names = recipe.evaluate, choose(recipe.evaluate.tasks)
         tokenizer = teachers.load_tokenizer(model)
-        check_lengths(
-            teachers.load_config(model), tokenizer, config.tasks, config.task_data, config.limit
-        )
+        check_lengths(teachers.load_config(model), tokenizer, names, config.task_data, config.limit)
 
 
 def _warn_of_repeats(epochs: float, tokens: int) -> None:

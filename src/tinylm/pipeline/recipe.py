@@ -147,19 +147,13 @@ class ControlConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    tasks: tuple[str, ...] = ()  # of `tinylm evaluate`; they need task_data
-    task_data: str = ""
+    tasks: tuple[str, ...] = ()  # of `tinylm evaluate`; paper and all are lists of them
+    task_data: str = ""  # the folder of their files; without it they come from the hub
     limit: int = 100  # items a task
     prompts: tuple[str, ...] = ("The history of",)  # continued in the report
 
     def validate(self) -> None:
         _require(self.limit >= 1, "evaluate.limit", self.limit, "1 or more")
-        _require(
-            not self.tasks or bool(self.task_data),
-            "evaluate.task_data",
-            self.task_data,
-            "the folder of task files",
-        )
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from tinylm import artifact
-from tinylm.evaluate.tasks.catalog import require_lm_eval
+from tinylm.evaluate.tasks.catalog import choose, require_lm_eval
 from tinylm.export.card import write_card
 from tinylm.pipeline.conditions import check_data, check_model, check_tasks
 from tinylm.pipeline.forecast import expected_seconds, with_steps
@@ -74,7 +74,7 @@ def check(recipe: Recipe) -> None:
         require_lm_eval()
         from tinylm.evaluate.tasks.run import load_tasks
 
-        load_tasks(recipe.evaluate.tasks, recipe.evaluate.task_data)
+        load_tasks(choose(recipe.evaluate.tasks), recipe.evaluate.task_data)
 
 
 def _run(

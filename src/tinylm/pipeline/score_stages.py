@@ -17,6 +17,7 @@ from tinylm.evaluate.bits_per_byte import (
 )
 from tinylm.evaluate.floors import Counts, floors
 from tinylm.evaluate.forward import TEXT_CONTEXT, text_context
+from tinylm.evaluate.tasks.catalog import choose
 from tinylm.machine import choose_device, fast_dtype
 from tinylm.models import teacher as teachers
 from tinylm.models.generate import Speed, chat_prompt, generate
@@ -146,20 +147,19 @@ def tasks_stage(recipe: Recipe, stages: Stages, models: dict[str, Path]) -> dict
 
     def build(folder: Path) -> dict[str, Any]:
         processes = stages.processes
-        share = list(config.tasks)[processes.rank :: processes.size]
+        share = choose(config.tasks)[processes.rank :: processes.size]
 
         def scores() -> dict[str, Any]:
-            data = Path(config.task_data)
+            data = config.task_data or None
             return evaluate(scored, share, task_data=data, limit=config.limit) if share else {}
 
         return merge_tasks([part for part in processes.gather(scores) if part])
 
+    files = sorted(Path(config.task_data).rglob("*")) if config.task_data else []
     inputs = {
         "models": {name: _model_id(stages, name, folder) for name, folder in scored.items()},
         **{key: value for key, value in vars(config).items() if key != "prompts"},
-        "files": file_stamps(
-            path for path in sorted(Path(config.task_data).rglob("*")) if path.is_file()
-        ),
+        "files": file_stamps(path for path in files if path.is_file()),
     }
     stages("tasks", inputs, build, together=True)
     return stages.result("tasks")

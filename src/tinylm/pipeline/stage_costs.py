@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from tinylm.corpus.read import expand, is_local
+from tinylm.evaluate.tasks.catalog import choose
 from tinylm.inherit import bill
 from tinylm.machine import cores
 from tinylm.models import teacher as teachers
@@ -62,7 +63,7 @@ def stage_costs(recipe: Recipe, student: Shape) -> list[StageCost]:
     text = f"{len(scored)} models on {recipe.corpus.eval_bytes / 1e6:.2g} MB of held-out text"
     found.append(StageCost("bits per byte", text + note, flops, spread=True))
     if recipe.evaluate.tasks:
-        items = len(recipe.evaluate.tasks) * recipe.evaluate.limit
+        items = len(choose(recipe.evaluate.tasks)) * recipe.evaluate.limit
         chosen = [teacher, student, *([student] if recipe.has_control() else [])]
         flops = sum(forward_flops(shape, ITEM_TOKENS) for shape in chosen) * items * ITEM_TOKENS
         what = f"{len(chosen)} models on {items:,} items of about {ITEM_TOKENS} tokens"

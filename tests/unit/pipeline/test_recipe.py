@@ -59,7 +59,6 @@ def test_defaults_and_values(tmp_path):
         ("corpus = 3", ["corpus", "table"]),
         ("name = '../up'", ["name", "../up"]),
         ("[control]\nenabled = 1", ["control.enabled", "bool"]),
-        ("[evaluate]\ntasks = ['piqa']", ["task_data"]),
         ("name = ", ["not valid TOML"]),
     ],
 )
