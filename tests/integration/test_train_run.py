@@ -54,6 +54,7 @@ GOLDEN = [
     5.4255,
 ]
 CONFIG = TrainConfig(
+    strategy="exp-loss",
     sequence_length=32,
     batch_size=4,
     steps=20,
