@@ -151,16 +151,15 @@ def export(hub, *words, token=TOKEN) -> subprocess.CompletedProcess:
 
 def test_what_goes_is_what_the_dry_run_lists(hub, model, tmp_path):
     out = tmp_path / "tiny-F16.gguf"
-    words = ["--model", model, "--out", out, "--no-check"]
-    assert export(hub, *words).returncode == 0
-    words = [*words, "--overwrite", "--push", "me/tiny"]
-    dry = export(hub, *words, "--dry-run")
+    words = ["--model", model, "--out", out, "--no-check", "--modelfile", "--push", "me/tiny"]
+    dry = export(hub, *words, "--dry-run")  # of files that are not made yet
     assert dry.returncode == 0, dry.stderr
-    assert not hub.files and not hub.made
+    assert not hub.files and not hub.made and not out.exists()
     done = export(hub, *words)
     assert done.returncode == 0, done.stderr
     assert f"{hub.url}/me/tiny/commit/" in done.stdout
     expected = {path.name: path for path in model.iterdir() if path.is_file()} | {out.name: out}
+    expected["tiny-F16.Modelfile"] = tmp_path / "tiny-F16.Modelfile"
     assert hub.files == {name: path.read_bytes() for name, path in expected.items()}
     assert all(f" {name} " in dry.stdout for name in hub.files)
     assert "secret" not in dry.stdout

@@ -51,10 +51,10 @@ def model_card(
 
     A section without facts is left out; nothing is estimated.
     """
-    model_dir, results = Path(model_dir), results or {}
+    model_dir, results = Path(model_dir), _public(results or {})
     resolved = model_dir.resolve()
     name = name or (resolved.parent.name if resolved.name == "model" else resolved.name)
-    teacher = {**model_facts(model_dir), **results.get("teacher", {})}
+    teacher = _public({**model_facts(model_dir), **results.get("teacher", {})})
     license = license or teacher.get("license")
     corpus = results.get("recipe", {}).get("corpus", {})
     sections = [
@@ -69,6 +69,15 @@ def model_card(
         _limits(results, license, teacher),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _public(value: Any) -> Any:
+    """``value`` with the last name of every absolute path: the others are of one machine alone."""
+    if isinstance(value, Mapping):
+        return {key: _public(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_public(one) for one in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def sort_facts(files: Sequence[Path]) -> dict[str, Any]:

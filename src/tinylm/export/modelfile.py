@@ -17,9 +17,14 @@ from tinylm.models.teacher import load_tokenizer
 SYSTEM, PROMPT, RESPONSE, AGAIN = "tinylm-system", "tinylm-prompt", "tinylm-response", "tinylm-more"
 
 
+def modelfile_of(gguf: Path) -> Path:
+    """Where the Modelfile of ``gguf`` lies."""
+    return gguf.with_name(f"{gguf.stem}.Modelfile")
+
+
 def write_modelfile(model_dir: Path, gguf: Path) -> Path:
     """GGUF.Modelfile beside ``gguf``; its path."""
-    path = gguf.with_name(f"{gguf.stem}.Modelfile")
+    path = modelfile_of(gguf)
     write_text(path, modelfile(model_dir, gguf))
     return path
 

@@ -8,14 +8,15 @@ from tinylm.errors import InputError, WorkError
 from tinylm.terminal import print_table
 
 
-def uploads(model_dir: Path, files: Sequence[Path]) -> dict[str, Path]:
+def uploads(model_dir: Path, files: Sequence[Path], *, with_card: bool = True) -> dict[str, Path]:
     """{path in the repository: file}: everything in ``model_dir`` but hidden files, and ``files``
     under their own names (a folder with what is in it).
 
     Raises:
-        InputError: no card, a file that is missing, two files of one name.
+        InputError: no card (unless not ``with_card``), a file that is missing, two files of one
+            name.
     """
-    if not (model_dir / "README.md").exists():
+    if with_card and not (model_dir / "README.md").exists():
         raise InputError(
             f"{model_dir} has no card, which the hub shows and searches: write it with `tinylm"
             f" export --format card --model {model_dir}`, then push"
@@ -39,9 +40,11 @@ def push(
     *,
     private: bool = False,
     dry_run: bool = False,
+    planned: Sequence[str] = (),
 ) -> dict[str, Path]:
     """Upload :func:`uploads` to ``repository`` (USER/NAME, made if it is not there); with
-    ``dry_run`` only tell what would go. Returns what went.
+    ``dry_run`` only tell what would go, ``planned`` too, which is written before. Returns what
+    went.
 
     Raises:
         InputError: a name the hub does not take, no right to write there. WorkError: the hub did
@@ -55,8 +58,9 @@ def push(
         validate_repo_id(repository)
     except HFValidationError as error:
         raise InputError(f"--push {repository}: the hub takes names like USER/NAME") from error
-    found = uploads(model_dir, files)
+    found = uploads(model_dir, files, with_card="README.md" not in planned)
     rows = [(name, f"{path.stat().st_size / 1e6:,.2f} MB") for name, path in sorted(found.items())]
+    rows += [(name, "written first") for name in planned if name not in found]
     print_table(f"{'would go' if dry_run else 'goes'} to {repository}", ("file", "size"), rows)
     if dry_run:
         return found

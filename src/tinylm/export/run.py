@@ -12,7 +12,7 @@ from tinylm.corpus.read import documents
 from tinylm.errors import InputError
 from tinylm.export.check import check as check_gguf
 from tinylm.export.formats import FORMATS, read_importance
-from tinylm.export.modelfile import write_modelfile
+from tinylm.export.modelfile import modelfile_of, write_modelfile
 from tinylm.export.options import ExportOptions
 from tinylm.export.push import push
 from tinylm.models.teacher import resolve
@@ -65,7 +65,10 @@ def export(
     out = None if out is None else Path(out)
     _check_push(options)
     if options.push and (options.dry_run or (out is None and format != "card")):
-        _push(model_dir, out if out is not None and out.exists() else None, options)
+        made = [] if out is None else [out, *([modelfile_of(out)] if options.modelfile else [])]
+        planned = [*(path.name for path in made), *(["README.md"] if format == "card" else [])]
+        there = [path for path in made if path.exists()]
+        _push(model_dir, None, options, there, planned)
         return {}
     report = FORMATS[format](model_dir, out, options, texts)
     if not report or out is None:
@@ -97,10 +100,21 @@ def _check_push(options: ExportOptions) -> None:
 
 
 def _push(
-    model_dir: Path, out: Path | None, options: ExportOptions, more: Sequence[Path] = ()
+    model_dir: Path,
+    out: Path | None,
+    options: ExportOptions,
+    more: Sequence[Path] = (),
+    planned: Sequence[str] = (),
 ) -> None:
     files = [*options.also, *([out] if out is not None else []), *more]
-    push(model_dir, options.push or "", files, private=options.private, dry_run=options.dry_run)
+    push(
+        model_dir,
+        options.push or "",
+        files,
+        private=options.private,
+        dry_run=options.dry_run,
+        planned=planned,
+    )
 
 
 def print_check(facts: dict[str, Any], title: str) -> None:

@@ -172,3 +172,24 @@ def test_the_hub_reads_the_scores_and_the_data_sets(model_dir):
     }
     plain = ModelCard(model_card(model_dir)).data
     assert plain.eval_results is None and plain.datasets is None
+
+
+def test_a_student_from_random_weights_has_no_base_model(model_dir):
+    recipe = RESULTS["recipe"] | {"inherit": {"init": "random"}}
+    card = model_card(model_dir, RESULTS | {"recipe": recipe})
+    header = yaml.safe_load(card.split("---")[1])
+    assert not {"base_model", "base_model_relation"} & header.keys()
+    assert "pruned" not in header["tags"]
+    assert "from random weights, with the tokenizer of SmolLM2: 135M" in card
+    assert "as its tokenizer comes from SmolLM2: 135M" in card and "weights come" not in card
+
+
+def test_no_folder_of_this_machine_is_published(model_dir):
+    corpus = RESULTS["recipe"]["corpus"] | {"paths": ["/home/me/texts", "/data/more.jsonl"]}
+    results = RESULTS | {
+        "recipe": RESULTS["recipe"] | {"teacher": "/home/me/teacher", "corpus": corpus},
+        "teacher": {"spec": "/home/me/teacher"},
+    }
+    card = model_card(model_dir, results)
+    assert "/home" not in card and "/data" not in card
+    assert "made from teacher" in card and "texts, more.jsonl" in card
