@@ -13,7 +13,7 @@ from tinylm.export.card_metadata import is_inherited, metadata
 from tinylm.export.gguf import refuse_existing
 from tinylm.models.shape import Shape
 from tinylm.models.teacher import facts as model_facts
-from tinylm.models.teacher import load_config
+from tinylm.models.teacher import load_config, load_tokenizer
 
 # how results name the models, in order
 LADDER = ("teacher", "compact", "inherited", "student", "control")
@@ -60,7 +60,7 @@ def model_card(
     sections = [
         metadata(name, license, teacher, languages or corpus.get("languages", ()), results),
         f"# {name}\n\n{_summary(model_dir, teacher, results)}",
-        _use(name, exports),
+        _use(name, exports, _talks(model_dir)),
         _ladder(results),
         _tasks(results),
         _files(exports),
@@ -140,10 +140,29 @@ def _summary(model_dir: Path, teacher: Mapping[str, Any], results: Mapping[str, 
     return f"{size}{origin}, with tinylm {__version__}.\n\n" + _table(("", ""), rows)
 
 
-def _use(name: str, exports: Sequence[Mapping[str, Any]]) -> str:
+def _talks(model_dir: Path) -> bool:
+    """Whether its tokenizer writes conversations."""
+    known = (model_dir / "tokenizer.json").exists()
+    return known and bool(load_tokenizer(model_dir).chat_template)
+
+
+def _use(name: str, exports: Sequence[Mapping[str, Any]], talks: bool) -> str:
     file = Path(str(exports[0]["file"])).name if exports else f"{name}-Q8_0.gguf"
     convert = "" if exports else f"tinylm export --model . --quantize Q8_0 --out {file}\n"
+    if talks:
+        kind, how = "It was taught to answer: give it messages.", "-cnv"
+        ask = """\
+messages = [{"role": "user", "content": "What is a black hole?"}]
+ids = tokenizer.apply_chat_template(
+    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+)"""
+    else:
+        kind = "This is a base model: it goes on with a text and follows no instructions."
+        how = '-no-cnv -p "The history of the city begins" -n 60'
+        ask = 'ids = tokenizer("The history of the city begins", return_tensors="pt")'
     return f"""## Use
+
+{kind}
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -151,12 +170,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 folder = "."  # where this card stands; on the hub, the repository's id
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoModelForCausalLM.from_pretrained(folder)
-ids = tokenizer("The history of the city begins", return_tensors="pt")
+{ask}
 print(tokenizer.decode(model.generate(**ids, max_new_tokens=60)[0]))
 ```
 
 ```sh
-{convert}llama-cli -m {file} -no-cnv -p "The history of the city begins" -n 60
+{convert}llama-cli -m {file} {how}
 ```"""
 
 

@@ -193,3 +193,14 @@ def test_no_folder_of_this_machine_is_published(model_dir):
     card = model_card(model_dir, results)
     assert "/home" not in card and "/data" not in card
     assert "made from teacher" in card and "texts, more.jsonl" in card
+
+
+def test_a_base_model_says_so_and_one_that_talks_is_asked_by_messages(tmp_path):
+    folder = tiny_teacher(tmp_path / "tiny")
+    card = model_card(folder, RESULTS)
+    assert "base model:" not in card and "apply_chat_template" in card and "-cnv\n" in card
+    (folder / "chat_template.jinja").unlink()
+    card = model_card(folder, RESULTS)
+    assert "This is a base model" in card and "-no-cnv" in card
+    (folder / "tokenizer.json").unlink()
+    assert "This is a base model" in model_card(folder, RESULTS)
