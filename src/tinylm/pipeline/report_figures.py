@@ -208,6 +208,8 @@ def _draw_layers(results: dict[str, Any]) -> str:
         ax.bar(0, 0, color="#c9ced6", label="left out")
         if min(scores) > 0 and max(scores) > 30 * sorted(scores)[len(scores) // 2]:
             ax.set_yscale("log")
+            ax.yaxis.set_major_formatter("{x:g}")  # small exponents cannot be read on a phone
+            ax.minorticks_off()
         ax.set_xlabel("layer of the teacher")
         ax.set_ylabel("importance")
         ax.legend()
