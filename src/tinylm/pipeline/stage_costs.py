@@ -124,7 +124,8 @@ def text_bytes(recipe: Recipe) -> float:
     paths, most = recipe.corpus.paths, recipe.corpus.max_bytes
     if not most:
         expand([path for path in paths if is_local(path)], recipe.corpus.text_key)
-    size = float(sum(map(source_bytes, paths))) if all(map(source_bytes, paths)) else 0.0
+    sizes = [source_bytes(path) for path in paths]
+    size = float(sum(sizes)) if all(sizes) else 0.0
     return min(size, most) if size and most else size or float(most)
 
 

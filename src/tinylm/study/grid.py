@@ -7,7 +7,7 @@ TOML reads.
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tinylm.errors import InputError
@@ -22,16 +22,6 @@ class Variation:
     changes: dict[str, Any]
     reference: str | None  # the variation it is compared with; None for the baseline
     tuned_as: str = ""  # the variation whose best values it takes; "": it has trials of its own
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One variation of a study file. ``against`` and ``tuned_as`` name variations above it."""
-
-    name: str
-    changes: dict[str, Any]
-    against: str = ""
-    tuned_as: str = ""
 
 
 def flatten(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -50,7 +40,9 @@ def variations(
     """The variations of a study file, in order. ``table`` holds [grid], or [[variation]]
     entries."""
     if kind == "grid":
-        entries = [Entry(name, changes) for name, changes in _grid(table.get("grid"), where)]
+        entries = [
+            Variation(name, change, None) for name, change in _grid(table.get("grid"), where)
+        ]
     else:
         entries = _list(table.get("variation"), where)
     names = [entry.name for entry in entries]
@@ -68,7 +60,7 @@ def variations(
             (entry.changes for entry in entries), lambda below, more: below | more
         )
         return tuple(
-            Variation(entry.name, changes, entry.against or before, entry.tuned_as)
+            replace(entry, changes=changes, reference=entry.reference or before)
             for entry, changes, before in zip(entries, total, [None, *names[:-1]], strict=True)
         )
     baseline = baseline or names[0]
@@ -76,13 +68,11 @@ def variations(
         raise InputError(
             f"{where}: baseline = {baseline!r} is not one of the variations {', '.join(names)}"
         )
-    if any(entry.against for entry in entries if entry.name == baseline):
+    if any(entry.reference for entry in entries if entry.name == baseline):
         raise InputError(f"{where}: {baseline} is the baseline: remove its against")
     return tuple(
-        Variation(
-            e.name, e.changes, None if e.name == baseline else e.against or baseline, e.tuned_as
-        )
-        for e in entries
+        replace(entry, reference=None if entry.name == baseline else entry.reference or baseline)
+        for entry in entries
     )
 
 
@@ -112,10 +102,11 @@ def combinations(axes: dict[str, list[Any]]) -> list[tuple[str, dict[str, Any]]]
     ]
 
 
-def _list(entries: Any, where: str) -> list[Entry]:
+def _list(entries: Any, where: str) -> list[Variation]:
+    """The entries as they stand there: a reference is what one is ``against``."""
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise InputError(f"{where}: write each variation as [[variation]] with name and set")
-    found: list[Entry] = []
+    found: list[Variation] = []
     for entry in entries:
         unknown = set(entry) - {"name", "set", "against", "tuned_as"}
         if (
@@ -135,10 +126,10 @@ def _list(entries: Any, where: str) -> list[Entry]:
                 )
         tuned_as = entry.get("tuned_as", "")
         found.append(
-            Entry(
+            Variation(
                 entry["name"],
                 flatten(entry.get("set", {})),
-                entry.get("against", ""),
+                entry.get("against") or None,
                 above[tuned_as].tuned_as or tuned_as if tuned_as else "",
             )
         )
