@@ -21,7 +21,7 @@ from tinylm.render.numbers import hours, millions
 from tinylm.train.config import TrainConfig
 from tinylm.train.learning_rate import MOST_TRIALS, USUAL_TRIALS, trial_steps
 from tinylm.train.length import steps_within
-from tinylm.train.rounds import later_share, needs_pass
+from tinylm.train.rounds import first_round_share, foreseen_rounds, needs_pass
 
 LARGE_FLOPS = 1e17  # four minutes of an H100 at 40 %
 
@@ -74,7 +74,7 @@ def describe(
         return [*lines, *stages, ("training", unknown)]
     tokens = train.steps * train.tokens_per_batch
     bill = training_bill(shape, tokens, train.sequence_length, peak_tflops * 1e12, mfu, config)
-    passes, fresh = training_passes(recipe), tokens * first_round_share(recipe)
+    passes, fresh = training_passes(recipe), tokens * first_round_share(train)
     whole = passes * bill["flops"]
     return [
         *lines,
@@ -267,8 +267,8 @@ def training_passes(recipe: Recipe) -> float:
     rounds) over that of its student alone."""
     config, passes = recipe.train, (1.0 + recipe.has_control()) * (1 + _trials(recipe.train))
     # a forward pass over the first round's data, each round
-    if _rounds(recipe) > 1 and needs_pass(config):
-        passes += (_rounds(recipe) - 1) * first_round_share(recipe) / 3
+    if needs_pass(config):
+        passes += (foreseen_rounds(config) - 1) * first_round_share(config) / 3
     return passes  # the teacher's own, of excess-loss, comes on top
 
 
@@ -276,16 +276,6 @@ def _trials(train: TrainConfig) -> float:
     """The usual trials of the learning rate over the training itself."""
     measured = train.base_lr == "auto"
     return USUAL_TRIALS * trial_steps(train.steps) / train.steps if measured else 0.0
-
-
-def first_round_share(recipe: Recipe) -> float:
-    """The first round's part of all training tokens."""
-    return 1 / (1 + later_share(recipe.train) * (_rounds(recipe) - 1))
-
-
-def _rounds(recipe: Recipe) -> int:
-    """As asked for; of "auto", one: whether the text is enough is known after packing."""
-    return 1 if recipe.train.rounds == "auto" else recipe.train.rounds
 
 
 def expected_seconds(recipe: Recipe) -> dict[str, float]:

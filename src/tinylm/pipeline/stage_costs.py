@@ -20,7 +20,7 @@ from tinylm.models.shape import Shape
 from tinylm.pipeline.recipe import Recipe
 from tinylm.render.numbers import hours, millions
 from tinylm.tokenizer.count import estimated_bytes
-from tinylm.train.rounds import later_share, uses_teacher
+from tinylm.train.rounds import first_round_share, foreseen_rounds, uses_teacher
 
 # bytes of text a second: .jsonl read, split and deduplicated by one core, and by as many as the
 # first, which writes, can wait for (docs/measured.md); counted or packed by gigatoken, AMD EPYC
@@ -157,10 +157,9 @@ def _teacher_in_training(
     """The compact teacher beside the student: its logits, its losses between rounds."""
     config = recipe.train
     tokens = config.steps * config.tokens_per_batch
-    rounds = 1 if config.rounds == "auto" else config.rounds
-    first = tokens / (1 + later_share(config) * (rounds - 1))
+    first = tokens * first_round_share(config)
     read = {"live": tokens, "stored": first}.get(config.distillation, 0.0)
-    read += first * (rounds - 1) if uses_teacher(config) else 0.0
+    read += first * (foreseen_rounds(config) - 1) if uses_teacher(config) else 0.0
     if not read:
         return []
     compact = replace(teacher, vocab_size=student.vocab_size)

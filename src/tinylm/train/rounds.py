@@ -135,6 +135,16 @@ def later_share(config: "TrainConfig") -> float:
     return 1.0 if strategy_of(config).keeps_all else config.sampling_rate
 
 
+def foreseen_rounds(config: "TrainConfig") -> int:
+    """As asked for; of "auto", one: whether the text is enough is known after packing."""
+    return 1 if config.rounds == "auto" else config.rounds
+
+
+def first_round_share(config: "TrainConfig") -> float:
+    """The first round's part of all training tokens."""
+    return 1 / (1 + later_share(config) * (foreseen_rounds(config) - 1))
+
+
 def needs_pass(config: "TrainConfig") -> bool:
     """Whether a round that begins costs one pass over the pool."""
     return strategy_of(config).uses_losses and config.loss_source == "pass"
